@@ -1,0 +1,87 @@
+#include "bitloom/lib/dtype/DType.h"
+
+#include <array>
+#include <cmath>
+#include <cstring>
+
+namespace bitloom {
+
+static constexpr DTypeFacts facts[] = {
+#define BITLOOM_DTYPE(name, type, bits, kind) {#name, bits, DTypeKind::kind},
+#include "bitloom/lib/dtype/DType.def"
+#undef BITLOOM_DTYPE
+};
+
+const DTypeFacts &factsOf(DType dtype) { return facts[static_cast<int>(dtype)]; }
+
+std::optional<DType> dtypeNamed(std::string_view name) {
+  for (size_t i = 0; i < std::size(facts); ++i)
+    if (facts[i].name == name) return static_cast<DType>(i);
+  return std::nullopt;
+}
+
+bf16::bf16(float value) {
+  auto word = std::bit_cast<uint32_t>(value);
+  if (std::isnan(value)) bits = static_cast<uint16_t>((word >> 16) | 0x40); // stay a quiet NaN
+  else bits = static_cast<uint16_t>((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+}
+
+f16::f16(float value) {
+  auto word = std::bit_cast<uint32_t>(value);
+  uint16_t sign = (word >> 16) & 0x8000;
+  if (std::isnan(value)) bits = sign | 0x7e00;
+  else {
+    // Scaled to f16's grid in double, nearbyint rounds ties to even; 2^-24 is the smallest subnormal.
+    double magnitude = std::fabs(double(value));
+    int exponent = magnitude == 0 ? -24 : std::max(std::ilogb(magnitude) - 10, -24);
+    double rounded = std::nearbyint(std::ldexp(magnitude, -exponent));
+    if (rounded == 2048) rounded = 1024, ++exponent;
+    if (exponent > 5) bits = sign | 0x7c00;
+    else if (rounded < 1024) bits = sign | static_cast<uint16_t>(rounded);
+    else bits = sign | static_cast<uint16_t>(((exponent + 25) << 10) | (static_cast<int>(rounded) - 1024));
+  }
+}
+
+f16::operator float() const {
+  int exponent = (bits >> 10) & 31, mantissa = bits & 1023;
+  float magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                    : exponent == 0 ? std::ldexp(float(mantissa), -24)
+                                    : std::ldexp(float(mantissa + 1024), exponent - 25);
+  return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+template <class T> static double readElement(const void *element) {
+  T value;
+  std::memcpy(&value, element, sizeof value);
+  return static_cast<double>(value);
+}
+
+template <class T> static void writeElement(void *element, double value) {
+  T stored;
+  if constexpr (std::is_same_v<T, bool>) stored = value != 0;
+  else if constexpr (std::is_integral_v<T>) stored = static_cast<T>(static_cast<int64_t>(value));
+  else stored = T(static_cast<float>(value));
+  if constexpr (std::is_same_v<T, double>) stored = value;
+  std::memcpy(element, &stored, sizeof stored);
+}
+
+double readAsDouble(DType dtype, const void *element) {
+  switch (dtype) {
+#define BITLOOM_DTYPE(name, type, bits, kind)                                                                          \
+  case DType::name: return readElement<type>(element);
+#include "bitloom/lib/dtype/DType.def"
+#undef BITLOOM_DTYPE
+  }
+  return 0;
+}
+
+void writeFromDouble(DType dtype, void *element, double value) {
+  switch (dtype) {
+#define BITLOOM_DTYPE(name, type, bits, kind)                                                                          \
+  case DType::name: return writeElement<type>(element, value);
+#include "bitloom/lib/dtype/DType.def"
+#undef BITLOOM_DTYPE
+  }
+}
+
+} // namespace bitloom

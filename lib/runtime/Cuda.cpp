@@ -1,0 +1,372 @@
+#include "bitloom/lib/runtime/Cuda.h"
+
+#include "bitloom/lib/support/Error.h"
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include <dlfcn.h>
+
+namespace bitloom::cuda {
+
+// ---------------------------------------------------------------------------------------------------- cuda.h, by hand
+
+enum DeviceAttribute { // CUdevice_attribute
+  SmCount = 16,
+  MemoryClock = 36,
+  MemoryBusWidth = 37,
+  L2CacheSize = 38,
+  ComputeCapabilityMajor = 75,
+  ComputeCapabilityMinor = 76,
+  MaxSharedPerBlockOptin = 97,
+};
+enum FunctionAttribute { // CUfunction_attribute
+  MaxThreadsPerBlock = 0,
+  SharedBytes = 1,
+  ConstantBytes = 2,
+  LocalBytes = 3,
+  Registers = 4,
+  MaxDynamicSharedBytes = 8,
+};
+enum JitOption { ErrorLogBuffer = 5, ErrorLogBufferBytes = 6 };                 // CUjit_option
+enum LaunchAttributeId { ClusterDimension = 4, ProgrammaticSerialization = 6 }; // CUlaunchAttributeID
+
+struct LaunchAttribute { // CUlaunchAttribute
+  int id;
+  int pad;
+  union {
+    char bytes[64];
+    unsigned cluster[3];
+    int programmaticSerialization;
+  };
+};
+struct LaunchConfig { // CUlaunchConfig
+  unsigned grid[3], block[3], sharedBytes;
+  void *stream;
+  LaunchAttribute *attributes;
+  unsigned attributeCount;
+};
+static_assert(sizeof(LaunchAttribute) == 72 && sizeof(LaunchConfig) == 56);
+
+// --------------------------------------------------------------------------------------------------------- the driver
+
+namespace {
+struct Driver {
+  std::string unavailable; // why, as whyUnavailable()
+  int version = 0;
+  std::vector<DeviceInfo> devices;
+
+#define BITLOOM_CUDA(name, symbol, parameters) int(*name) parameters = nullptr;
+#include "bitloom/lib/runtime/CudaDriver.def"
+#undef BITLOOM_CUDA
+
+  Driver();
+  std::string describe(const char *call, int result) const;
+
+private:
+  void open();
+  DeviceInfo query(int device);
+};
+} // namespace
+
+// "cuInit: CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected"
+std::string Driver::describe(const char *call, int result) const {
+  const char *name = nullptr, *text = nullptr;
+  if (cuGetErrorName)
+    cuGetErrorName(result, &name);
+  if (cuGetErrorString)
+    cuGetErrorString(result, &text);
+  return std::string(call) + ": " + (name ? name : "error " + std::to_string(result)) + (text ? ": " : "") +
+         (text ? text : "");
+}
+
+Driver::Driver() {
+  try {
+    open();
+  } catch (const std::exception &error) {
+    unavailable = std::string("no CUDA device: ") + error.what();
+    devices.clear();
+  }
+}
+
+void Driver::open() {
+  void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL); // never closed
+  if (!library)
+    throw std::runtime_error("libcuda.so.1 could not be opened (" + std::string(dlerror()) + ")");
+#define BITLOOM_CUDA(name, symbol, parameters)                                                                         \
+  name = reinterpret_cast<decltype(name)>(dlsym(library, #symbol));                                                    \
+  if (!name)                                                                                                           \
+    throw std::runtime_error("libcuda.so.1 has no " #symbol ": expected the driver of CUDA 12.0 or later");
+#include "bitloom/lib/runtime/CudaDriver.def"
+#undef BITLOOM_CUDA
+  int count = 0;
+  if (int result = cuInit(0))
+    throw std::runtime_error(describe("cuInit", result));
+  if (int result = cuDriverGetVersion(&version))
+    throw std::runtime_error(describe("cuDriverGetVersion", result));
+  if (int result = cuDeviceGetCount(&count))
+    throw std::runtime_error(describe("cuDeviceGetCount", result));
+  if (count == 0)
+    throw std::runtime_error("the driver finds none");
+  for (int device = 0; device < count; ++device)
+    devices.push_back(query(device));
+}
+
+DeviceInfo Driver::query(int device) {
+  auto check = [&](const char *call, int result) {
+    if (result)
+      throw std::runtime_error(describe(call, result));
+  };
+  auto attribute = [&](DeviceAttribute which) {
+    int value = 0;
+    check("cuDeviceGetAttribute", cuDeviceGetAttribute(&value, which, device));
+    return value;
+  };
+  DeviceInfo info;
+  char name[256] = "";
+  size_t bytes = 0;
+  check("cuDeviceGetName", cuDeviceGetName(name, sizeof name, device));
+  check("cuDeviceTotalMem", cuDeviceTotalMem(&bytes, device));
+  info.name = name;
+  info.memoryBytes = int64_t(bytes);
+  info.computeCapability = 10 * attribute(ComputeCapabilityMajor) + attribute(ComputeCapabilityMinor);
+  info.smCount = attribute(SmCount);
+  info.maxSharedPerBlock = attribute(MaxSharedPerBlockOptin);
+  info.l2Bytes = attribute(L2CacheSize);
+  info.memoryBusBits = attribute(MemoryBusWidth);
+  info.memoryClockKhz = attribute(MemoryClock);
+  return info;
+}
+
+static const Driver &opened() {
+  static const Driver driver;
+  return driver;
+}
+
+static const Driver &driver() {
+  const Driver &driver = opened();
+  if (!driver.unavailable.empty())
+    throw UserError(driver.unavailable);
+  return driver;
+}
+
+[[noreturn]] static void fail(const char *call, int result, const std::string &detail = "") {
+  throw CudaError(result, driver().describe(call, result) + (detail.empty() ? "" : "\n" + detail));
+}
+
+#define CHECK(call, ...)                                                                                               \
+  if (int result = driver().call(__VA_ARGS__))                                                                         \
+  fail(#call, result)
+
+const std::string &whyUnavailable() { return opened().unavailable; }
+int driverVersion() { return driver().version; }
+int deviceCount() { return int(opened().devices.size()); }
+
+const DeviceInfo &deviceInfo(int device) {
+  const auto &devices = driver().devices;
+  if (device < 0 || device >= int(devices.size()))
+    throw UserError("expected a CUDA device from 0 to " + std::to_string(devices.size() - 1) + ", got " +
+                    std::to_string(device));
+  return devices[device];
+}
+
+// ----------------------------------------------------------------------------------------------------------- contexts
+
+static void *currentContext() {
+  void *context = nullptr;
+  CHECK(cuCtxGetCurrent, &context);
+  return context;
+}
+
+int currentDevice() {
+  int device = 0; // the driver's devices count from 0 as ordinals do
+  if (currentContext())
+    CHECK(cuCtxGetDevice, &device);
+  return device;
+}
+
+// Retained once a process and never released: PyTorch shares it, and modules outlive scopes.
+static void *primaryContext(int device) {
+  static std::vector<void *> contexts = [] { return std::vector<void *>(size_t(deviceCount()), nullptr); }();
+  static std::mutex mutex;
+  deviceInfo(device); // checks the number
+  std::lock_guard<std::mutex> lock(mutex);
+  if (!contexts[device])
+    CHECK(cuDevicePrimaryCtxRetain, &contexts[device], device);
+  return contexts[device];
+}
+
+ContextScope::ContextScope(int device) {
+  handle = currentContext();
+  if (handle) {
+    int current = 0;
+    CHECK(cuCtxGetDevice, &current);
+    if (device == -1 || device == current)
+      return;
+  }
+  handle = primaryContext(std::max(device, 0));
+  CHECK(cuCtxPushCurrent, handle);
+  pushed = true;
+}
+
+ContextScope::~ContextScope() {
+  void *popped = nullptr;
+  if (pushed)
+    driver().cuCtxPopCurrent(&popped);
+}
+
+// ---------------------------------------------------------------------------------------------------- code and launch
+
+Module::Module(std::string_view image) {
+  context = currentContext();
+  std::string text(image), log(8192, '\0'); // text ends in the zero byte that the driver wants after PTX
+  int options[] = {ErrorLogBuffer, ErrorLogBufferBytes};
+  void *values[] = {log.data(), reinterpret_cast<void *>(log.size())};
+  if (int result = driver().cuModuleLoadDataEx(&handle, text.data(), 2, options, values))
+    fail("cuModuleLoadDataEx", result, log.c_str());
+}
+
+Module::~Module() {
+  if (!handle)
+    return;
+  // At exit the driver may be gone already and its memory with it: results do not matter.
+  void *popped = nullptr;
+  if (driver().cuCtxPushCurrent(context))
+    return;
+  driver().cuModuleUnload(handle);
+  driver().cuCtxPopCurrent(&popped);
+}
+
+Module::Module(Module &&other) noexcept
+    : handle(std::exchange(other.handle, nullptr)), context(std::exchange(other.context, nullptr)) {}
+
+Module &Module::operator=(Module &&other) noexcept {
+  std::swap(handle, other.handle);
+  std::swap(context, other.context);
+  return *this;
+}
+
+constexpr unsigned sharedWithoutOptin = 48 * 1024;
+
+Function Module::function(const std::string &name, unsigned dynamicSharedBytes) const {
+  Function function{.dynamicSharedBytes = dynamicSharedBytes};
+  if (int result = driver().cuModuleGetFunction(&function.handle, handle, name.c_str()))
+    fail("cuModuleGetFunction", result, "looking for '" + name + "'");
+  if (dynamicSharedBytes <= sharedWithoutOptin)
+    return function;
+  if (int result = driver().cuFuncSetAttribute(function.handle, MaxDynamicSharedBytes, int(dynamicSharedBytes)))
+    fail("cuFuncSetAttribute", result,
+         "'" + name + "' asks for " + std::to_string(dynamicSharedBytes) + " bytes of dynamic shared memory");
+  return function;
+}
+
+FunctionAttributes Function::attributes() const {
+  auto attribute = [&](FunctionAttribute which) {
+    int value = 0;
+    CHECK(cuFuncGetAttribute, &value, which, handle);
+    return value;
+  };
+  return {.registers = attribute(Registers),
+          .localBytes = attribute(LocalBytes),
+          .staticSharedBytes = attribute(SharedBytes),
+          .constantBytes = attribute(ConstantBytes),
+          .maxThreadsPerBlock = attribute(MaxThreadsPerBlock)};
+}
+
+int Function::residentBlocks(int threadsPerBlock) const {
+  int blocks = 0;
+  CHECK(cuOccupancyMaxActiveBlocksPerMultiprocessor, &blocks, handle, threadsPerBlock, dynamicSharedBytes);
+  return blocks;
+}
+
+void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options) {
+  if (words.size() > maxLaunchWords)
+    throw InternalError("expected at most " + std::to_string(maxLaunchWords) + " words of kernel arguments, got " +
+                        std::to_string(words.size()));
+  void *parameters[maxLaunchWords];
+  for (size_t i = 0; i < words.size(); ++i)
+    parameters[i] = const_cast<int64_t *>(&words[i]);
+
+  const auto &[grid, block, cluster, overlapPrevious, stream] = options;
+  const bool clustered = cluster.x * cluster.y * cluster.z > 1;
+  if (!clustered && !overlapPrevious) {
+    CHECK(cuLaunchKernel, function.handle, grid.x, grid.y, grid.z, block.x, block.y, block.z,
+          function.dynamicSharedBytes, stream, parameters, nullptr);
+    return;
+  }
+  LaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (clustered) {
+    attributes[count].id = ClusterDimension;
+    attributes[count].cluster[0] = cluster.x;
+    attributes[count].cluster[1] = cluster.y;
+    attributes[count++].cluster[2] = cluster.z;
+  }
+  if (overlapPrevious) {
+    attributes[count].id = ProgrammaticSerialization;
+    attributes[count++].programmaticSerialization = 1;
+  }
+  LaunchConfig config = {
+      {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, function.dynamicSharedBytes, stream, attributes, count};
+  CHECK(cuLaunchKernelEx, &config, function.handle, parameters, nullptr);
+}
+
+// --------------------------------------------------------------------------------------------------- memory and events
+
+static std::uintptr_t address(const void *memory) { return reinterpret_cast<std::uintptr_t>(memory); }
+
+void *allocate(size_t bytes) {
+  std::uintptr_t memory = 0;
+  if (int result = driver().cuMemAlloc(&memory, bytes))
+    fail("cuMemAlloc", result, "asking for " + std::to_string(bytes) + " bytes");
+  return reinterpret_cast<void *>(memory);
+}
+
+void free(void *memory) {
+  if (memory)
+    CHECK(cuMemFree, address(memory));
+}
+
+Buffer::~Buffer() {
+  if (memory)
+    driver().cuMemFree(address(memory));
+}
+
+Buffer &Buffer::operator=(Buffer &&other) noexcept {
+  std::swap(memory, other.memory);
+  std::swap(size, other.size);
+  return *this;
+}
+
+void copy(void *to, const void *from, size_t bytes) {
+  if (bytes)
+    CHECK(cuMemcpy, address(to), address(from), bytes);
+}
+
+void copyAsync(void *to, const void *from, size_t bytes, void *stream) {
+  if (bytes)
+    CHECK(cuMemcpyAsync, address(to), address(from), bytes, stream);
+}
+
+void fill(void *memory, std::uint8_t value, size_t bytes, void *stream) {
+  if (bytes)
+    CHECK(cuMemsetD8Async, address(memory), value, bytes, stream);
+}
+
+void synchronizeStream(void *stream) { CHECK(cuStreamSynchronize, stream); }
+void synchronize() { CHECK(cuCtxSynchronize); }
+
+Event::Event() { CHECK(cuEventCreate, &handle, 0); }
+Event::~Event() { driver().cuEventDestroy(handle); }
+void Event::record(void *stream) { CHECK(cuEventRecord, handle, stream); }
+void Event::synchronize() const { CHECK(cuEventSynchronize, handle); }
+
+double Event::millisecondsSince(const Event &earlier) const {
+  float milliseconds = 0;
+  CHECK(cuEventElapsedTime, &milliseconds, earlier.handle, handle);
+  return milliseconds;
+}
+
+} // namespace bitloom::cuda

@@ -101,9 +101,9 @@ struct Dim3 {
 };
 
 struct LaunchOptions {
-  Dim3 grid;                    // blocks
-  Dim3 block;                   // threads
-  Dim3 cluster;                 // blocks; the grid is a multiple of it
+  Dim3 grid{};                  // blocks
+  Dim3 block{};                 // threads
+  Dim3 cluster{};               // blocks; the grid is a multiple of it
   bool overlapPrevious = false; // programmatic dependent launch: may start before the kernel ahead of it ends
   void *stream = nullptr;       // CUstream
 };

@@ -1,0 +1,100 @@
+// Where each bit of a packed weight sits in memory.
+//
+// Values of 1–8 bits are packed along a row in blocks. A block is a sequence of *planes*, each holding a power-of-two
+// number of bits of every value: one plane for widths 1, 2, 4 and 8, and 3 = 2+1, 5 = 4+1, 6 = 4+2, 7 = 4+2+1, the
+// widest plane first and with the low bits of the value. Inside a plane, value j's bits stand together in one byte, its
+// *field*:
+//
+//   order    byte          field in the byte, from the low end
+//   low      j·p / 8       j mod (8/p)             consecutive values, low bits first
+//   high     j·p / 8       8/p - 1 - j mod (8/p)   consecutive values, high bits first
+//   planar   j mod S       j / S                   S = block·p / 8 bytes: consecutive values in consecutive bytes, so a
+//                                                  vector of bytes unpacks by shift and mask, with no shuffle
+//
+// Since p, the block and 8 are powers of two, each is an affine map over GF(2): a linear layout (column, bit) →
+// (byte, bit), then a constant xor on the bit (for `high`, 8/p - 1 - f = f ^ (8/p - 1)). The layouts are bijective, so
+// every bit of a block is used exactly once. Everything that reads or writes packed bytes is driven by planes().
+//
+// A new width is a sum of powers of two already; a new order is a row of the table in Packing.cpp.
+#pragma once
+
+#include "bitloom/lib/layout/LinearLayout.h"
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bitloom {
+
+struct Packing {
+  enum class Order { LowFirst, HighFirst, Planar };
+
+  int bits = 4;                  // of a value: 1 to 8
+  Order order = Order::LowFirst; // of the values in a plane
+  int block = 8;                 // values packed together: a power of two in [8, 65536]
+
+  struct Field {
+    int byte;  // in the block
+    int shift; // of the field's lowest bit in the byte
+    bool operator==(const Field &) const = default;
+  };
+
+  // Some bits of every value of a block.
+  struct Plane {
+    int bits;            // 1, 2, 4 or 8
+    int shift;           // of these bits in the value
+    int byteOffset;      // of the plane in the block
+    LinearLayout layout; // (column, bit) → (byte, bit): block × bits onto (block·bits/8) × 8, bijective
+    int bitXor;          // applied to the bit that the layout gives
+
+    int mask() const { return (1 << bits) - 1; }
+    // Where the value's bits [shift, shift + bits) sit. column in [0, block).
+    Field field(int column) const;
+  };
+
+  // Throws UserError unless bits, order and block are legal. All other members presume it.
+  void check() const;
+
+  // By ascending shift and byteOffset; their bits add up to `bits`.
+  //   value(column) = Σ over planes of (byte[field(column).byte] >> field(column).shift & mask()) << shift
+  std::vector<Plane> planes() const;
+  int64_t bytesPerBlock() const { return int64_t{block} * bits / 8; }
+  // Throws UserError unless columns is a multiple of block, and not negative.
+  int64_t bytesPerRow(int64_t columns) const;
+  // The range of a value: two's complement if signed. One signed bit is {-1, 0}.
+  int lowest(bool isSigned) const { return isSigned ? -(1 << (bits - 1)) : 0; }
+  int highest(bool isSigned) const { return (1 << (isSigned ? bits - 1 : bits)) - 1; }
+
+  // "bits=4,order=planar,block=128"; parse takes the keys in any order and throws UserError.
+  std::string toString() const;
+  static Packing parse(std::string_view text);
+  // A block as a table: a row per byte, the bits of the byte from 7 to 0, each cell "value.bit". The middle of planes
+  // of more than eight bytes is left out.
+  std::string drawing() const;
+
+  bool operator==(const Packing &) const = default;
+};
+
+// The name of an order in the text form: low, high, planar.
+std::string_view nameOf(Packing::Order order);
+
+// The host packers, and the reference for every unpack lowering. One or more whole rows at once: values is row-major
+// with no padding, values.size() is a multiple of block (as are the columns of each row, so blocks never straddle
+// rows), and bytes.size() = bytesPerRow(values.size()). The value type says whether the fields are signed. Throw
+// UserError on sizes that do not fit, and on a value out of range.
+void pack(const Packing &packing, std::span<const int8_t> values, std::span<uint8_t> bytes);
+void pack(const Packing &packing, std::span<const uint8_t> values, std::span<uint8_t> bytes);
+void unpack(const Packing &packing, std::span<const uint8_t> bytes, std::span<int8_t> values);
+void unpack(const Packing &packing, std::span<const uint8_t> bytes, std::span<uint8_t> values);
+
+// Of a row-major rows × columns matrix, which they check for columns being a multiple of block.
+std::vector<uint8_t> packRows(const Packing &packing, std::span<const int8_t> values, int64_t rows, int64_t columns);
+std::vector<uint8_t> packRows(const Packing &packing, std::span<const uint8_t> values, int64_t rows, int64_t columns);
+void unpackRows(const Packing &packing, std::span<const uint8_t> bytes, int64_t rows, int64_t columns,
+                std::span<int8_t> values);
+void unpackRows(const Packing &packing, std::span<const uint8_t> bytes, int64_t rows, int64_t columns,
+                std::span<uint8_t> values);
+
+} // namespace bitloom

@@ -1,0 +1,28 @@
+// Machine code, loaded and ready to launch.
+#pragma once
+
+#include "bitloom/lowering/Pipeline.h"
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace bitloom {
+
+class Executable {
+public:
+  // Loads code for a target that runs on this machine: through ORC on the CPU, through the driver on a GPU (in the
+  // current CUDA context). Throws UserError when the machine cannot run the target.
+  static std::shared_ptr<Executable> load(const MachineCode &code, const Target &target);
+  virtual ~Executable() = default;
+
+  // Runs the whole grid. `words` by the calling convention of lib/runtime/Launch.h. On a CPU it returns when all is
+  // done, having spread the grid over the thread pool; on a GPU it enqueues on `stream` (a CUstream) and returns.
+  virtual void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream = nullptr) = 0;
+};
+
+// Compiles, or takes the machine code from the disk cache, and loads it.
+std::shared_ptr<Executable> build(const Program &program, const Target &target);
+
+} // namespace bitloom

@@ -1,0 +1,40 @@
+// Every pass: one record here, one .cpp of the same name, one lit test of the same name in tests/lit.
+#ifndef BITLOOM_PASSES
+#define BITLOOM_PASSES
+
+include "mlir/Pass/PassBase.td"
+
+def DecomposePacking : Pass<"tile-decompose-packing", "::mlir::func::FuncOp"> {
+  let summary = "rewrite unpack and pack of several planes into those of one plane each";
+  let description = [{
+    A width that is no power of two is a sum of planes (3 = 2 + 1): each plane is sliced out of the bytes, unpacked as
+    unsigned values of a power-of-two width, and the parts are shifted and combined; signs are extended last. After
+    this pass every `tile.unpack` and `tile.pack` has bits = 1, 2, 4 or 8 and is unsigned.
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::bitloom::tile::TileDialect"];
+}
+
+def TileToLoops : Pass<"tile-to-loops", "::mlir::func::FuncOp"> {
+  let summary = "fuse tiles into loops over native vectors (CPU targets)";
+  let description = [{
+    See the comment of TileToLoops.cpp. Its result has no tensors and no tile operations.
+  }];
+  let options = [Option<"target", "target", "std::string", "\"x86-64-v4\"", "the target, as parseTarget spells it">];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect", "::mlir::scf::SCFDialect",
+                           "::mlir::vector::VectorDialect", "::mlir::LLVM::LLVMDialect"];
+}
+
+def AssignLayouts : Pass<"tile-assign-layouts", "::mlir::func::FuncOp"> {
+  let summary = "give every tile a linear layout, and insert the conversions (GPU targets)";
+  let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "the target, as parseTarget spells it">];
+  let dependentDialects = ["::bitloom::tile::TileDialect"];
+}
+
+def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
+  let summary = "lower tiles with layouts to one thread's registers (NVIDIA targets)";
+  let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "the target, as parseTarget spells it">];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::scf::SCFDialect", "::mlir::LLVM::LLVMDialect",
+                           "::mlir::NVVM::NVVMDialect"];
+}
+
+#endif

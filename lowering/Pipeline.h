@@ -1,0 +1,42 @@
+// From tile IR to machine code. Pipeline.cpp is the one place that orders passes, on one page.
+#pragma once
+
+#include "bitloom/lib/target/Target.h"
+#include "bitloom/lowering/Program.h"
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bitloom {
+
+// The stages that can be printed, saved and resumed from, in order.
+enum class Stage {
+  Tile,     // tile IR, canonical
+  Layout,   // loops over native vectors (CPU), or tiles with a layout each (GPU)
+  Llvm,     // LLVM IR, optimised
+  Assembly, // the target's assembly; PTX on a GPU
+  Machine,  // an object file, or a cubin
+};
+std::optional<Stage> stageNamed(std::string_view name); // tile, layout, llvm, asm, machine
+
+// The text of `program` after `stage` (not Machine) for `target`.
+// Throws UserError for what the target cannot run, and InternalError, with a reproducer saved, when a pass fails.
+std::string emit(const Program &program, const Target &target, Stage stage);
+
+// What runs: an object file with `void entry(const int64_t *args, const int64_t grid[3], int64_t begin, int64_t end)` on a
+// CPU; on a GPU a cubin, or PTX when there is no ptxas, with a kernel of one 64-bit parameter a word.
+struct MachineCode {
+  std::string entry;
+  std::string image;         // bytes of the object, cubin or PTX
+  int threadsPerProgram = 1; // GPU: the block's extent along x
+  int sharedBytes = 0;       // GPU: dynamic shared memory a block
+
+  // For the disk cache.
+  std::string serialize() const;
+  static std::optional<MachineCode> deserialize(std::string_view bytes);
+};
+MachineCode compile(const Program &program, const Target &target);
+
+} // namespace bitloom

@@ -1,0 +1,40 @@
+// The tile dialect: its types, attributes and operations. Includes much of MLIR; only lowering/ and dsl/*.cpp use it.
+#pragma once
+
+#include "bitloom/lib/packing/Packing.h"
+
+#include "mlir/Bytecode/BytecodeOpInterface.h"
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/BuiltinAttributes.h"
+#include "mlir/IR/BuiltinTypes.h"
+#include "mlir/IR/Dialect.h"
+#include "mlir/IR/OpImplementation.h"
+#include "mlir/Interfaces/ControlFlowInterfaces.h"
+#include "mlir/Interfaces/InferTypeOpInterface.h"
+#include "mlir/Interfaces/SideEffectInterfaces.h"
+
+#include "lowering/dialect/TileDialect.h.inc"
+#include "lowering/dialect/TileEnums.h.inc"
+#define GET_TYPEDEF_CLASSES
+#include "lowering/dialect/TileTypes.h.inc"
+#define GET_ATTRDEF_CLASSES
+#include "lowering/dialect/TileAttributes.h.inc"
+#define GET_OP_CLASSES
+#include "lowering/dialect/TileOps.h.inc"
+
+namespace bitloom::tile {
+
+// The attributes on a kernel's func.func and on its arguments.
+inline constexpr llvm::StringLiteral kernelAttr = "tile.kernel";     // unit, on the function
+inline constexpr llvm::StringLiteral numWarpsAttr = "tile.num_warps"; // i32, on the function: a hint for GPU targets
+inline constexpr llvm::StringLiteral nameAttr = "tile.name";         // string, on an argument
+inline constexpr llvm::StringLiteral alignAttr = "tile.align";       // i32, on a view: pointer and outer strides are
+                                                                     // multiples of this many bytes
+
+// A tile as shape and element type, whether it is a tensor or a scalar (shape of rank 0).
+llvm::ArrayRef<int64_t> shapeOf(mlir::Type tile);
+mlir::Type elementOf(mlir::Type tile);
+// The type of a tile; a scalar for an empty shape.
+mlir::Type tileOf(llvm::ArrayRef<int64_t> shape, mlir::Type element);
+
+} // namespace bitloom::tile

@@ -1,0 +1,416 @@
+// The operations of the tile dialect. Each record is the op's whole documentation; its example is run as a test.
+#ifndef BITLOOM_TILE_OPS
+#define BITLOOM_TILE_OPS
+
+include "lowering/dialect/TileDialect.td"
+include "mlir/IR/OpBase.td"
+include "mlir/Interfaces/ControlFlowInterfaces.td"
+include "mlir/Interfaces/InferTypeOpInterface.td"
+include "mlir/Interfaces/SideEffectInterfaces.td"
+
+class Tile_Op<string mnemonic, list<Trait> traits = []> : Op<Tile_Dialect, mnemonic, traits>;
+
+def Tile_Scalar : AnyTypeOf<[AnySignlessInteger, AnyFloat], "scalar">;
+def Tile_Tensor : StaticShapeTensorOf<[AnySignlessInteger, AnyFloat]>;
+def Tile_Tile : AnyTypeOf<[Tile_Scalar, Tile_Tensor], "tile (scalar or tensor)">;
+def Tile_IntTile : AnyTypeOf<[AnySignlessInteger, StaticShapeTensorOf<[AnySignlessInteger]>], "tile of integers">;
+def Tile_BoolTile : AnyTypeOf<[I1, StaticShapeTensorOf<[I1]>], "tile of i1">;
+
+//===- The grid and the views ---------------------------------------------------------------------------------------===//
+
+def Tile_ProgramIdOp : Tile_Op<"program_id", [Pure]> {
+  let summary = "this program's coordinate along an axis (0, 1 or 2) of the grid";
+  let description = [{
+    ```mlir
+    %pid = tile.program_id 0
+    ```
+  }];
+  let arguments = (ins ConfinedAttr<I32Attr, [IntMinValue<0>, IntMaxValue<2>]>:$axis);
+  let results = (outs I64:$result);
+  let assemblyFormat = "$axis attr-dict";
+}
+
+def Tile_NumProgramsOp : Tile_Op<"num_programs", [Pure]> {
+  let summary = "the grid's extent along an axis (0, 1 or 2)";
+  let description = [{
+    ```mlir
+    %n = tile.num_programs 0
+    ```
+  }];
+  let arguments = (ins ConfinedAttr<I32Attr, [IntMinValue<0>, IntMaxValue<2>]>:$axis);
+  let results = (outs I64:$result);
+  let assemblyFormat = "$axis attr-dict";
+}
+
+def Tile_ExtentOp : Tile_Op<"extent", [Pure]> {
+  let summary = "a view's extent along a dimension, in elements";
+  let description = [{
+    ```mlir
+    %cols = tile.extent %matrix, 1 : !tile.view<?x?xf32>
+    ```
+  }];
+  let arguments = (ins Tile_ViewType:$view, I32Attr:$dim);
+  let results = (outs I64:$result);
+  let assemblyFormat = "$view `,` $dim attr-dict `:` type($view)";
+  let hasVerifier = 1;
+}
+
+def Tile_LoadOp : Tile_Op<"load", [AttrSizedOperandSegments, MemoryEffects<[MemRead]>]> {
+  let summary = "read a rectangular tile of a view";
+  let description = [{
+    Reads the element at coordinate `offsets[d] + i[k]` for the view's dimension `d = dims[k]`, and at `offsets[d]` for
+    a dimension not in `dims`. `dims` ascends and has one entry a dimension of the result; with none, the result is a
+    scalar. An element out of bounds yields `other` (zero when absent).
+
+    ```mlir
+    %tile = tile.load %matrix[%i, %j] dims [0, 1] : !tile.view<?x?xf32> -> tensor<16x64xf32>
+    %row = tile.load %matrix[%i, %j] dims [1] else %x : !tile.view<?x?xf32> -> tensor<64xf32>
+    %one = tile.load %matrix[%i, %j] dims [] : !tile.view<?x?xf32> -> f32
+    ```
+  }];
+  let arguments = (ins Tile_ViewType:$view, Variadic<I64>:$offsets, DenseI32ArrayAttr:$dims, Optional<Tile_Scalar>:$other);
+  let results = (outs Tile_Tile:$result);
+  let assemblyFormat = [{
+    $view `[` $offsets `]` `dims` $dims (`else` $other^)? attr-dict `:` type($view) `->` type($result) custom<OtherType>(ref(type($result)), type($other))
+  }];
+  let hasVerifier = 1;
+}
+
+def Tile_StoreOp : Tile_Op<"store", [MemoryEffects<[MemWrite]>]> {
+  let summary = "write a rectangular tile of a view";
+  let description = [{
+    Writes each element of `value` at the coordinate that `tile.load` would read it from; an element out of bounds is
+    not written.
+
+    ```mlir
+    tile.store %a, %matrix[%i, %j] dims [0, 1] : tensor<16x64xf32>, !tile.view<?x?xf32>
+    ```
+  }];
+  let arguments = (ins Tile_Tile:$value, Tile_ViewType:$view, Variadic<I64>:$offsets, DenseI32ArrayAttr:$dims);
+  let assemblyFormat = "$value `,` $view `[` $offsets `]` `dims` $dims attr-dict `:` type($value) `,` type($view)";
+  let hasVerifier = 1;
+}
+
+def Tile_GatherOp : Tile_Op<"gather", [AttrSizedOperandSegments, MemoryEffects<[MemRead]>]> {
+  let summary = "read a view at coordinates computed element by element";
+  let description = [{
+    Element `e` of the result is the view's element at `(indices[0][e], indices[1][e], …)`; a scalar index stands for
+    the same coordinate everywhere. Indices are signed. Out of bounds, or where `mask` is false, the result is `other`
+    (zero when absent).
+
+    ```mlir
+    %g = tile.gather %vector[%idx] : !tile.view<?xf32>, tensor<64xi32> -> tensor<64xf32>
+    %m = tile.gather %matrix[%i, %idx] mask %mask else %x : !tile.view<?x?xf32>, i64, tensor<64xi32> -> tensor<64xf32>
+    ```
+  }];
+  let arguments = (ins Tile_ViewType:$view, Variadic<Tile_IntTile>:$indices, Optional<Tile_BoolTile>:$mask, Optional<Tile_Scalar>:$other);
+  let results = (outs Tile_Tile:$result);
+  let assemblyFormat = [{
+    $view `[` $indices `]` (`mask` $mask^)? (`else` $other^)? attr-dict `:` type($view) `,` type($indices) `->` type($result)
+    custom<MaskType>(ref(type($result)), type($mask)) custom<OtherType>(ref(type($result)), type($other))
+  }];
+  let hasVerifier = 1;
+}
+
+def Tile_ScatterOp : Tile_Op<"scatter", [AttrSizedOperandSegments, MemoryEffects<[MemWrite]>]> {
+  let summary = "write a view at coordinates computed element by element";
+  let description = [{
+    Element `e` of `value` goes where `tile.gather` would read it; out of bounds, or where `mask` is false, nothing is
+    written. When two elements have the same coordinate, one of them is written.
+
+    ```mlir
+    tile.scatter %v, %vector[%idx] mask %mask : tensor<64xf32>, !tile.view<?xf32>, tensor<64xi32>
+    ```
+  }];
+  let arguments = (ins Tile_Tile:$value, Tile_ViewType:$view, Variadic<Tile_IntTile>:$indices, Optional<Tile_BoolTile>:$mask);
+  let assemblyFormat = [{
+    $value `,` $view `[` $indices `]` (`mask` $mask^)? attr-dict `:` type($value) `,` type($view) `,` type($indices)
+    custom<MaskType>(ref(type($value)), type($mask))
+  }];
+  let hasVerifier = 1;
+}
+
+def Tile_AtomicOp : Tile_Op<"atomic", [AttrSizedOperandSegments, MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "read, combine and write elements of a view, each atomically";
+  let description = [{
+    As `tile.scatter`, but the element in memory becomes its combination with `value`; the result is what was there
+    before, and zero where nothing was written. Memory order is relaxed, the scope is the whole grid.
+
+    ```mlir
+    %old = tile.atomic add %v, %vector[%idx] : tensor<64xf32>, !tile.view<?xf32>, tensor<64xi32>
+    ```
+  }];
+  let arguments = (ins Tile_Atomic:$kind, Tile_Tile:$value, Tile_ViewType:$view, Variadic<Tile_IntTile>:$indices, Optional<Tile_BoolTile>:$mask);
+  let results = (outs Tile_Tile:$result);
+  let assemblyFormat = [{
+    $kind $value `,` $view `[` $indices `]` (`mask` $mask^)? attr-dict `:` type($value) `,` type($view) `,` type($indices)
+    custom<MaskType>(ref(type($value)), type($mask)) custom<SameType>(ref(type($value)), type($result))
+  }];
+  let hasVerifier = 1;
+}
+
+//===- Shapes -------------------------------------------------------------------------------------------------------===//
+
+def Tile_IotaOp : Tile_Op<"iota", [Pure]> {
+  let summary = "the integers 0, 1, 2, … in a tile of rank 1";
+  let description = [{
+    ```mlir
+    %lanes = tile.iota : tensor<64xi32>
+    ```
+  }];
+  let results = (outs 1DTensorOf<[AnySignlessInteger]>:$result);
+  let assemblyFormat = "attr-dict `:` type($result)";
+}
+
+def Tile_ReshapeOp : Tile_Op<"reshape", [Pure]> {
+  let summary = "the same elements in row-major order, in another shape";
+  let description = [{
+    ```mlir
+    %column = tile.reshape %v : tensor<64xf32> -> tensor<64x1xf32>
+    ```
+  }];
+  let arguments = (ins Tile_Tensor:$source);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$source attr-dict `:` type($source) `->` type($result)";
+  let hasVerifier = 1;
+  let hasFolder = 1;
+}
+
+def Tile_TransposeOp : Tile_Op<"transpose", [Pure]> {
+  let summary = "permute the dimensions";
+  let description = [{
+    Dimension `k` of the result is dimension `permutation[k]` of the source.
+
+    ```mlir
+    %t = tile.transpose %a [1, 0] : tensor<16x64xf32> -> tensor<64x16xf32>
+    ```
+  }];
+  let arguments = (ins Tile_Tensor:$source, DenseI32ArrayAttr:$permutation);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$source $permutation attr-dict `:` type($source) `->` type($result)";
+  let hasVerifier = 1;
+  let hasFolder = 1;
+}
+
+def Tile_BroadcastOp : Tile_Op<"broadcast", [Pure]> {
+  let summary = "repeat along the dimensions of extent 1";
+  let description = [{
+    Source and result have the same rank, and each extent of the source is 1 or the result's.
+
+    ```mlir
+    %b = tile.broadcast %column : tensor<64x1xf32> -> tensor<64x16xf32>
+    ```
+  }];
+  let arguments = (ins Tile_Tensor:$source);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$source attr-dict `:` type($source) `->` type($result)";
+  let hasVerifier = 1;
+  let hasFolder = 1;
+}
+
+def Tile_JoinOp : Tile_Op<"join", [Pure, AllTypesMatch<["lhs", "rhs"]>]> {
+  let summary = "two tiles of one shape side by side in a new last dimension of extent 2";
+  let description = [{
+    ```mlir
+    %pairs = tile.join %v, %v : tensor<64xf32> -> tensor<64x2xf32>
+    ```
+  }];
+  let arguments = (ins Tile_Tensor:$lhs, Tile_Tensor:$rhs);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$lhs `,` $rhs attr-dict `:` type($lhs) `->` type($result)";
+  let hasVerifier = 1;
+}
+
+def Tile_SplitOp : Tile_Op<"split", [Pure, AllTypesMatch<["lhs", "rhs"]>]> {
+  let summary = "the two halves of a last dimension of extent 2: the inverse of join";
+  let description = [{
+    ```mlir
+    %even, %odd = tile.split %pairs : tensor<64x2xf32> -> tensor<64xf32>
+    ```
+  }];
+  let arguments = (ins Tile_Tensor:$source);
+  let results = (outs Tile_Tensor:$lhs, Tile_Tensor:$rhs);
+  let assemblyFormat = "$source attr-dict `:` type($source) `->` type($lhs)";
+  let hasVerifier = 1;
+}
+
+def Tile_SliceOp : Tile_Op<"slice", [Pure]> {
+  let summary = "a rectangle of a tile";
+  let description = [{
+    Element `i` of the result is element `offsets + i` of the source.
+
+    ```mlir
+    %s = tile.slice %a [0, 32] : tensor<16x64xf32> -> tensor<16x32xf32>
+    ```
+  }];
+  let arguments = (ins Tile_Tensor:$source, DenseI64ArrayAttr:$offsets);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$source $offsets attr-dict `:` type($source) `->` type($result)";
+  let hasVerifier = 1;
+  let hasCanonicalizeMethod = 1;
+}
+
+//===- Combining elements -------------------------------------------------------------------------------------------===//
+
+def Tile_ReduceOp : Tile_Op<"reduce", [SingleBlockImplicitTerminator<"YieldOp">, RecursiveMemoryEffects]> {
+  let summary = "combine the elements along a dimension";
+  let description = [{
+    The region combines two partial results, each a tuple of one scalar an operand: its arguments are first the left
+    ones, then the right ones. It must be associative; the order of combination is not specified, and is the same for
+    every run of the same machine code. The results lose dimension `axis`; of a source of rank 1 they are scalars.
+
+    ```mlir
+    %sum = tile.reduce %a axis 1 : tensor<16x64xf32> -> tensor<16xf32> {
+    ^bb0(%l: f32, %r: f32):
+      %s = arith.addf %l, %r : f32
+      tile.yield %s : f32
+    }
+    ```
+  }];
+  let arguments = (ins Variadic<Tile_Tensor>:$sources, I32Attr:$axis);
+  let results = (outs Variadic<Tile_Tile>:$results);
+  let regions = (region SizedRegion<1>:$combiner);
+  let assemblyFormat = "$sources `axis` $axis attr-dict `:` type($sources) `->` type($results) $combiner";
+  let hasVerifier = 1;
+}
+
+def Tile_ScanOp : Tile_Op<"scan", [SingleBlockImplicitTerminator<"YieldOp">, RecursiveMemoryEffects]> {
+  let summary = "running combination along a dimension, inclusive";
+  let description = [{
+    Element `i` along `axis` is the combination of elements `0 … i`, or of `i … n-1` with `reverse`. The region is that
+    of `tile.reduce`.
+
+    ```mlir
+    %running = tile.scan %v axis 0 : tensor<64xf32> {
+    ^bb0(%l: f32, %r: f32):
+      %s = arith.addf %l, %r : f32
+      tile.yield %s : f32
+    }
+    ```
+  }];
+  let arguments = (ins Variadic<Tile_Tensor>:$sources, I32Attr:$axis, UnitAttr:$reverse);
+  let results = (outs Variadic<Tile_Tensor>:$results);
+  let regions = (region SizedRegion<1>:$combiner);
+  let assemblyFormat = [{
+    $sources `axis` $axis (`reverse` $reverse^)? attr-dict `:` type($sources) custom<SameTypes>(ref(type($sources)), type($results)) $combiner
+  }];
+  let hasVerifier = 1;
+}
+
+def Tile_YieldOp : Tile_Op<"yield", [Pure, ReturnLike, Terminator, ParentOneOf<["ReduceOp", "ScanOp"]>]> {
+  let summary = "the combined values of a reduce or scan region";
+  let description = [{
+    Ends the region of `tile.reduce` and `tile.scan`; see there.
+  }];
+  let arguments = (ins Variadic<Tile_Scalar>:$values);
+  let assemblyFormat = "attr-dict ($values^ `:` type($values))?";
+  let builders = [OpBuilder<(ins), [{}]>];
+}
+
+def Tile_DotOp : Tile_Op<"dot", [Pure, AllTypesMatch<["acc", "result"]>]> {
+  let summary = "matrix product plus accumulator";
+  let description = [{
+    `result[m, n] = acc[m, n] + Σ_k a[m, k] · b[k, n]`, the products and sums formed in the accumulator's type. Integer
+    operands are signed unless `unsignedA` or `unsignedB` says otherwise. `tf32` lets a target round f32 operands to 10 bits of mantissa.
+
+    ```mlir
+    %d = tile.dot %a, %b, %acc : tensor<16x64xf32>, tensor<64x16xf32>, tensor<16x16xf32>
+    ```
+  }];
+  let arguments = (ins Tile_Tensor:$a, Tile_Tensor:$b, Tile_Tensor:$acc,
+                       DefaultValuedAttr<Tile_DotPrecision, "DotPrecision::Ieee">:$precision, UnitAttr:$unsignedA, UnitAttr:$unsignedB);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$a `,` $b `,` $acc attr-dict `:` type($a) `,` type($b) `,` type($acc)";
+  let hasVerifier = 1;
+}
+
+//===- Packed values ------------------------------------------------------------------------------------------------===//
+
+def Tile_UnpackOp : Tile_Op<"unpack", [Pure]> {
+  let summary = "the 1- to 8-bit values in a tile of bytes, one in each i8";
+  let description = [{
+    The last dimension holds whole blocks of the packing. A `signed` value is a two's complement field and is extended
+    by its sign, any other by zeros.
+
+    ```mlir
+    %w = tile.unpack %bytes signed #tile.packing<"bits=4,order=planar,block=128"> : tensor<16x64xi8> -> tensor<16x128xi8>
+    ```
+  }];
+  let arguments = (ins StaticShapeTensorOf<[I8]>:$bytes, UnitAttr:$isSigned, Tile_PackingAttr:$packing);
+  let results = (outs StaticShapeTensorOf<[I8]>:$result);
+  let assemblyFormat = "$bytes (`signed` $isSigned^)? $packing attr-dict `:` type($bytes) `->` type($result)";
+  let hasVerifier = 1;
+}
+
+def Tile_PackOp : Tile_Op<"pack", [Pure]> {
+  let summary = "the low bits of each i8, packed into bytes: the inverse of unpack";
+  let description = [{
+    Bits of a value above the packing's width are dropped.
+
+    ```mlir
+    %p = tile.pack %values #tile.packing<"bits=4,order=low,block=8"> : tensor<16x128xi8> -> tensor<16x64xi8>
+    ```
+  }];
+  let arguments = (ins StaticShapeTensorOf<[I8]>:$values, Tile_PackingAttr:$packing);
+  let results = (outs StaticShapeTensorOf<[I8]>:$result);
+  let assemblyFormat = "$values $packing attr-dict `:` type($values) `->` type($result)";
+  let hasVerifier = 1;
+}
+
+def Tile_LutOp : Tile_Op<"lut", [Pure]> {
+  let summary = "look each element up in a small table";
+  let description = [{
+    `result[e] = table[indices[e]]`; the table has 1 to 256 elements. Indices are unsigned and taken modulo the table's
+    extent rounded up to a power of two; what lies past the extent reads zero.
+
+    ```mlir
+    %nf = tile.lut %table, %values : tensor<16xf32>, tensor<16x128xi8> -> tensor<16x128xf32>
+    ```
+  }];
+  let arguments = (ins 1DTensorOf<[AnySignlessInteger, AnyFloat]>:$table, StaticShapeTensorOf<[AnySignlessInteger]>:$indices);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$table `,` $indices attr-dict `:` type($table) `,` type($indices) `->` type($result)";
+  let hasVerifier = 1;
+}
+
+//===- For people ---------------------------------------------------------------------------------------------------===//
+
+def Tile_PrintOp : Tile_Op<"print", [MemoryEffects<[MemWrite]>]> {
+  let summary = "print a tile from every program";
+  let description = [{
+    ```mlir
+    tile.print "acc", %a : tensor<16x64xf32>
+    ```
+  }];
+  let arguments = (ins StrAttr:$label, Tile_Tile:$value, UnitAttr:$isUnsigned);
+  let assemblyFormat = "$label `,` $value (`unsigned` $isUnsigned^)? attr-dict `:` type($value)";
+}
+
+def Tile_AssertOp : Tile_Op<"assert", [MemoryEffects<[MemWrite]>]> {
+  let summary = "stop the whole launch where an element is false";
+  let description = [{
+    The launch fails with `message` and the line of the source.
+
+    ```mlir
+    tile.assert %mask, "index out of range" : tensor<64xi1>
+    ```
+  }];
+  let arguments = (ins Tile_BoolTile:$condition, StrAttr:$message);
+  let assemblyFormat = "$condition `,` $message attr-dict `:` type($condition)";
+}
+
+//===- After layout assignment --------------------------------------------------------------------------------------===//
+
+def Tile_ConvertLayoutOp : Tile_Op<"convert_layout", [Pure]> {
+  let summary = "the same tile, held by other registers, lanes and warps";
+  let description = [{
+    Only the encoding of the type changes.
+  }];
+  let arguments = (ins Tile_Tensor:$source);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$source attr-dict `:` type($source) `->` type($result)";
+  let hasVerifier = 1;
+  let hasFolder = 1;
+}
+
+#endif

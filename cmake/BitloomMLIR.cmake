@@ -7,6 +7,10 @@ include(AddMLIR)
 
 add_library(bitloom_mlir INTERFACE)
 target_include_directories(bitloom_mlir SYSTEM INTERFACE ${LLVM_INCLUDE_DIRS} ${MLIR_INCLUDE_DIRS})
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  # A precompiled header that holds no times is the same bytes in every checkout, so ccache finds what was built on it.
+  target_compile_options(bitloom_mlir INTERFACE "SHELL:-Xclang -fno-pch-timestamp")
+endif()
 if(BITLOOM_STATIC_MLIR)
   # MLIR's imported targets drag in libLLVM.so, so name the archives: all of MLIR in one group, then LLVM's own closure.
   file(GLOB mlir_archives ${LLVM_LIBRARY_DIR}/libMLIR*.a)

@@ -25,8 +25,8 @@ std::optional<Stage> stageNamed(std::string_view name); // tile, layout, llvm, a
 // Throws UserError for what the target cannot run, and InternalError, with a reproducer saved, when a pass fails.
 std::string emit(const Program &program, const Target &target, Stage stage);
 
-// What runs: an object file with `void entry(const int64_t *args, const int64_t grid[3], int64_t begin, int64_t end)` on a
-// CPU; on a GPU a cubin, or PTX when there is no ptxas, with a kernel of one 64-bit parameter a word.
+// What runs: an object file with `void entry(const int64_t *args, const int64_t grid[3], int64_t begin, int64_t end)`
+// on a CPU; on a GPU a cubin, or PTX when there is no ptxas, with a kernel of one 64-bit parameter a word.
 struct MachineCode {
   std::string entry;
   std::string image;         // bytes of the object, cubin or PTX

@@ -16,29 +16,37 @@ const DTypeFacts &factsOf(DType dtype) { return facts[static_cast<int>(dtype)]; 
 
 std::optional<DType> dtypeNamed(std::string_view name) {
   for (size_t i = 0; i < std::size(facts); ++i)
-    if (facts[i].name == name) return static_cast<DType>(i);
+    if (facts[i].name == name)
+      return static_cast<DType>(i);
   return std::nullopt;
 }
 
 bf16::bf16(float value) {
   auto word = std::bit_cast<uint32_t>(value);
-  if (std::isnan(value)) bits = static_cast<uint16_t>((word >> 16) | 0x40); // stay a quiet NaN
-  else bits = static_cast<uint16_t>((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+  if (std::isnan(value))
+    bits = static_cast<uint16_t>((word >> 16) | 0x40); // stay a quiet NaN
+  else
+    bits = static_cast<uint16_t>((word + 0x7fff + ((word >> 16) & 1)) >> 16);
 }
 
 f16::f16(float value) {
   auto word = std::bit_cast<uint32_t>(value);
   uint16_t sign = (word >> 16) & 0x8000;
-  if (std::isnan(value)) bits = sign | 0x7e00;
+  if (std::isnan(value))
+    bits = sign | 0x7e00;
   else {
     // Scaled to f16's grid in double, nearbyint rounds ties to even; 2^-24 is the smallest subnormal.
     double magnitude = std::fabs(double(value));
     int exponent = magnitude == 0 ? -24 : std::max(std::ilogb(magnitude) - 10, -24);
     double rounded = std::nearbyint(std::ldexp(magnitude, -exponent));
-    if (rounded == 2048) rounded = 1024, ++exponent;
-    if (exponent > 5) bits = sign | 0x7c00;
-    else if (rounded < 1024) bits = sign | static_cast<uint16_t>(rounded);
-    else bits = sign | static_cast<uint16_t>(((exponent + 25) << 10) | (static_cast<int>(rounded) - 1024));
+    if (rounded == 2048)
+      rounded = 1024, ++exponent;
+    if (exponent > 5)
+      bits = sign | 0x7c00;
+    else if (rounded < 1024)
+      bits = sign | static_cast<uint16_t>(rounded);
+    else
+      bits = sign | static_cast<uint16_t>(((exponent + 25) << 10) | (static_cast<int>(rounded) - 1024));
   }
 }
 
@@ -58,17 +66,22 @@ template <class T> static double readElement(const void *element) {
 
 template <class T> static void writeElement(void *element, double value) {
   T stored;
-  if constexpr (std::is_same_v<T, bool>) stored = value != 0;
-  else if constexpr (std::is_integral_v<T>) stored = static_cast<T>(static_cast<int64_t>(value));
-  else stored = T(static_cast<float>(value));
-  if constexpr (std::is_same_v<T, double>) stored = value;
+  if constexpr (std::is_same_v<T, bool>)
+    stored = value != 0;
+  else if constexpr (std::is_integral_v<T>)
+    stored = static_cast<T>(static_cast<int64_t>(value));
+  else
+    stored = T(static_cast<float>(value));
+  if constexpr (std::is_same_v<T, double>)
+    stored = value;
   std::memcpy(element, &stored, sizeof stored);
 }
 
 double readAsDouble(DType dtype, const void *element) {
   switch (dtype) {
 #define BITLOOM_DTYPE(name, type, bits, kind)                                                                          \
-  case DType::name: return readElement<type>(element);
+  case DType::name:                                                                                                    \
+    return readElement<type>(element);
 #include "bitloom/lib/dtype/DType.def"
 #undef BITLOOM_DTYPE
   }
@@ -78,7 +91,8 @@ double readAsDouble(DType dtype, const void *element) {
 void writeFromDouble(DType dtype, void *element, double value) {
   switch (dtype) {
 #define BITLOOM_DTYPE(name, type, bits, kind)                                                                          \
-  case DType::name: return writeElement<type>(element, value);
+  case DType::name:                                                                                                    \
+    return writeElement<type>(element, value);
 #include "bitloom/lib/dtype/DType.def"
 #undef BITLOOM_DTYPE
   }

@@ -10,8 +10,10 @@ UserError::UserError(SourceLocation location, const std::string &message)
     : std::runtime_error(locate(location, message)), where(location), text(message) {}
 
 static std::string bugReport(const std::string &message, const std::string &reproducer) {
-  std::string text = "internal compiler error: " + message + "\nthis is a bug in bitloom, please report it at https://github.com/bitloom/bitloom/issues";
-  if (!reproducer.empty()) text += "\nreproducer saved: bitloom replay " + reproducer;
+  std::string text = "internal compiler error: " + message +
+                     "\nthis is a bug in bitloom, please report it at https://github.com/bitloom/bitloom/issues";
+  if (!reproducer.empty())
+    text += "\nreproducer saved: bitloom replay " + reproducer;
   return text;
 }
 

@@ -18,8 +18,8 @@ struct SourceLocation {
   bool known() const { return line != 0; }
 };
 
-// A mistake in what the user wrote or passed. what() reads "file:line: error: message" when the line is known, otherwise
-// the bare message. Messages are lower case, say "expected …, got …", and end with no full stop.
+// A mistake in what the user wrote or passed. what() reads "file:line: error: message" when the line is known,
+// otherwise the bare message. Messages are lower case, say "expected …, got …", and end with no full stop.
 class UserError : public std::runtime_error {
 public:
   explicit UserError(const std::string &message) : UserError({}, message) {}

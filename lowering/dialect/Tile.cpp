@@ -33,7 +33,8 @@ void TileDialect::initialize() {
 }
 
 llvm::ArrayRef<int64_t> bitloom::tile::shapeOf(Type tile) {
-  if (auto tensor = dyn_cast<RankedTensorType>(tile)) return tensor.getShape();
+  if (auto tensor = dyn_cast<RankedTensorType>(tile))
+    return tensor.getShape();
   return {};
 }
 
@@ -43,18 +44,22 @@ Type bitloom::tile::tileOf(ArrayRef<int64_t> shape, Type element) {
   return shape.empty() ? element : RankedTensorType::get(shape, element);
 }
 
-//===- Types and attributes -----------------------------------------------------------------------------------------===//
+//===- Types and attributes
+//-----------------------------------------------------------------------------------------===//
 
 Type ViewType::parse(AsmParser &parser) {
   SmallVector<int64_t> dims;
   Type element;
   bool strided = false;
-  if (parser.parseLess() || parser.parseDimensionList(dims) || parser.parseType(element)) return {};
+  if (parser.parseLess() || parser.parseDimensionList(dims) || parser.parseType(element))
+    return {};
   if (succeeded(parser.parseOptionalComma())) {
-    if (parser.parseKeyword("strided")) return {};
+    if (parser.parseKeyword("strided"))
+      return {};
     strided = true;
   }
-  if (parser.parseGreater()) return {};
+  if (parser.parseGreater())
+    return {};
   for (int64_t dim : dims)
     if (!ShapedType::isDynamic(dim)) {
       parser.emitError(parser.getNameLoc(), "expected every extent of a view to be '?', got ") << dim;
@@ -65,12 +70,14 @@ Type ViewType::parse(AsmParser &parser) {
 
 void ViewType::print(AsmPrinter &printer) const {
   printer << "<";
-  for (int64_t i = 0; i < getRank(); ++i) printer << "?x";
+  for (int64_t i = 0; i < getRank(); ++i)
+    printer << "?x";
   printer << getElementType() << (getStrided() ? ", strided>" : ">");
 }
 
 LogicalResult ViewType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t rank, Type element, bool) {
-  if (rank < 1) return emitError() << "expected a view of rank 1 or more, got rank " << rank;
+  if (rank < 1)
+    return emitError() << "expected a view of rank 1 or more, got rank " << rank;
   if (!element.isSignlessInteger() && !isa<FloatType>(element))
     return emitError() << "expected integer or float elements, got " << element;
   return success();
@@ -97,7 +104,8 @@ LogicalResult LayoutAttr::verify(function_ref<InFlightDiagnostic()> emitError, S
   return verifySpelling(emitError, [&] { bitloom::LinearLayout::parse(spelling); });
 }
 
-//===- Optional types in assembly: derived from another operand's ------------------------------------------------------===//
+//===- Optional types in assembly: derived from another operand's
+//------------------------------------------------------===//
 
 static ParseResult parseOtherType(OpAsmParser &, Type result, Type &other) {
   other = elementOf(result);

@@ -11,13 +11,15 @@ using namespace bitloom::tile;
 // "expected X, got Y", the one form of a complaint.
 template <class Expected, class Got>
 static LogicalResult expect(Operation *op, bool holds, const Twine &what, const Expected &expected, const Got &got) {
-  if (holds) return success();
+  if (holds)
+    return success();
   return op->emitOpError() << what.str() << ": expected " << expected << ", got " << got;
 }
 
 static int64_t elementsIn(ArrayRef<int64_t> shape) { return ShapedType::getNumElements(shape); }
 
-//===- Views --------------------------------------------------------------------------------------------------------===//
+//===- Views
+//--------------------------------------------------------------------------------------------------------===//
 
 LogicalResult ExtentOp::verify() {
   int64_t rank = getView().getType().getRank();
@@ -26,7 +28,8 @@ LogicalResult ExtentOp::verify() {
 
 // What load and store share: one offset a dimension of the view, `dims` ascending and one a dimension of the tile.
 static LogicalResult verifyAccess(Operation *op, ViewType view, size_t offsets, ArrayRef<int32_t> dims, Type tile) {
-  if (failed(expect(op, int64_t(offsets) == view.getRank(), "offsets", view.getRank(), offsets))) return failure();
+  if (failed(expect(op, int64_t(offsets) == view.getRank(), "offsets", view.getRank(), offsets)))
+    return failure();
   if (failed(expect(op, dims.size() == shapeOf(tile).size(), "dims", shapeOf(tile).size(), dims.size())))
     return failure();
   for (auto [i, dim] : llvm::enumerate(dims))
@@ -72,7 +75,8 @@ LogicalResult AtomicOp::verify() {
   return verifyIndices(*this, getView().getType(), getIndices(), getMask(), getValue().getType());
 }
 
-//===- Shapes -------------------------------------------------------------------------------------------------------===//
+//===- Shapes
+//-------------------------------------------------------------------------------------------------------===//
 
 static LogicalResult sameElements(Operation *op, Type source, Type result) {
   return expect(op, elementOf(source) == elementOf(result), "element type", elementOf(source), elementOf(result));
@@ -80,13 +84,16 @@ static LogicalResult sameElements(Operation *op, Type source, Type result) {
 
 LogicalResult ReshapeOp::verify() {
   int64_t from = elementsIn(shapeOf(getSource().getType())), to = elementsIn(shapeOf(getType()));
-  if (failed(expect(*this, from == to, "elements", from, to))) return failure();
+  if (failed(expect(*this, from == to, "elements", from, to)))
+    return failure();
   return sameElements(*this, getSource().getType(), getType());
 }
 
 OpFoldResult ReshapeOp::fold(FoldAdaptor adaptor) {
-  if (getSource().getType() == getType()) return getSource();
-  if (auto splat = dyn_cast_or_null<SplatElementsAttr>(adaptor.getSource())) return splat.resizeSplat(getType());
+  if (getSource().getType() == getType())
+    return getSource();
+  if (auto splat = dyn_cast_or_null<SplatElementsAttr>(adaptor.getSource()))
+    return splat.resizeSplat(getType());
   if (auto inner = getSource().getDefiningOp<ReshapeOp>()) {
     getSourceMutable().assign(inner.getSource());
     return getResult();
@@ -98,31 +105,39 @@ LogicalResult TransposeOp::verify() {
   ArrayRef<int64_t> from = shapeOf(getSource().getType()), to = shapeOf(getType());
   if (!isPermutationVector(SmallVector<int64_t>(getPermutation().begin(), getPermutation().end())) ||
       getPermutation().size() != from.size() || to.size() != from.size())
-    return emitOpError() << "permutation: expected a permutation of " << from.size() << " dimensions, got " << getPermutation();
+    return emitOpError() << "permutation: expected a permutation of " << from.size() << " dimensions, got "
+                         << getPermutation();
   for (size_t k = 0; k < to.size(); ++k)
-    if (failed(expect(*this, to[k] == from[getPermutation()[k]], "extent of dimension " + Twine(k), from[getPermutation()[k]], to[k])))
+    if (failed(expect(*this, to[k] == from[getPermutation()[k]], "extent of dimension " + Twine(k),
+                      from[getPermutation()[k]], to[k])))
       return failure();
   return sameElements(*this, getSource().getType(), getType());
 }
 
 OpFoldResult TransposeOp::fold(FoldAdaptor adaptor) {
-  if (llvm::is_sorted(getPermutation())) return getSource();
-  if (auto splat = dyn_cast_or_null<SplatElementsAttr>(adaptor.getSource())) return splat.resizeSplat(getType());
+  if (llvm::is_sorted(getPermutation()))
+    return getSource();
+  if (auto splat = dyn_cast_or_null<SplatElementsAttr>(adaptor.getSource()))
+    return splat.resizeSplat(getType());
   return {};
 }
 
 LogicalResult BroadcastOp::verify() {
   ArrayRef<int64_t> from = shapeOf(getSource().getType()), to = shapeOf(getType());
-  if (failed(expect(*this, from.size() == to.size(), "rank", from.size(), to.size()))) return failure();
+  if (failed(expect(*this, from.size() == to.size(), "rank", from.size(), to.size())))
+    return failure();
   for (size_t k = 0; k < to.size(); ++k)
-    if (failed(expect(*this, from[k] == 1 || from[k] == to[k], "source's extent of dimension " + Twine(k), "1 or " + Twine(to[k]), from[k])))
+    if (failed(expect(*this, from[k] == 1 || from[k] == to[k], "source's extent of dimension " + Twine(k),
+                      "1 or " + Twine(to[k]), from[k])))
       return failure();
   return sameElements(*this, getSource().getType(), getType());
 }
 
 OpFoldResult BroadcastOp::fold(FoldAdaptor adaptor) {
-  if (getSource().getType() == getType()) return getSource();
-  if (auto splat = dyn_cast_or_null<SplatElementsAttr>(adaptor.getSource())) return splat.resizeSplat(getType());
+  if (getSource().getType() == getType())
+    return getSource();
+  if (auto splat = dyn_cast_or_null<SplatElementsAttr>(adaptor.getSource()))
+    return splat.resizeSplat(getType());
   return {};
 }
 
@@ -131,7 +146,8 @@ static LogicalResult verifyPair(Operation *op, Type half, Type pair) {
   SmallVector<int64_t> shape(shapeOf(half));
   shape.push_back(2);
   Type expected = tileOf(shape, elementOf(half));
-  if (ArrayRef<int64_t>(shape) == shapeOf(pair) && elementOf(half) == elementOf(pair)) return success();
+  if (ArrayRef<int64_t>(shape) == shapeOf(pair) && elementOf(half) == elementOf(pair))
+    return success();
   return op->emitOpError() << "expected " << expected << ", got " << pair;
 }
 
@@ -140,23 +156,28 @@ LogicalResult SplitOp::verify() { return verifyPair(*this, getLhs().getType(), g
 
 LogicalResult SliceOp::verify() {
   ArrayRef<int64_t> from = shapeOf(getSource().getType()), to = shapeOf(getType());
-  if (failed(expect(*this, from.size() == to.size() && getOffsets().size() == to.size(), "rank", from.size(), to.size())))
+  if (failed(
+          expect(*this, from.size() == to.size() && getOffsets().size() == to.size(), "rank", from.size(), to.size())))
     return failure();
   for (size_t k = 0; k < to.size(); ++k)
     if (getOffsets()[k] < 0 || getOffsets()[k] + to[k] > from[k])
-      return emitOpError() << "dimension " << k << ": expected a slice within extent " << from[k] << ", got " << getOffsets()[k] << " + " << to[k];
+      return emitOpError() << "dimension " << k << ": expected a slice within extent " << from[k] << ", got "
+                           << getOffsets()[k] << " + " << to[k];
   return sameElements(*this, getSource().getType(), getType());
 }
 
 // A slice of a tile just loaded is a smaller load: the planes of a packed block are read where they lie.
 LogicalResult SliceOp::canonicalize(SliceOp slice, PatternRewriter &rewriter) {
   auto load = slice.getSource().getDefiningOp<LoadOp>();
-  if (!load || load->getBlock() != slice->getBlock()) return failure();
+  if (!load || load->getBlock() != slice->getBlock())
+    return failure();
   for (Operation *op = load->getNextNode(); op != slice; op = op->getNextNode())
-    if (!isMemoryEffectFree(op) && !isa<LoadOp, GatherOp>(op)) return failure(); // it may write what is read
+    if (!isMemoryEffectFree(op) && !isa<LoadOp, GatherOp>(op))
+      return failure(); // it may write what is read
   SmallVector<Value> offsets(load.getOffsets());
   for (auto [k, dim] : llvm::enumerate(load.getDims())) {
-    if (slice.getOffsets()[k] == 0) continue;
+    if (slice.getOffsets()[k] == 0)
+      continue;
     auto by = arith::ConstantOp::create(rewriter, slice.getLoc(), rewriter.getI64IntegerAttr(slice.getOffsets()[k]));
     offsets[dim] = arith::AddIOp::create(rewriter, slice.getLoc(), offsets[dim], by);
   }
@@ -164,23 +185,28 @@ LogicalResult SliceOp::canonicalize(SliceOp slice, PatternRewriter &rewriter) {
   return success();
 }
 
-//===- Combining elements -------------------------------------------------------------------------------------------===//
+//===- Combining elements
+//-------------------------------------------------------------------------------------------===//
 
 // What reduce and scan share: sources of one shape, a region from two tuples of their elements to one.
 static LogicalResult verifyCombiner(Operation *op, ValueRange sources, int32_t axis, Region &combiner) {
-  if (sources.empty()) return op->emitOpError() << "expected one source or more, got none";
+  if (sources.empty())
+    return op->emitOpError() << "expected one source or more, got none";
   ArrayRef<int64_t> shape = shapeOf(sources.front().getType());
   for (Value source : sources)
     if (shapeOf(source.getType()) != shape)
-      return op->emitOpError() << "expected sources of one shape, got " << sources.front().getType() << " and " << source.getType();
+      return op->emitOpError() << "expected sources of one shape, got " << sources.front().getType() << " and "
+                               << source.getType();
   if (axis < 0 || axis >= int64_t(shape.size()))
     return op->emitOpError() << "axis: expected 0 to " << shape.size() - 1 << ", got " << axis;
   SmallVector<Type> elements;
-  for (Value source : sources) elements.push_back(elementOf(source.getType()));
+  for (Value source : sources)
+    elements.push_back(elementOf(source.getType()));
   SmallVector<Type> both(elements);
   both.append(elements);
   if (combiner.getArgumentTypes() != TypeRange(both))
-    return op->emitOpError() << "region: expected arguments (" << both << "), got (" << combiner.getArgumentTypes() << ")";
+    return op->emitOpError() << "region: expected arguments (" << both << "), got (" << combiner.getArgumentTypes()
+                             << ")";
   TypeRange yielded = combiner.front().getTerminator()->getOperandTypes();
   if (yielded != TypeRange(elements))
     return op->emitOpError() << "region: expected to yield (" << elements << "), got (" << yielded << ")";
@@ -188,36 +214,47 @@ static LogicalResult verifyCombiner(Operation *op, ValueRange sources, int32_t a
 }
 
 LogicalResult ReduceOp::verify() {
-  if (failed(verifyCombiner(*this, getSources(), getAxis(), getCombiner()))) return failure();
+  if (failed(verifyCombiner(*this, getSources(), getAxis(), getCombiner())))
+    return failure();
   SmallVector<int64_t> shape(shapeOf(getSources().front().getType()));
   shape.erase(shape.begin() + getAxis());
   if (getResults().size() != getSources().size())
     return expect(*this, false, "results", getSources().size(), getResults().size());
   for (auto [source, result] : llvm::zip(getSources(), getResults()))
-    if (shapeOf(result.getType()) != ArrayRef<int64_t>(shape) || elementOf(result.getType()) != elementOf(source.getType()))
+    if (shapeOf(result.getType()) != ArrayRef<int64_t>(shape) ||
+        elementOf(result.getType()) != elementOf(source.getType()))
       return expect(*this, false, "result", tileOf(shape, elementOf(source.getType())), result.getType());
   return success();
 }
 
 LogicalResult ScanOp::verify() {
-  if (getOperandTypes() != getResultTypes()) return emitOpError() << "expected results of the sources' types, got " << getResultTypes();
+  if (getOperandTypes() != getResultTypes())
+    return emitOpError() << "expected results of the sources' types, got " << getResultTypes();
   return verifyCombiner(*this, getSources(), getAxis(), getCombiner());
 }
 
 LogicalResult DotOp::verify() {
   ArrayRef<int64_t> a = shapeOf(getA().getType()), b = shapeOf(getB().getType()), acc = shapeOf(getAcc().getType());
-  if (a.size() != 2 || b.size() != 2 || acc.size() != 2) return emitOpError() << "expected operands of rank 2";
-  if (failed(expect(*this, a[1] == b[0], "inner extent of b", a[1], b[0]))) return failure();
-  if (failed(expect(*this, acc[0] == a[0], "rows of the accumulator", a[0], acc[0]))) return failure();
-  if (failed(expect(*this, acc[1] == b[1], "columns of the accumulator", b[1], acc[1]))) return failure();
-  Type aType = elementOf(getA().getType()), bType = elementOf(getB().getType()), accType = elementOf(getAcc().getType());
+  if (a.size() != 2 || b.size() != 2 || acc.size() != 2)
+    return emitOpError() << "expected operands of rank 2";
+  if (failed(expect(*this, a[1] == b[0], "inner extent of b", a[1], b[0])))
+    return failure();
+  if (failed(expect(*this, acc[0] == a[0], "rows of the accumulator", a[0], acc[0])))
+    return failure();
+  if (failed(expect(*this, acc[1] == b[1], "columns of the accumulator", b[1], acc[1])))
+    return failure();
+  Type aType = elementOf(getA().getType()), bType = elementOf(getB().getType()),
+       accType = elementOf(getAcc().getType());
   bool ints = aType.isInteger() && bType.isInteger() && accType.isInteger();
   bool floats = isa<FloatType>(aType) && isa<FloatType>(bType) && isa<FloatType>(accType);
-  if (ints || floats) return success();
-  return emitOpError() << "expected operands all of integers or all of floats, got " << aType << ", " << bType << " and " << accType;
+  if (ints || floats)
+    return success();
+  return emitOpError() << "expected operands all of integers or all of floats, got " << aType << ", " << bType
+                       << " and " << accType;
 }
 
-//===- Packed values ------------------------------------------------------------------------------------------------===//
+//===- Packed values
+//------------------------------------------------------------------------------------------------===//
 
 // `bytes` holds `values` packed along the last dimension.
 static LogicalResult verifyPacked(Operation *op, PackingAttr packing, Type bytes, Type values) {
@@ -225,8 +262,10 @@ static LogicalResult verifyPacked(Operation *op, PackingAttr packing, Type bytes
   if (from.size() != to.size() || from.drop_back() != to.drop_back())
     return op->emitOpError() << "expected equal shapes but for the last dimension, got " << bytes << " and " << values;
   int64_t block = bitloom::Packing::parse(packing.getSpelling()).block;
-  if (to.back() % block) return op->emitOpError() << "values: expected a multiple of the block " << block << ", got " << to.back();
-  return expect(op, packing.bytesFor(to.back()) == from.back(), "bytes for " + Twine(to.back()) + " values", packing.bytesFor(to.back()), from.back());
+  if (to.back() % block)
+    return op->emitOpError() << "values: expected a multiple of the block " << block << ", got " << to.back();
+  return expect(op, packing.bytesFor(to.back()) == from.back(), "bytes for " + Twine(to.back()) + " values",
+                packing.bytesFor(to.back()), from.back());
 }
 
 LogicalResult UnpackOp::verify() { return verifyPacked(*this, getPacking(), getBytes().getType(), getType()); }
@@ -234,18 +273,22 @@ LogicalResult PackOp::verify() { return verifyPacked(*this, getPacking(), getTyp
 
 LogicalResult LutOp::verify() {
   auto table = cast<RankedTensorType>(getTable().getType());
-  if (failed(expect(*this, table.getDimSize(0) >= 1 && table.getDimSize(0) <= 256, "table", "1 to 256 elements", table.getDimSize(0))))
+  if (failed(expect(*this, table.getDimSize(0) >= 1 && table.getDimSize(0) <= 256, "table", "1 to 256 elements",
+                    table.getDimSize(0))))
     return failure();
   if (shapeOf(getType()) != shapeOf(getIndices().getType()))
     return emitOpError() << "result: expected the shape of " << getIndices().getType() << ", got " << getType();
   return sameElements(*this, table, getType());
 }
 
-//===- Layouts ------------------------------------------------------------------------------------------------------===//
+//===- Layouts
+//------------------------------------------------------------------------------------------------------===//
 
 LogicalResult ConvertLayoutOp::verify() {
-  if (failed(sameElements(*this, getSource().getType(), getType()))) return failure();
-  return expect(*this, shapeOf(getSource().getType()) == shapeOf(getType()), "shape", shapeOf(getSource().getType()), shapeOf(getType()));
+  if (failed(sameElements(*this, getSource().getType(), getType())))
+    return failure();
+  return expect(*this, shapeOf(getSource().getType()) == shapeOf(getType()), "shape", shapeOf(getSource().getType()),
+                shapeOf(getType()));
 }
 
 OpFoldResult ConvertLayoutOp::fold(FoldAdaptor) {

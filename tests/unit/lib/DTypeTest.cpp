@@ -10,7 +10,8 @@ TEST(DType, F16RoundTripsEveryCode) {
   for (int code = 0; code < 65536; ++code) {
     f16 value;
     value.bits = static_cast<uint16_t>(code);
-    if (std::isnan(float(value))) continue;
+    if (std::isnan(float(value)))
+      continue;
     EXPECT_EQ(f16(float(value)).bits, code);
   }
 }

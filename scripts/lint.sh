@@ -1,0 +1,16 @@
+# Formatting, ruff, and the house's own rules. All of the linters are pytest tests under tests/lint. Sourced.
+
+clang_format=/usr/lib/llvm-22/bin/clang-format
+
+cpp_files() { git ls-files '*.cpp' '*.h'; }
+
+format_cpp() { cpp_files | xargs -r -P "$jobs" -n 16 "$clang_format" -i; }
+
+check_cpp_format() { cpp_files | xargs -r -P "$jobs" -n 16 "$clang_format" --dry-run --Werror; }
+
+format_python() { "$python" -m ruff format . && "$python" -m ruff check --fix .; }
+
+check_python() { "$python" -m ruff format --check . && "$python" -m ruff check .; }
+
+# lint [PYTEST-ARGUMENT...]
+lint() { run_logged "lint" "$python" -m pytest -q "$@" tests/lint; }

@@ -1,0 +1,70 @@
+# Brings a machine to where Bitloom builds: Debian packages, the virtual environment, the configured build folder.
+# Every step looks first and does nothing, in well under a second, when there is nothing to do. Sourced by commands.
+
+wanted_packages() { grep -E '^[a-z0-9]' scripts/packages.txt; }
+
+installed_packages() {
+  # A package that dpkg has never heard of makes dpkg-query fail after it has printed the others.
+  dpkg-query -W -f='${Package} ${db:Status-Status}\n' "$@" 2>/dev/null | awk '$2 == "installed" { print $1 }' || true
+}
+
+missing_packages() {
+  local wanted
+  mapfile -t wanted < <(wanted_packages)
+  comm -23 <(printf '%s\n' "${wanted[@]}" | sort -u) <(installed_packages "${wanted[@]}" | sort -u)
+}
+
+as_root() {
+  if ((EUID == 0)); then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "expected root or sudo to install Debian packages: $(missing_packages | tr '\n' ' ')"
+  fi
+}
+
+ensure_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  ((${#missing[@]} == 0)) && return
+  say "Debian packages missing: ${missing[*]}"
+  run_logged "apt-get update" as_root apt-get update || return 1
+  run_logged "apt-get install" as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y --no-install-recommends "${missing[@]}"
+}
+
+# The environment is good when its stamp holds the hash of what was asked for and of the interpreter that made it.
+environment_hash() { { cat python/requirements-dev.txt; python3 -VV; } | sha256sum; }
+
+make_environment() {
+  # torch before the rest: with it there, nothing else chooses another build of it.
+  rm -rf "$venv" &&
+    python3 -m venv "$venv" &&
+    "$python" -m pip install --disable-pip-version-check "$(grep '^torch==' python/requirements-dev.txt)" &&
+    "$python" -m pip install --disable-pip-version-check -r python/requirements-dev.txt
+}
+
+ensure_environment() {
+  local hash
+  hash=$(environment_hash)
+  [[ -x $python && $(cat "$venv/requirements.sha256" 2>/dev/null) == "$hash" ]] && return
+  run_logged "Python environment" make_environment || return 1
+  printf '%s\n' "$hash" >"$venv/requirements.sha256"
+}
+
+# ensure_configured PRESET FOLDER: configures once; afterwards ninja itself sees what changed in the CMake files.
+ensure_configured() {
+  local preset=$1 folder=$2 hash
+  hash=$({ cat CMakePresets.json; clang-22 --version; python3 -VV; } | sha256sum)
+  [[ -f $folder/build.ninja && $(cat "$folder/configured.sha256" 2>/dev/null) == "$hash" ]] && return
+  run_logged "configure $preset" cmake --preset "$preset" || return 1
+  printf '%s\n' "$hash" >"$folder/configured.sha256"
+}
+
+ensure_machine() { ensure_packages && ensure_environment; }
+
+# build_preset PRESET FOLDER [TARGET...]
+build_preset() {
+  ensure_machine && ensure_configured "$1" "$2" && run_logged "build $1" ninja -j "$jobs" -C "$2" "${@:3}"
+}

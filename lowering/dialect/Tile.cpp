@@ -3,6 +3,7 @@
 #include "bitloom/lib/layout/LinearLayout.h"
 #include "bitloom/lib/support/Error.h"
 
+#include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "mlir/IR/PatternMatch.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -30,6 +31,10 @@ void TileDialect::initialize() {
 #define GET_OP_LIST
 #include "lowering/dialect/TileOps.cpp.inc"
       >();
+}
+
+Operation *TileDialect::materializeConstant(OpBuilder &builder, Attribute value, Type type, Location loc) {
+  return arith::ConstantOp::materialize(builder, value, type, loc);
 }
 
 llvm::ArrayRef<int64_t> bitloom::tile::shapeOf(Type tile) {
@@ -107,17 +112,21 @@ LogicalResult LayoutAttr::verify(function_ref<InFlightDiagnostic()> emitError, S
 //===- Optional types in assembly: derived from another operand's
 //------------------------------------------------------===//
 
-static ParseResult parseOtherType(OpAsmParser &, Type result, Type &other) {
-  other = elementOf(result);
-  return success();
-}
-static void printOtherType(OpAsmPrinter &, Operation *, Type, Type) {}
+using MaybeOperand = std::optional<OpAsmParser::UnresolvedOperand>; // its type stays null where it is absent
 
-static ParseResult parseMaskType(OpAsmParser &parser, Type like, Type &mask) {
-  mask = tileOf(shapeOf(like), parser.getBuilder().getI1Type());
+static ParseResult parseOtherType(OpAsmParser &, const MaybeOperand &operand, Type result, Type &other) {
+  if (operand)
+    other = elementOf(result);
   return success();
 }
-static void printMaskType(OpAsmPrinter &, Operation *, Type, Type) {}
+static void printOtherType(OpAsmPrinter &, Operation *, Value, Type, Type) {}
+
+static ParseResult parseMaskType(OpAsmParser &parser, const MaybeOperand &operand, Type like, Type &mask) {
+  if (operand)
+    mask = tileOf(shapeOf(like), parser.getBuilder().getI1Type());
+  return success();
+}
+static void printMaskType(OpAsmPrinter &, Operation *, Value, Type, Type) {}
 
 static ParseResult parseSameType(OpAsmParser &, Type like, Type &type) {
   type = like;

@@ -18,6 +18,8 @@ def Tile_Dialect : Dialect {
 
     Integers carry no sign in their type; the operations do. Offsets and extents are `i64`.
   }];
+  let dependentDialects = ["::mlir::arith::ArithDialect"]; // of its rewrites
+  let hasConstantMaterializer = 1;
   let useDefaultTypePrinterParser = 1;
   let useDefaultAttributePrinterParser = 1;
 }

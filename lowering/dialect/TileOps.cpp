@@ -49,9 +49,15 @@ static LogicalResult verifyIndices(Operation *op, ViewType view, OperandRange in
   return expect(op, elementOf(tile) == view.getElementType(), "element type", view.getElementType(), elementOf(tile));
 }
 
+static LogicalResult verifyOther(Operation *op, Value other, Type tile) {
+  if (!other || other.getType() == elementOf(tile))
+    return success();
+  return expect(op, false, "else", elementOf(tile), other.getType());
+}
+
 LogicalResult LoadOp::verify() {
-  if (getOther() && getOther().getType() != elementOf(getType()))
-    return expect(*this, false, "else", elementOf(getType()), getOther().getType());
+  if (failed(verifyOther(*this, getOther(), getType())))
+    return failure();
   return verifyAccess(*this, getView().getType(), getOffsets().size(), getDims(), getType());
 }
 
@@ -60,6 +66,8 @@ LogicalResult StoreOp::verify() {
 }
 
 LogicalResult GatherOp::verify() {
+  if (failed(verifyOther(*this, getOther(), getType())))
+    return failure();
   return verifyIndices(*this, getView().getType(), getIndices(), getMask(), getType());
 }
 

@@ -71,7 +71,7 @@ def Tile_LoadOp : Tile_Op<"load", [AttrSizedOperandSegments, MemoryEffects<[MemR
   let arguments = (ins Tile_ViewType:$view, Variadic<I64>:$offsets, DenseI32ArrayAttr:$dims, Optional<Tile_Scalar>:$other);
   let results = (outs Tile_Tile:$result);
   let assemblyFormat = [{
-    $view `[` $offsets `]` `dims` $dims (`else` $other^)? attr-dict `:` type($view) `->` type($result) custom<OtherType>(ref(type($result)), type($other))
+    $view `[` $offsets `]` `dims` $dims (`else` $other^)? attr-dict `:` type($view) `->` type($result) custom<OtherType>(ref($other), ref(type($result)), type($other))
   }];
   let hasVerifier = 1;
 }
@@ -107,7 +107,7 @@ def Tile_GatherOp : Tile_Op<"gather", [AttrSizedOperandSegments, MemoryEffects<[
   let results = (outs Tile_Tile:$result);
   let assemblyFormat = [{
     $view `[` $indices `]` (`mask` $mask^)? (`else` $other^)? attr-dict `:` type($view) `,` type($indices) `->` type($result)
-    custom<MaskType>(ref(type($result)), type($mask)) custom<OtherType>(ref(type($result)), type($other))
+    custom<MaskType>(ref($mask), ref(type($result)), type($mask)) custom<OtherType>(ref($other), ref(type($result)), type($other))
   }];
   let hasVerifier = 1;
 }
@@ -125,7 +125,7 @@ def Tile_ScatterOp : Tile_Op<"scatter", [AttrSizedOperandSegments, MemoryEffects
   let arguments = (ins Tile_Tile:$value, Tile_ViewType:$view, Variadic<Tile_IntTile>:$indices, Optional<Tile_BoolTile>:$mask);
   let assemblyFormat = [{
     $value `,` $view `[` $indices `]` (`mask` $mask^)? attr-dict `:` type($value) `,` type($view) `,` type($indices)
-    custom<MaskType>(ref(type($value)), type($mask))
+    custom<MaskType>(ref($mask), ref(type($value)), type($mask))
   }];
   let hasVerifier = 1;
 }
@@ -144,7 +144,7 @@ def Tile_AtomicOp : Tile_Op<"atomic", [AttrSizedOperandSegments, MemoryEffects<[
   let results = (outs Tile_Tile:$result);
   let assemblyFormat = [{
     $kind $value `,` $view `[` $indices `]` (`mask` $mask^)? attr-dict `:` type($value) `,` type($view) `,` type($indices)
-    custom<MaskType>(ref(type($value)), type($mask)) custom<SameType>(ref(type($value)), type($result))
+    custom<MaskType>(ref($mask), ref(type($value)), type($mask)) custom<SameType>(ref(type($value)), type($result))
   }];
   let hasVerifier = 1;
 }
@@ -304,7 +304,7 @@ def Tile_YieldOp : Tile_Op<"yield", [Pure, ReturnLike, Terminator, ParentOneOf<[
   }];
   let arguments = (ins Variadic<Tile_Scalar>:$values);
   let assemblyFormat = "attr-dict ($values^ `:` type($values))?";
-  let builders = [OpBuilder<(ins), [{}]>];
+  let builders = [OpBuilder<(ins), [{ build($_builder, $_state, ::mlir::ValueRange()); }]>];
 }
 
 def Tile_DotOp : Tile_Op<"dot", [Pure, AllTypesMatch<["acc", "result"]>]> {
@@ -333,7 +333,7 @@ def Tile_UnpackOp : Tile_Op<"unpack", [Pure]> {
     by its sign, any other by zeros.
 
     ```mlir
-    %w = tile.unpack %bytes signed #tile.packing<"bits=4,order=planar,block=128"> : tensor<16x64xi8> -> tensor<16x128xi8>
+    %w = tile.unpack %bytes signed <"bits=4,order=planar,block=128"> : tensor<16x64xi8> -> tensor<16x128xi8>
     ```
   }];
   let arguments = (ins StaticShapeTensorOf<[I8]>:$bytes, UnitAttr:$isSigned, Tile_PackingAttr:$packing);
@@ -348,7 +348,7 @@ def Tile_PackOp : Tile_Op<"pack", [Pure]> {
     Bits of a value above the packing's width are dropped.
 
     ```mlir
-    %p = tile.pack %values #tile.packing<"bits=4,order=low,block=8"> : tensor<16x128xi8> -> tensor<16x64xi8>
+    %p = tile.pack %values <"bits=4,order=low,block=8"> : tensor<16x128xi8> -> tensor<16x64xi8>
     ```
   }];
   let arguments = (ins StaticShapeTensorOf<[I8]>:$values, Tile_PackingAttr:$packing);

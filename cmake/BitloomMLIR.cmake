@@ -19,7 +19,10 @@ if(BITLOOM_STATIC_MLIR)
                   OUTPUT_VARIABLE llvm_archives OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
   separate_arguments(llvm_archives)
   target_link_directories(bitloom_mlir INTERFACE ${LLVM_LIBRARY_DIR})
-  target_link_libraries(bitloom_mlir INTERFACE -Wl,--start-group ${mlir_archives} -Wl,--end-group ${llvm_archives} z zstd xml2 dl m rt)
+  # zlib and zstd by their archives too, so that what is shipped needs libc and libstdc++ alone.
+  target_link_options(bitloom_mlir INTERFACE -Wl,--gc-sections -Wl,--as-needed)
+  target_link_libraries(bitloom_mlir INTERFACE -Wl,--start-group ${mlir_archives} -Wl,--end-group ${llvm_archives}
+                        -l:libz.a -l:libzstd.a dl m rt)
 else()
   target_link_libraries(bitloom_mlir INTERFACE MLIR LLVM)
 endif()

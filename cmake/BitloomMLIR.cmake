@@ -14,7 +14,7 @@ endif()
 if(BITLOOM_STATIC_MLIR)
   # MLIR's imported targets drag in libLLVM.so, so name the archives: all of MLIR in one group, then LLVM's own closure.
   file(GLOB mlir_archives ${LLVM_LIBRARY_DIR}/libMLIR*.a)
-  list(FILTER mlir_archives EXCLUDE REGEX "CAPI|Test|MLIRMlir|MlirOpt|Lsp|PluginsLib")
+  list(FILTER mlir_archives EXCLUDE REGEX "CAPI|Test|MLIRMlir|MlirOpt|Lsp")
   execute_process(COMMAND ${LLVM_TOOLS_BINARY_DIR}/llvm-config --link-static --libs nvptx x86 aarch64 orcjit passes
                   OUTPUT_VARIABLE llvm_archives OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
   separate_arguments(llvm_archives)

@@ -49,8 +49,7 @@ Type bitloom::tile::tileOf(ArrayRef<int64_t> shape, Type element) {
   return shape.empty() ? element : RankedTensorType::get(shape, element);
 }
 
-//===- Types and attributes
-//-----------------------------------------------------------------------------------------===//
+//===- Types and attributes ---------------------------------------------------------------------------------------===//
 
 Type ViewType::parse(AsmParser &parser) {
   SmallVector<int64_t> dims;
@@ -109,8 +108,7 @@ LogicalResult LayoutAttr::verify(function_ref<InFlightDiagnostic()> emitError, S
   return verifySpelling(emitError, [&] { bitloom::LinearLayout::parse(spelling); });
 }
 
-//===- Optional types in assembly: derived from another operand's
-//------------------------------------------------------===//
+//===- Optional types in assembly: derived from another operand's -------------------------------------------------===//
 
 using MaybeOperand = std::optional<OpAsmParser::UnresolvedOperand>; // its type stays null where it is absent
 

@@ -18,12 +18,12 @@ static LogicalResult expect(Operation *op, bool holds, const Twine &what, const 
 
 static int64_t elementsIn(ArrayRef<int64_t> shape) { return ShapedType::getNumElements(shape); }
 
-//===- Views
-//--------------------------------------------------------------------------------------------------------===//
+//===- Views ------------------------------------------------------------------------------------------------------===//
 
 LogicalResult ExtentOp::verify() {
   int64_t rank = getView().getType().getRank();
-  return expect(*this, getDim() < rank, "dimension", "less than the view's rank " + Twine(rank), getDim());
+  int32_t dim = getDim(); // as written: the attribute's accessor is unsigned
+  return expect(*this, dim >= 0 && dim < rank, "dimension", "0 to " + Twine(rank - 1), dim);
 }
 
 // What load and store share: one offset a dimension of the view, `dims` ascending and one a dimension of the tile.
@@ -76,6 +76,8 @@ LogicalResult ScatterOp::verify() {
 }
 
 LogicalResult AtomicOp::verify() {
+  if (getType() != getValue().getType())
+    return expect(*this, false, "result", getValue().getType(), getType());
   bool isFloat = isa<FloatType>(elementOf(getType()));
   if (isFloat && getKind() != Atomic::Add && getKind() != Atomic::Max && getKind() != Atomic::Min &&
       getKind() != Atomic::Exchange)
@@ -83,8 +85,7 @@ LogicalResult AtomicOp::verify() {
   return verifyIndices(*this, getView().getType(), getIndices(), getMask(), getValue().getType());
 }
 
-//===- Shapes
-//-------------------------------------------------------------------------------------------------------===//
+//===- Shapes -----------------------------------------------------------------------------------------------------===//
 
 static LogicalResult sameElements(Operation *op, Type source, Type result) {
   return expect(op, elementOf(source) == elementOf(result), "element type", elementOf(source), elementOf(result));
@@ -164,8 +165,8 @@ LogicalResult SplitOp::verify() { return verifyPair(*this, getLhs().getType(), g
 
 LogicalResult SliceOp::verify() {
   ArrayRef<int64_t> from = shapeOf(getSource().getType()), to = shapeOf(getType());
-  if (failed(
-          expect(*this, from.size() == to.size() && getOffsets().size() == to.size(), "rank", from.size(), to.size())))
+  if (failed(expect(*this, from.size() == to.size(), "rank", from.size(), to.size())) ||
+      failed(expect(*this, getOffsets().size() == to.size(), "offsets", to.size(), getOffsets().size())))
     return failure();
   for (size_t k = 0; k < to.size(); ++k)
     if (getOffsets()[k] < 0 || getOffsets()[k] + to[k] > from[k])
@@ -193,8 +194,7 @@ LogicalResult SliceOp::canonicalize(SliceOp slice, PatternRewriter &rewriter) {
   return success();
 }
 
-//===- Combining elements
-//-------------------------------------------------------------------------------------------===//
+//===- Combining elements -----------------------------------------------------------------------------------------===//
 
 // What reduce and scan share: sources of one shape, a region from two tuples of their elements to one.
 static LogicalResult verifyCombiner(Operation *op, ValueRange sources, int32_t axis, Region &combiner) {
@@ -261,8 +261,7 @@ LogicalResult DotOp::verify() {
                        << " and " << accType;
 }
 
-//===- Packed values
-//------------------------------------------------------------------------------------------------===//
+//===- Packed values ----------------------------------------------------------------------------------------------===//
 
 // `bytes` holds `values` packed along the last dimension.
 static LogicalResult verifyPacked(Operation *op, PackingAttr packing, Type bytes, Type values) {
@@ -289,8 +288,7 @@ LogicalResult LutOp::verify() {
   return sameElements(*this, table, getType());
 }
 
-//===- Layouts
-//------------------------------------------------------------------------------------------------------===//
+//===- Layouts ----------------------------------------------------------------------------------------------------===//
 
 LogicalResult ConvertLayoutOp::verify() {
   if (failed(sameElements(*this, getSource().getType(), getType())))

@@ -1,0 +1,83 @@
+// A call of a kernel: arguments bound by name, checked against the declaration, then traced, compiled and launched.
+#pragma once
+
+#include "bitloom/dsl/Registry.h"
+#include "bitloom/lib/target/Target.h"
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bitloom {
+
+class Executable;
+class Program;
+
+class Call {
+public:
+  explicit Call(const KernelRow &kernel);
+
+  // Binds a parameter. Throws UserError when the kernel has none of that name or it takes the other kind.
+  void set(std::string_view name, const TensorRef &tensor);
+  void set(std::string_view name, double number);
+  void set(std::string_view name, int64_t number);
+  // Gives an extent's name its value, for a call that is described and not run: the views become contiguous tensors
+  // without memory. Names that are Meta parameters set those.
+  void setSizes(const std::map<std::string, int64_t> &sizes);
+  // Takes the variant of this index, or the first whose view parameters have elements of `dtype`, whatever is bound.
+  void chooseVariant(size_t index) { chosen = index; }
+  void chooseVariant(DType dtype);
+
+  // Chooses the variant that the bound tensors fit, gives every name of an extent its value and every Meta parameter
+  // its default. Throws UserError that names the argument, what was expected and what came: dtype, rank, extent, device.
+  void resolve();
+
+  // Of the outputs that are not bound: what they must be. After resolve().
+  struct Missing {
+    std::string name;
+    DType dtype;
+    Dims extents;
+  };
+  std::vector<Missing> missingViews() const;
+  bool complete() const { return missingViews().empty(); }
+
+  const KernelRow &kernel() const { return *row; }
+  const Variant &variant() const { return row->variants[chosen.value_or(0)]; }
+  const std::vector<std::optional<TensorRef>> &tensors() const { return views; }
+  const std::map<std::string, int64_t> &names() const { return sizes; } // of extents and Meta parameters
+  Device device() const;
+  // Bytes that the call must move at the least: each view read or written once.
+  int64_t minimalBytes() const;
+
+  // After resolve(), with every view bound:
+  Program trace() const; // throws UserError with the kernel's file and line
+  std::array<int64_t, 3> grid() const;
+  std::vector<int64_t> words() const; // by the calling convention of lib/runtime/Launch.h
+  // Compiled code is kept for calls with the same element types, Meta parameters, alignment and target.
+  std::shared_ptr<Executable> executable(const Target &target) const;
+  // Runs on the tensors' own device: on a CPU to the end, on a GPU on `stream`.
+  void launch(void *stream = nullptr) const;
+  void launch(const Target &target, void *stream) const;
+  // Runs in the interpreter; tensors must be on the CPU.
+  void interpret() const;
+
+private:
+  size_t indexOf(std::string_view name, std::initializer_list<Parameter::Kind> kinds) const;
+  void pickVariant();
+  void checkViews();
+  void fillMetas();
+  std::vector<Slot> slots() const;
+  std::string specialisation() const;
+
+  const KernelRow *row;
+  std::optional<size_t> chosen;
+  std::vector<std::optional<TensorRef>> views; // by parameter
+  std::vector<std::optional<int64_t>> numbers; // a scalar's bits, a Meta's value
+  std::vector<std::optional<double>> scalars;  // as given, before the variant says their type
+  std::map<std::string, int64_t> sizes;
+};
+
+} // namespace bitloom

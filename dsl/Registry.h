@@ -1,0 +1,60 @@
+// The kernels of this process: one row each, from which C++, Python, the command line, the tests and the benchmarks are
+// driven. Rows are made by BITLOOM_REGISTER (Kernel.h).
+#pragma once
+
+#include "bitloom/dsl/Trace.h"
+#include "bitloom/lib/runtime/Tensor.h"
+
+#include <array>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bitloom {
+
+// A parameter, as declared in the kernel's struct.
+struct Parameter {
+  enum class Kind { View, Scalar, Meta } kind;
+  std::string name;
+  DType dtype;             // of a view's elements, or the scalar's; i64 or b1 for a Meta
+  int rank = 0;            // of a view
+  bool output = false;     // a view that the kernel writes
+  std::vector<std::string> shape{}; // a view's extents: names, or expressions of names (lib/support/Expression.h)
+  int64_t bits = 0;        // a scalar's default, its bits in the low bytes; a Meta's default
+  std::string expression{}; // a Meta's default where it depends on the extents, else empty
+};
+
+// What one parameter is given: a traced node while tracing, a tensor or a number when called.
+struct Slot {
+  trace::Node node{};
+  const TensorRef *tensor = nullptr;
+  int64_t number = 0; // a scalar's bits, or a Meta's value
+};
+
+// A kernel for one choice of element types.
+struct Variant {
+  std::vector<Parameter> parameters;
+  std::function<void(const std::vector<Slot> &)> body;                    // traces, inside a session
+  std::function<std::array<int64_t, 3>(const std::vector<Slot> &)> grid;  // of a call
+};
+
+struct KernelRow {
+  std::string name;
+  std::string summary;
+  std::string source;       // the file that registers it
+  std::vector<Variant> variants;
+  // Sizes to test and to measure with, separated by semicolons: "rows=3 cols=199; rows=17 cols=4097". They give values
+  // to the names of the extents and, where wanted, to Meta parameters.
+  std::vector<std::string> tests, benchmarks;
+};
+
+// Every registered kernel, by name. Pointers stay valid.
+std::vector<const KernelRow *> allKernels();
+// UserError, with a suggestion, when there is none of that name.
+const KernelRow &kernelNamed(std::string_view name);
+void registerKernel(KernelRow row);
+// Loads a shared library of kernels (bitloom_add_kernels in CMake) and gives those that it registers.
+std::vector<const KernelRow *> loadKernels(const std::string &path);
+
+} // namespace bitloom

@@ -14,10 +14,11 @@ def DecomposePacking : Pass<"tile-decompose-packing", "::mlir::func::FuncOp"> {
   let dependentDialects = ["::mlir::arith::ArithDialect", "::bitloom::tile::TileDialect"];
 }
 
-def TileToLoops : Pass<"tile-to-loops", "::mlir::func::FuncOp"> {
+def TileToLoops : Pass<"tile-to-loops", "::mlir::ModuleOp"> {
   let summary = "fuse tiles into loops over native vectors (CPU targets)";
   let description = [{
-    See the comment of TileToLoops.cpp. Its result has no tensors and no tile operations.
+    See the comment of TileToLoops.cpp. Each kernel becomes an `llvm.func` with the calling convention of CpuKernel
+    (lib/runtime/Launch.h), in which there are no tensors and no tile operations.
   }];
   let options = [Option<"target", "target", "std::string", "\"x86-64-v4\"", "the target, as parseTarget spells it">];
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect", "::mlir::scf::SCFDialect",

@@ -200,14 +200,23 @@ Tile<T, R> scan(const Tile<T, R> &source, int axis, F combine, bool reverse = fa
   return std::get<0>(scan(std::tuple<Tile<T, R>>(source), axis, one, reverse, at));
 }
 
+namespace detail {
+// A reduction by one operation, its operations at the caller's line.
+template <Element T, int R> Tile<T, R - 1> reduceBy(trace::Binary op, const Tile<T, R> &a, int axis, SourceLocation at) {
+  return reduce(a, axis, [=](Scalar<T> x, Scalar<T> y) {
+    return Scalar<T>(trace::binary(op, dtypeOf<T>, x.node(), y.node(), at));
+  }, at);
+}
+} // namespace detail
+
 template <Element T, int R> Tile<T, R - 1> sum(const Tile<T, R> &a, int axis, BITLOOM_HERE) {
-  return reduce(a, axis, [](Scalar<T> x, Scalar<T> y) { return x + y; }, at);
+  return detail::reduceBy(trace::Binary::Add, a, axis, at);
 }
 template <Element T, int R> Tile<T, R - 1> max(const Tile<T, R> &a, int axis, BITLOOM_HERE) {
-  return reduce(a, axis, [](Scalar<T> x, Scalar<T> y) { return maximum(x, y); }, at);
+  return detail::reduceBy(trace::Binary::Max, a, axis, at);
 }
 template <Element T, int R> Tile<T, R - 1> min(const Tile<T, R> &a, int axis, BITLOOM_HERE) {
-  return reduce(a, axis, [](Scalar<T> x, Scalar<T> y) { return minimum(x, y); }, at);
+  return detail::reduceBy(trace::Binary::Min, a, axis, at);
 }
 template <Element T, int R> Tile<T, R> cumsum(const Tile<T, R> &a, int axis, BITLOOM_HERE) {
   return scan(a, axis, [](Scalar<T> x, Scalar<T> y) { return x + y; }, false, at);

@@ -19,6 +19,7 @@ Session::Impl &session(SourceLocation at) {
 Session::Session(const std::string &kernel, const std::vector<Argument> &arguments) {
   if (current) throw UserError("expected no kernel to be traced on this thread, got one within another");
   impl = std::make_unique<Impl>(++serials);
+  current = impl.get();
   mlir::OpBuilder &builder = impl->builder;
   mlir::Location unknown = builder.getUnknownLoc();
 
@@ -40,7 +41,6 @@ Session::Session(const std::string &kernel, const std::vector<Argument> &argumen
   mlir::Block *entry = function.addEntryBlock();
   builder.setInsertionPointToEnd(entry);
   impl->scopes.push_back({Scope::Kind::Function, entry, {}, {}, {}});
-  current = impl.get();
 }
 
 Session::~Session() { current = nullptr; }

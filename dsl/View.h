@@ -20,7 +20,9 @@ struct Span {
 };
 inline Span span(const Scalar<i64> &start, int64_t extent) { return {start, extent}; }
 // The block-th run of `extent` coordinates: [block * extent, (block + 1) * extent).
-inline Span block_at(const Scalar<i64> &block, int64_t extent) { return {block * extent, extent}; }
+inline Span block_at(const Scalar<i64> &block, int64_t extent, SourceLocation at = std::source_location::current()) {
+  return {Scalar<i64>(trace::binary(trace::Binary::Mul, DType::i64, block.node(), trace::Node::host(extent), at)), extent};
+}
 
 namespace detail {
 template <class I>

@@ -2,7 +2,4 @@
 source scripts/machine.sh
 source scripts/lint.sh
 
-run_command() {
-  ensure_machine
-  lint
-}
+run_command() { lint; }

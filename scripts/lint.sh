@@ -6,7 +6,12 @@ cpp_files() { git ls-files '*.cpp' '*.h'; }
 
 format_cpp() { cpp_files | xargs -r -P "$jobs" -n 16 "$clang_format" -i; }
 
-check_cpp_format() { cpp_files | xargs -r -P "$jobs" -n 16 "$clang_format" --dry-run --Werror; }
+# One line for each file that is not formatted.
+check_cpp_format() {
+  local unformatted
+  unformatted=$(cpp_files | xargs -r -P "$jobs" -n 16 "$clang_format" --dry-run 2>&1 | sed -n 's/:[0-9]*:[0-9]*: warning:.*/: expected the format of clang-format (.\/dev format)/p' | sort -u)
+  [[ -z $unformatted ]] || { say "$unformatted" && return 1; }
+}
 
 format_python() { "$python" -m ruff format . && "$python" -m ruff check --fix .; }
 

@@ -92,11 +92,11 @@ COMMENT = re.compile(r"//[^\n]*")
 
 
 def check_vendor_names(root: Path) -> Iterator[str]:
-    """Generic code of the compiler never asks "is this CUDA?": targets register, and say it in their own folder.
+    """A generic pass never asks "is this CUDA?": targets register, and say it in their own folder.
 
-    Only code counts: a comment may compare. MLIR's own header and dialect names are the targets' business too.
+    Only code counts: a comment may compare.
     """
-    for path, name in sources(root, "lowering", "dsl"):
+    for path, name in sources(root, "lowering"):
         if name.startswith("lowering/targets/"):
             continue
         for number, line in enumerate(path.read_text().splitlines(), start=1):

@@ -34,7 +34,7 @@ VIOLATIONS = {
     ],
     "check_vendor_names": [
         ({"lowering/Pipeline.cpp": 'if (target == "cuda") run();\n'}, "lowering/Pipeline.cpp:1"),
-        ({"dsl/Launch.cpp": "int x;\nrunNVPTX();\n"}, "dsl/Launch.cpp:2"),
+        ({"lowering/transforms/Fuse.cpp": "int x;\nrunNVPTX();\n"}, "lowering/transforms/Fuse.cpp:2"),
     ],
     "check_passes": [
         ({"lowering/Passes.td": 'def Fuse : Pass<"tile-fuse"> {\n', "lowering/Fuse.cpp": ""}, "lit test Fuse.mlir"),

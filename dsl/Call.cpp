@@ -20,16 +20,19 @@ using Kind = Parameter::Kind;
 static const std::vector<Parameter> &declared(const KernelRow &row) { return row.variants.front().parameters; }
 
 Call::Call(const KernelRow &kernel)
-    : row(&kernel), views(declared(kernel).size()), numbers(declared(kernel).size()), scalars(declared(kernel).size()) {}
+    : row(&kernel), views(declared(kernel).size()), numbers(declared(kernel).size()), scalars(declared(kernel).size()) {
+}
 
 size_t Call::indexOf(std::string_view name, std::initializer_list<Kind> kinds) const {
   std::vector<std::string> names;
   for (size_t i = 0; i < declared(*row).size(); ++i) {
     const Parameter &parameter = declared(*row)[i];
     names.push_back(parameter.name);
-    if (parameter.name != name) continue;
+    if (parameter.name != name)
+      continue;
     for (Kind kind : kinds)
-      if (parameter.kind == kind) return i;
+      if (parameter.kind == kind)
+        return i;
     throw UserError(row->name + ": argument " + parameter.name + ": expected " +
                     (parameter.kind == Kind::View ? "a tensor, got a number" : "a number, got a tensor"));
   }
@@ -42,7 +45,8 @@ void Call::set(std::string_view name, double number) {
   size_t i = indexOf(name, {Kind::Scalar, Kind::Meta});
   if (declared(*row)[i].kind == Kind::Meta) {
     if (number != std::floor(number))
-      throw UserError(row->name + ": argument " + std::string(name) + ": expected an integer, got " + std::to_string(number));
+      throw UserError(row->name + ": argument " + std::string(name) + ": expected an integer, got " +
+                      std::to_string(number));
     numbers[i] = int64_t(number);
   } else
     scalars[i] = number;
@@ -50,8 +54,10 @@ void Call::set(std::string_view name, double number) {
 
 void Call::set(std::string_view name, int64_t number) {
   size_t i = indexOf(name, {Kind::Scalar, Kind::Meta});
-  if (declared(*row)[i].kind == Kind::Meta) numbers[i] = number;
-  else scalars[i] = double(number);
+  if (declared(*row)[i].kind == Kind::Meta)
+    numbers[i] = number;
+  else
+    scalars[i] = double(number);
 }
 
 void Call::chooseVariant(DType dtype) {
@@ -69,19 +75,26 @@ void Call::chooseVariant(DType dtype) {
   throw UserError(row->name + ": expected element type " + joined(offered) + ", got " + std::string(nameOf(dtype)));
 }
 
-//===- Resolving ----------------------------------------------------------------------------------------------------===//
+//===- Resolving
+//----------------------------------------------------------------------------------------------------===//
 
-static std::string argument(const KernelRow &row, const Parameter &parameter) { return row.name + ": argument " + parameter.name; }
+static std::string argument(const KernelRow &row, const Parameter &parameter) {
+  return row.name + ": argument " + parameter.name;
+}
 
 void Call::pickVariant() {
-  if (chosen) return;
+  if (chosen)
+    return;
   size_t best = 0, bestFit = 0;
   for (size_t v = 0; v < row->variants.size(); ++v) {
     size_t fit = 0;
     for (size_t i = 0; i < views.size(); ++i)
-      if (views[i] && views[i]->dtype == row->variants[v].parameters[i].dtype) ++fit;
-      else if (views[i]) break; // earlier arguments decide
-    if (fit > bestFit) best = v, bestFit = fit;
+      if (views[i] && views[i]->dtype == row->variants[v].parameters[i].dtype)
+        ++fit;
+      else if (views[i])
+        break; // earlier arguments decide
+    if (fit > bestFit)
+      best = v, bestFit = fit;
   }
   chosen = best;
 }
@@ -90,40 +103,49 @@ void Call::checkViews() {
   std::optional<Device> where;
   for (size_t i = 0; i < views.size(); ++i) {
     const Parameter &parameter = variant().parameters[i];
-    if (!views[i]) continue;
+    if (!views[i])
+      continue;
     const TensorRef &tensor = *views[i];
     if (tensor.dtype != parameter.dtype) {
       std::vector<std::string> offered;
       for (const Variant &other : row->variants) {
         std::string name(nameOf(other.parameters[i].dtype));
-        if (std::find(offered.begin(), offered.end(), name) == offered.end()) offered.push_back(name);
+        if (std::find(offered.begin(), offered.end(), name) == offered.end())
+          offered.push_back(name);
       }
       bool free = std::find(offered.begin(), offered.end(), nameOf(tensor.dtype)) == offered.end();
-      throw UserError(argument(*row, parameter) + ": expected dtype " + (free ? joined(offered) : std::string(nameOf(parameter.dtype))) +
-                      ", got " + std::string(nameOf(tensor.dtype)));
+      throw UserError(argument(*row, parameter) + ": expected dtype " +
+                      (free ? joined(offered) : std::string(nameOf(parameter.dtype))) + ", got " +
+                      std::string(nameOf(tensor.dtype)));
     }
     if (tensor.rank() != parameter.rank)
-      throw UserError(argument(*row, parameter) + ": expected " + std::to_string(parameter.rank) + " dimensions, got " + std::to_string(tensor.rank()));
+      throw UserError(argument(*row, parameter) + ": expected " + std::to_string(parameter.rank) + " dimensions, got " +
+                      std::to_string(tensor.rank()));
     if (where && !(*where == tensor.device))
-      throw UserError(argument(*row, parameter) + ": expected a tensor on " + nameOf(*where) + " as the others, got one on " + nameOf(tensor.device));
+      throw UserError(argument(*row, parameter) + ": expected a tensor on " + nameOf(*where) +
+                      " as the others, got one on " + nameOf(tensor.device));
     where = tensor.device;
     for (int d = 0; d < tensor.rank(); ++d)
       if (tensor.extents[d] > 1 && tensor.strides[d] == 0 && parameter.output)
-        throw UserError(argument(*row, parameter) + ": expected distinct elements to write, got stride 0 in dimension " + std::to_string(d));
+        throw UserError(argument(*row, parameter) +
+                        ": expected distinct elements to write, got stride 0 in dimension " + std::to_string(d));
   }
 }
 
 void Call::fillMetas() {
   for (size_t i = 0; i < views.size(); ++i) {
     const Parameter &parameter = variant().parameters[i];
-    if (parameter.kind != Kind::Meta) continue;
+    if (parameter.kind != Kind::Meta)
+      continue;
     if (!numbers[i]) {
-      auto value = parameter.expression.empty() ? parameter.bits
-                                                : evaluate(parameter.expression, [&](std::string_view name) -> std::optional<int64_t> {
-                                                    auto found = sizes.find(std::string(name));
-                                                    return found == sizes.end() ? std::nullopt : std::optional(found->second);
-                                                  });
-      if (!value) continue; // a later pass knows the names in it
+      auto value = parameter.expression.empty()
+                       ? parameter.bits
+                       : evaluate(parameter.expression, [&](std::string_view name) -> std::optional<int64_t> {
+                           auto found = sizes.find(std::string(name));
+                           return found == sizes.end() ? std::nullopt : std::optional(found->second);
+                         });
+      if (!value)
+        continue; // a later pass knows the names in it
       numbers[i] = value;
     }
     sizes[parameter.name] = *numbers[i];
@@ -138,33 +160,42 @@ void Call::resolve() {
     auto found = sizes.find(std::string(name));
     return found == sizes.end() ? std::nullopt : std::optional(found->second);
   };
-  // Names stand for the extents where they come alone; then Meta parameters may depend on them, and expressions on both.
+  // Names stand for the extents where they come alone; then Meta parameters may depend on them, and expressions on
+  // both.
   std::map<std::string, std::string> origin;
   for (size_t i = 0; i < views.size(); ++i)
     for (int d = 0; views[i] && d < parameters[i].rank; ++d) {
       const std::string &name = parameters[i].shape.size() > size_t(d) ? parameters[i].shape[d] : std::string();
-      if (!isName(name)) continue;
+      if (!isName(name))
+        continue;
       auto [entry, fresh] = sizes.emplace(name, views[i]->extents[d]);
-      if (fresh) origin[name] = parameters[i].name + " in dimension " + std::to_string(d);
+      if (fresh)
+        origin[name] = parameters[i].name + " in dimension " + std::to_string(d);
       else if (entry->second != views[i]->extents[d])
-        throw UserError(argument(*row, parameters[i]) + ": expected extent " + std::to_string(entry->second) + " in dimension " + std::to_string(d) +
-                        (origin.count(name) ? " (" + name + ", as " + origin[name] + ")" : " (" + name + ")") + ", got " + std::to_string(views[i]->extents[d]));
+        throw UserError(argument(*row, parameters[i]) + ": expected extent " + std::to_string(entry->second) +
+                        " in dimension " + std::to_string(d) +
+                        (origin.count(name) ? " (" + name + ", as " + origin[name] + ")" : " (" + name + ")") +
+                        ", got " + std::to_string(views[i]->extents[d]));
     }
   fillMetas();
   for (size_t i = 0; i < views.size(); ++i)
     for (int d = 0; views[i] && d < parameters[i].rank && size_t(d) < parameters[i].shape.size(); ++d) {
       auto wanted = evaluate(parameters[i].shape[d], named);
       if (wanted && *wanted != views[i]->extents[d])
-        throw UserError(argument(*row, parameters[i]) + ": expected extent " + std::to_string(*wanted) + " in dimension " + std::to_string(d) + " (" +
-                        parameters[i].shape[d] + "), got " + std::to_string(views[i]->extents[d]));
+        throw UserError(argument(*row, parameters[i]) + ": expected extent " + std::to_string(*wanted) +
+                        " in dimension " + std::to_string(d) + " (" + parameters[i].shape[d] + "), got " +
+                        std::to_string(views[i]->extents[d]));
     }
   for (size_t i = 0; i < views.size(); ++i) {
     const Parameter &parameter = parameters[i];
     if (parameter.kind == Kind::Meta && !numbers[i])
-      throw UserError(argument(*row, parameter) + ": expected a value, since its default " + parameter.expression + " has none here");
-    if (parameter.kind != Kind::Scalar) continue;
+      throw UserError(argument(*row, parameter) + ": expected a value, since its default " + parameter.expression +
+                      " has none here");
+    if (parameter.kind != Kind::Scalar)
+      continue;
     numbers[i] = parameter.bits;
-    if (!scalars[i]) continue;
+    if (!scalars[i])
+      continue;
     int64_t bits = 0;
     writeFromDouble(parameter.dtype, &bits, *scalars[i]);
     numbers[i] = bits;
@@ -175,17 +206,20 @@ std::vector<Call::Missing> Call::missingViews() const {
   std::vector<Missing> missing;
   for (size_t i = 0; i < views.size(); ++i) {
     const Parameter &parameter = variant().parameters[i];
-    if (parameter.kind != Kind::View || views[i]) continue;
+    if (parameter.kind != Kind::View || views[i])
+      continue;
     std::vector<int64_t> extents;
     for (const std::string &text : parameter.shape) {
       auto extent = evaluate(text, [&](std::string_view name) -> std::optional<int64_t> {
         auto found = sizes.find(std::string(name));
         return found == sizes.end() ? std::nullopt : std::optional(found->second);
       });
-      if (!extent) throw UserError(argument(*row, parameter) + ": expected a tensor, got none");
+      if (!extent)
+        throw UserError(argument(*row, parameter) + ": expected a tensor, got none");
       extents.push_back(*extent);
     }
-    if (int(extents.size()) != parameter.rank) throw UserError(argument(*row, parameter) + ": expected a tensor, got none");
+    if (int(extents.size()) != parameter.rank)
+      throw UserError(argument(*row, parameter) + ": expected a tensor, got none");
     missing.push_back({parameter.name, parameter.dtype, Dims(extents)});
   }
   return missing;
@@ -195,21 +229,25 @@ void Call::setSizes(const std::map<std::string, int64_t> &given) {
   for (auto [name, value] : given) {
     sizes[name] = value;
     for (size_t i = 0; i < views.size(); ++i)
-      if (declared(*row)[i].name == name && declared(*row)[i].kind != Kind::View) set(name, value);
+      if (declared(*row)[i].name == name && declared(*row)[i].kind != Kind::View)
+        set(name, value);
   }
 }
 
-//===- Running ------------------------------------------------------------------------------------------------------===//
+//===- Running
+//------------------------------------------------------------------------------------------------------===//
 
 Device Call::device() const {
   for (const auto &view : views)
-    if (view) return view->device;
+    if (view)
+      return view->device;
   return {};
 }
 
 int64_t Call::minimalBytes() const {
   int64_t bytes = 0;
-  for (const auto &view : views) bytes += view ? view->byteSize() : 0;
+  for (const auto &view : views)
+    bytes += view ? view->byteSize() : 0;
   return bytes;
 }
 
@@ -231,7 +269,8 @@ static int alignmentOf(const TensorRef &tensor) {
   constexpr int wanted = 16;
   auto bits = reinterpret_cast<uintptr_t>(tensor.data);
   for (int d = 0; d + 1 < tensor.rank(); ++d)
-    if (tensor.extents[d] > 1) bits |= uintptr_t(tensor.strides[d]) * bytesOf(tensor.dtype);
+    if (tensor.extents[d] > 1)
+      bits |= uintptr_t(tensor.strides[d]) * bytesOf(tensor.dtype);
   return bits % wanted ? 0 : wanted;
 }
 
@@ -240,16 +279,19 @@ Program Call::trace() const {
   std::vector<Slot> slots(views.size());
   for (size_t i = 0; i < views.size(); ++i) {
     const Parameter &parameter = variant().parameters[i];
-    if (parameter.kind == Kind::Meta) continue;
+    if (parameter.kind == Kind::Meta)
+      continue;
     trace::Argument argument{parameter.name, parameter.dtype, parameter.kind == Kind::View ? parameter.rank : 0};
-    if (views[i]) argument.strided = isStrided(*views[i]), argument.align = alignmentOf(*views[i]);
+    if (views[i])
+      argument.strided = isStrided(*views[i]), argument.align = alignmentOf(*views[i]);
     arguments.push_back(argument);
   }
   trace::Session session(row->name, arguments);
   size_t next = 0;
   for (size_t i = 0; i < views.size(); ++i) {
     slots[i].number = numbers[i].value_or(0);
-    if (variant().parameters[i].kind != Kind::Meta) slots[i].node = session.argument(next++);
+    if (variant().parameters[i].kind != Kind::Meta)
+      slots[i].node = session.argument(next++);
   }
   variant().body(slots);
   return session.finish();
@@ -258,16 +300,23 @@ Program Call::trace() const {
 std::array<int64_t, 3> Call::grid() const {
   std::array<int64_t, 3> grid = variant().grid(slots());
   for (int64_t extent : grid)
-    if (extent < 0) throw UserError(row->name + ": expected a grid of extents 0 or more, got " + std::to_string(extent));
+    if (extent < 0)
+      throw UserError(row->name + ": expected a grid of extents 0 or more, got " + std::to_string(extent));
   return grid;
 }
 
 std::vector<int64_t> Call::words() const {
   LaunchArguments arguments;
-  for (size_t i = 0; i < views.size(); ++i) switch (variant().parameters[i].kind) {
-    case Kind::View: arguments.addView(*views[i]); break;
-    case Kind::Scalar: arguments.addWord(*numbers[i]); break;
-    case Kind::Meta: break;
+  for (size_t i = 0; i < views.size(); ++i)
+    switch (variant().parameters[i].kind) {
+    case Kind::View:
+      arguments.addView(*views[i]);
+      break;
+    case Kind::Scalar:
+      arguments.addWord(*numbers[i]);
+      break;
+    case Kind::Meta:
+      break;
     }
   return {arguments.words().begin(), arguments.words().end()};
 }
@@ -276,8 +325,10 @@ std::vector<int64_t> Call::words() const {
 std::string Call::specialisation() const {
   std::string key = std::to_string(chosen.value_or(0));
   for (size_t i = 0; i < views.size(); ++i) {
-    if (views[i]) key += isStrided(*views[i]) ? ",s" : alignmentOf(*views[i]) ? ",a" : ",u";
-    else if (variant().parameters[i].kind == Kind::Meta) key += "," + std::to_string(numbers[i].value_or(0));
+    if (views[i])
+      key += isStrided(*views[i]) ? ",s" : alignmentOf(*views[i]) ? ",a" : ",u";
+    else if (variant().parameters[i].kind == Kind::Meta)
+      key += "," + std::to_string(numbers[i].value_or(0));
   }
   return key;
 }
@@ -288,7 +339,8 @@ std::shared_ptr<Executable> Call::executable(const Target &target) const {
   std::string key = row->name + "|" + target.name + "|" + std::to_string(device().index) + "|" + specialisation();
   {
     std::lock_guard lock(mutex);
-    if (auto found = ready.find(key); found != ready.end()) return found->second;
+    if (auto found = ready.find(key); found != ready.end())
+      return found->second;
   }
   auto built = build(trace(), target);
   std::lock_guard lock(mutex);
@@ -297,12 +349,14 @@ std::shared_ptr<Executable> Call::executable(const Target &target) const {
 
 void Call::launch(const Target &target, void *stream) const {
   std::array<int64_t, 3> programs = grid();
-  if (programs[0] == 0 || programs[1] == 0 || programs[2] == 0) return;
+  if (programs[0] == 0 || programs[1] == 0 || programs[2] == 0)
+    return;
   executable(target)->launch(words(), programs, stream);
 }
 
 void Call::launch(void *stream) const {
-  if (device().kind == Device::Kind::Cpu) return launch(hostTarget(), stream);
+  if (device().kind == Device::Kind::Cpu)
+    return launch(hostTarget(), stream);
   cuda::ContextScope scope(device().index);
   static const Target target = parseTarget("cuda");
   launch(target, stream);

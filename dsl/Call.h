@@ -32,7 +32,8 @@ public:
   void chooseVariant(DType dtype);
 
   // Chooses the variant that the bound tensors fit, gives every name of an extent its value and every Meta parameter
-  // its default. Throws UserError that names the argument, what was expected and what came: dtype, rank, extent, device.
+  // its default. Throws UserError that names the argument, what was expected and what came: dtype, rank, extent,
+  // device.
   void resolve();
 
   // Of the outputs that are not bound: what they must be. After resolve().

@@ -10,7 +10,8 @@ namespace bitloom::trace {
 size_t scopeDepth() { return currentSession() ? currentSession()->scopes.size() : 0; }
 
 void abandonScopes(size_t depth) {
-  if (Session::Impl *state = currentSession()) state->scopes.resize(std::min(depth, state->scopes.size()));
+  if (Session::Impl *state = currentSession())
+    state->scopes.resize(std::min(depth, state->scopes.size()));
 }
 
 // Ends a loop's scope: what its placeholders stand for is now known.
@@ -31,8 +32,8 @@ static Scope popScope(Session::Impl &state) {
 
 Node beginFor(Node lower, Node upper, Node step, SourceLocation at) {
   Session::Impl &state = session(at);
-  auto loop = scf::ForOp::create(state.builder, locationOf(at), valueOf(lower, DType::i64, at), valueOf(upper, DType::i64, at),
-                                 valueOf(step, DType::i64, at));
+  auto loop = scf::ForOp::create(state.builder, locationOf(at), valueOf(lower, DType::i64, at),
+                                 valueOf(upper, DType::i64, at), valueOf(step, DType::i64, at));
   state.scopes.push_back({Scope::Kind::Loop, loop.getBody(), {}, {}, {}, loop});
   state.builder.setInsertionPoint(loop.getBody()->getTerminator());
   return nodeOf(loop.getInductionVar());
@@ -50,8 +51,10 @@ void endFor() {
     yields.push_back(scope.values.at(variable));
   }
   state.builder.setInsertionPoint(old);
-  auto loop = scf::ForOp::create(state.builder, old.getLoc(), old.getLowerBound(), old.getUpperBound(), old.getStep(), inits);
-  if (carried.empty()) loop.getBody()->getTerminator()->erase();
+  auto loop =
+      scf::ForOp::create(state.builder, old.getLoc(), old.getLowerBound(), old.getUpperBound(), old.getStep(), inits);
+  if (carried.empty())
+    loop.getBody()->getTerminator()->erase();
   old.getBody()->getTerminator()->erase();
   loop.getBody()->getOperations().splice(loop.getBody()->end(), old.getBody()->getOperations());
   old.getInductionVar().replaceAllUsesWith(loop.getInductionVar());
@@ -63,7 +66,8 @@ void endFor() {
   });
   old.erase();
   state.builder.setInsertionPointAfter(loop);
-  for (auto [variable, result] : llvm::zip(carried, loop.getResults())) state.assign(variable, result);
+  for (auto [variable, result] : llvm::zip(carried, loop.getResults()))
+    state.assign(variable, result);
 }
 
 void branch(Node condition, const std::function<void()> &yes, const std::function<void()> &no, SourceLocation at) {
@@ -93,7 +97,8 @@ void branch(Node condition, const std::function<void()> &yes, const std::functio
     }
   }
   auto op = scf::IfOp::create(state.builder, where, types, test, true, true);
-  for (auto [from, to, values] : {std::tuple(old.thenBlock(), op.thenBlock(), &yields[0]), std::tuple(old.elseBlock(), op.elseBlock(), &yields[1])}) {
+  for (auto [from, to, values] : {std::tuple(old.thenBlock(), op.thenBlock(), &yields[0]),
+                                  std::tuple(old.elseBlock(), op.elseBlock(), &yields[1])}) {
     to->clear();
     to->getOperations().splice(to->end(), from->getOperations());
     state.builder.setInsertionPointToEnd(to);
@@ -102,7 +107,8 @@ void branch(Node condition, const std::function<void()> &yes, const std::functio
   old.erase();
   state.builder.setInsertionPointAfter(op);
   size_t i = 0;
-  for (auto [variable, _] : assigned) state.assign(variable, op.getResult(i++));
+  for (auto [variable, _] : assigned)
+    state.assign(variable, op.getResult(i++));
 }
 
 void loopWhile(const std::function<Node()> &condition, const std::function<void()> &body, SourceLocation at) {
@@ -133,7 +139,8 @@ void loopWhile(const std::function<Node()> &condition, const std::function<void(
   SmallVector<Type> types(ValueRange(inits).getTypes());
   auto loop = scf::WhileOp::create(state.builder, where, types, inits);
   SmallVector<Location> places(types.size(), where);
-  for (auto [region, scope, from] : {std::tuple(&loop.getBefore(), &tested, before), std::tuple(&loop.getAfter(), &done, after)}) {
+  for (auto [region, scope, from] :
+       {std::tuple(&loop.getBefore(), &tested, before), std::tuple(&loop.getAfter(), &done, after)}) {
     Block *to = state.builder.createBlock(region, {}, types, places);
     to->getOperations().splice(to->end(), from->getOperations());
     state.builder.setInsertionPointToEnd(to);
@@ -142,8 +149,10 @@ void loopWhile(const std::function<Node()> &condition, const std::function<void(
       auto found = scope->values.find(variable);
       values.push_back(found == scope->values.end() ? Value(to->getArgument(i)) : found->second);
     }
-    if (region == &loop.getBefore()) scf::ConditionOp::create(state.builder, where, test, values);
-    else scf::YieldOp::create(state.builder, where, values);
+    if (region == &loop.getBefore())
+      scf::ConditionOp::create(state.builder, where, test, values);
+    else
+      scf::YieldOp::create(state.builder, where, values);
     replacePlaceholders(*scope, [&, to = to](uint32_t variable) -> Value {
       auto found = llvm::find(carried, variable);
       return found == carried.end() ? Value() : to->getArgument(found - carried.begin());
@@ -151,7 +160,8 @@ void loopWhile(const std::function<Node()> &condition, const std::function<void(
   }
   old.erase();
   state.builder.setInsertionPointAfter(loop);
-  for (auto [variable, result] : llvm::zip(carried, loop.getResults())) state.assign(variable, result);
+  for (auto [variable, result] : llvm::zip(carried, loop.getResults()))
+    state.assign(variable, result);
 }
 
 } // namespace bitloom::trace

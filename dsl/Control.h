@@ -19,7 +19,8 @@ public:
       : first(begin.node()), last(end.node()), step(step.node()), where(at) {}
   range(const range &) = delete;
   ~range() noexcept(false) {
-    if (!open) return;
+    if (!open)
+      return;
     trace::abandonScopes(depth);
     if (std::uncaught_exceptions() == exceptions)
       throw UserError(where, "expected the body of range to run to its end, got break or return: use when");

@@ -32,8 +32,8 @@
 #include <boost/hana/second.hpp>
 #include <boost/hana/string.hpp>
 #include <boost/hana/tuple.hpp>
-#include <boost/preprocessor/seq/for_each_i.hpp>
 #include <boost/preprocessor/punctuation/comma_if.hpp>
+#include <boost/preprocessor/seq/for_each_i.hpp>
 #include <boost/preprocessor/variadic/to_seq.hpp>
 
 #include <cstring>
@@ -47,7 +47,8 @@ struct Grid {
 
 namespace detail {
 template <class T, int R> Parameter describe(std::string name, const View<T, R> &view) {
-  return {Parameter::Kind::View, std::move(name), dtypeOf<std::remove_const_t<T>>, R, View<T, R>::output, splitList(view.shape)};
+  return {Parameter::Kind::View, std::move(name),      dtypeOf<std::remove_const_t<T>>, R,
+          View<T, R>::output,    splitList(view.shape)};
 }
 template <Element T> Parameter describe(std::string name, const Param<T> &param) {
   Parameter parameter{Parameter::Kind::Scalar, std::move(name), dtypeOf<T>};
@@ -63,10 +64,12 @@ template <class T> Parameter describe(std::string name, const Meta<T> &meta) {
 
 template <class T, int R> void bind(View<T, R> &view, const Slot &slot) {
   view.node = slot.node;
-  if (slot.tensor) view.tensor = *slot.tensor, view.bound = true;
+  if (slot.tensor)
+    view.tensor = *slot.tensor, view.bound = true;
 }
 template <Element T> void bind(Param<T> &param, const Slot &slot) {
-  if (!slot.node.onHost()) param.bind(slot.node);
+  if (!slot.node.onHost())
+    param.bind(slot.node);
 }
 template <class T> void bind(Meta<T> &meta, const Slot &slot) { meta.value = T(slot.number); }
 
@@ -100,12 +103,14 @@ template <class First, class... Rest> KernelRow rowOf(const char *source) {
     std::vector<std::string> all;
     for (std::string_view rest = text; !rest.empty();) {
       size_t end = std::min(rest.find(';'), rest.size());
-      if (size_t first = rest.find_first_not_of(' '); first < end) all.emplace_back(rest.substr(first, end - first));
+      if (size_t first = rest.find_first_not_of(' '); first < end)
+        all.emplace_back(rest.substr(first, end - first));
       rest.remove_prefix(std::min(end + 1, rest.size()));
     }
     return all;
   };
-  return {First::name, First::summary, source, {variantOf<First>(), variantOf<Rest>()...}, cases(First::tests), cases(First::benchmarks)};
+  return {First::name,         First::summary,          source, {variantOf<First>(), variantOf<Rest>()...},
+          cases(First::tests), cases(First::benchmarks)};
 }
 
 struct Registered {
@@ -114,7 +119,8 @@ struct Registered {
 } // namespace detail
 
 #define BITLOOM_PARAM_ACCESSOR(r, data, i, field)                                                                      \
-  BOOST_PP_COMMA_IF(i) ::boost::hana::make_pair(BOOST_HANA_STRING(#field), [](auto &self) -> auto & { return self.field; })
+  BOOST_PP_COMMA_IF(i)::boost::hana::make_pair(BOOST_HANA_STRING(#field),                                              \
+                                               [](auto &self) -> auto & { return self.field; })
 
 // Reflects the parameters of a kernel's struct, in call order, as a Boost.Hana Struct.
 #define BITLOOM_PARAMS(...)                                                                                            \

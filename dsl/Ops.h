@@ -16,13 +16,15 @@ inline constexpr float infinity = std::numeric_limits<float>::infinity();
 
 #define BITLOOM_HERE SourceLocation at = std::source_location::current()
 
-//===- The grid -----------------------------------------------------------------------------------------------------===//
+//===- The grid
+//-----------------------------------------------------------------------------------------------------===//
 
 // This program's coordinate in the grid, and the grid's extent, along an axis (0, 1 or 2).
 inline Scalar<i64> program_id(int axis, BITLOOM_HERE) { return Scalar<i64>(trace::programId(axis, at)); }
 inline Scalar<i64> num_programs(int axis, BITLOOM_HERE) { return Scalar<i64>(trace::numPrograms(axis, at)); }
 
-//===- Making tiles -------------------------------------------------------------------------------------------------===//
+//===- Making tiles
+//-------------------------------------------------------------------------------------------------===//
 
 template <Element T, int R> Tile<T, R> full(const int64_t (&shape)[R], Operand<T, 0> value) {
   return Tile<T, R>(trace::splat(dtypeOf<T>, value.node, trace::Shape(shape, shape + R), value.at));
@@ -36,7 +38,8 @@ template <Element T = i64> Tile<T, 1> arange(int64_t extent, BITLOOM_HERE) {
   return Tile<T, 1>(trace::iota(dtypeOf<T>, extent, at));
 }
 
-//===- Element by element -------------------------------------------------------------------------------------------===//
+//===- Element by element
+//-------------------------------------------------------------------------------------------===//
 
 // Float to integer truncates towards zero (out of range is undefined); to a narrower float rounds to nearest even; to
 // bool asks whether it differs from zero.
@@ -109,7 +112,8 @@ Tile<T, R> where(const Tile<bool, R> &condition, C yes, const Tile<T, R> &no, BI
   return Tile<T, R>(trace::select(dtypeOf<T>, condition.node(), detail::constant(yes), no.node(), at));
 }
 
-//===- Shapes -------------------------------------------------------------------------------------------------------===//
+//===- Shapes
+//-------------------------------------------------------------------------------------------------------===//
 
 // The same elements in row-major order. One extent may be -1: it is what the others leave.
 template <int To, Element T, int R> Tile<T, To> reshape(const Tile<T, R> &a, const int64_t (&shape)[To], BITLOOM_HERE) {
@@ -118,7 +122,8 @@ template <int To, Element T, int R> Tile<T, To> reshape(const Tile<T, R> &a, con
 // A new dimension of extent 1 in front of dimension `dim` (0 to R).
 template <Element T, int R> Tile<T, R + 1> expand(const Tile<T, R> &a, int dim, BITLOOM_HERE) {
   trace::Shape shape = a.shape();
-  if (dim < 0 || dim > R) throw UserError(at, "expand: expected a dimension from 0 to " + std::to_string(R) + ", got " + std::to_string(dim));
+  if (dim < 0 || dim > R)
+    throw UserError(at, "expand: expected a dimension from 0 to " + std::to_string(R) + ", got " + std::to_string(dim));
   shape.insert(shape.begin() + dim, 1);
   return Tile<T, R + 1>(trace::reshape(a.node(), shape, at));
 }
@@ -153,7 +158,8 @@ Tile<T, R> slice(const Tile<T, R> &a, const int64_t (&offsets)[R], const int64_t
   return Tile<T, R>(trace::slice(a.node(), trace::Shape(offsets, offsets + R), trace::Shape(extents, extents + R), at));
 }
 
-//===- Reductions and scans -----------------------------------------------------------------------------------------===//
+//===- Reductions and scans
+//-----------------------------------------------------------------------------------------===//
 
 namespace detail {
 template <class... Ts, size_t... I>
@@ -164,13 +170,14 @@ template <Element... Ts, class F> trace::Combine combiner(F combine) {
   return [combine](const std::vector<trace::Node> &left, const std::vector<trace::Node> &right) {
     constexpr auto all = std::index_sequence_for<Ts...>();
     auto combined = combine(unpackNodes<Scalar<Ts>...>(left, all), unpackNodes<Scalar<Ts>...>(right, all));
-    return std::apply([](const auto &...part) { return std::vector<trace::Node>{Scalar<Ts>(part).node()...}; }, combined);
+    return std::apply([](const auto &...part) { return std::vector<trace::Node>{Scalar<Ts>(part).node()...}; },
+                      combined);
   };
 }
 } // namespace detail
 
-// Combine the elements along `axis` (0 to R - 1) of several tiles of one shape at once. combine takes two std::tuples of
-// scalars, the left and the right partial result, and returns one; it must be associative.
+// Combine the elements along `axis` (0 to R - 1) of several tiles of one shape at once. combine takes two std::tuples
+// of scalars, the left and the right partial result, and returns one; it must be associative.
 template <Element... Ts, int R, class F>
 std::tuple<Tile<Ts, R - 1>...> reduce(const std::tuple<Tile<Ts, R>...> &sources, int axis, F combine, BITLOOM_HERE) {
   static_assert(R >= 1, "expected tiles of rank 1 or more for reduce");
@@ -179,7 +186,8 @@ std::tuple<Tile<Ts, R - 1>...> reduce(const std::tuple<Tile<Ts, R>...> &sources,
                                                  std::index_sequence_for<Ts...>());
 }
 // The same for one tile: combine takes two scalars.
-template <Element T, int R, class F> Tile<T, R - 1> reduce(const Tile<T, R> &source, int axis, F combine, BITLOOM_HERE) {
+template <Element T, int R, class F>
+Tile<T, R - 1> reduce(const Tile<T, R> &source, int axis, F combine, BITLOOM_HERE) {
   auto one = [combine](const std::tuple<Scalar<T>> &a, const std::tuple<Scalar<T>> &b) {
     return std::tuple<Scalar<T>>(combine(std::get<0>(a), std::get<0>(b)));
   };
@@ -187,7 +195,8 @@ template <Element T, int R, class F> Tile<T, R - 1> reduce(const Tile<T, R> &sou
 }
 // Running combinations along `axis`, inclusive; from the end with `reverse`.
 template <Element... Ts, int R, class F>
-std::tuple<Tile<Ts, R>...> scan(const std::tuple<Tile<Ts, R>...> &sources, int axis, F combine, bool reverse = false, BITLOOM_HERE) {
+std::tuple<Tile<Ts, R>...> scan(const std::tuple<Tile<Ts, R>...> &sources, int axis, F combine, bool reverse = false,
+                                BITLOOM_HERE) {
   auto nodes = std::apply([](const auto &...tile) { return std::vector<trace::Node>{tile.node()...}; }, sources);
   return detail::unpackNodes<Tile<Ts, R>...>(trace::scan(nodes, axis, reverse, detail::combiner<Ts...>(combine), at),
                                              std::index_sequence_for<Ts...>());
@@ -202,10 +211,11 @@ Tile<T, R> scan(const Tile<T, R> &source, int axis, F combine, bool reverse = fa
 
 namespace detail {
 // A reduction by one operation, its operations at the caller's line.
-template <Element T, int R> Tile<T, R - 1> reduceBy(trace::Binary op, const Tile<T, R> &a, int axis, SourceLocation at) {
-  return reduce(a, axis, [=](Scalar<T> x, Scalar<T> y) {
-    return Scalar<T>(trace::binary(op, dtypeOf<T>, x.node(), y.node(), at));
-  }, at);
+template <Element T, int R>
+Tile<T, R - 1> reduceBy(trace::Binary op, const Tile<T, R> &a, int axis, SourceLocation at) {
+  return reduce(
+      a, axis,
+      [=](Scalar<T> x, Scalar<T> y) { return Scalar<T>(trace::binary(op, dtypeOf<T>, x.node(), y.node(), at)); }, at);
 }
 } // namespace detail
 
@@ -241,7 +251,8 @@ Tile<Acc, 2> dot(const Tile<A, 2> &a, const Tile<B, 2> &b, const Tile<Acc, 2> &a
   return Tile<Acc, 2>(trace::dot(a.node(), dtypeOf<A>, b.node(), dtypeOf<B>, acc.node(), dtypeOf<Acc>, tf32, at));
 }
 
-//===- Packed values ------------------------------------------------------------------------------------------------===//
+//===- Packed values
+//------------------------------------------------------------------------------------------------===//
 
 // The 1- to 8-bit values in a tile of bytes, whose last dimension holds whole blocks of the packing. i8: signed fields
 // (two's complement); u8: unsigned ones.
@@ -264,12 +275,14 @@ template <int bits, Element T, int R> Tile<u8, R> pack(const Tile<T, R> &values,
   return pack(values, Packing{.bits = bits, .order = Packing::Order::LowFirst, .block = 8}, at);
 }
 // table[index] for each index; the table has 1 to 256 elements.
-template <Element T, Element I, int R> Tile<T, R> lut(const Tile<T, 1> &table, const Tile<I, R> &indices, BITLOOM_HERE) {
+template <Element T, Element I, int R>
+Tile<T, R> lut(const Tile<T, 1> &table, const Tile<I, R> &indices, BITLOOM_HERE) {
   static_assert(std::is_integral_v<I>, "expected integer indices for lut");
   return Tile<T, R>(trace::lut(table.node(), indices.node(), at));
 }
 
-//===- For people ---------------------------------------------------------------------------------------------------===//
+//===- For people
+//---------------------------------------------------------------------------------------------------===//
 
 // Prints the tile from every program.
 template <Element T, int R> void print(std::string_view label, const Tile<T, R> &value, BITLOOM_HERE) {

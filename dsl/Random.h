@@ -27,7 +27,8 @@ std::array<Tile<u32, R>, 4> philox(const Scalar<u64> &seed, const Tile<u32, R> &
 
 // Uniform in [0, 1), a multiple of 2^-24, for each counter.
 template <int R>
-Tile<f32, R> rand(const Scalar<u64> &seed, const Tile<u32, R> &counter, SourceLocation at = std::source_location::current()) {
+Tile<f32, R> rand(const Scalar<u64> &seed, const Tile<u32, R> &counter,
+                  SourceLocation at = std::source_location::current()) {
   return cast<f32>(philox(seed, counter, at)[0] >> 8, at) * 0x1p-24f;
 }
 

@@ -17,12 +17,12 @@ namespace bitloom {
 struct Parameter {
   enum class Kind { View, Scalar, Meta } kind;
   std::string name;
-  DType dtype;             // of a view's elements, or the scalar's; i64 or b1 for a Meta
-  int rank = 0;            // of a view
-  bool output = false;     // a view that the kernel writes
+  DType dtype;                      // of a view's elements, or the scalar's; i64 or b1 for a Meta
+  int rank = 0;                     // of a view
+  bool output = false;              // a view that the kernel writes
   std::vector<std::string> shape{}; // a view's extents: names, or expressions of names (lib/support/Expression.h)
-  int64_t bits = 0;        // a scalar's default, its bits in the low bytes; a Meta's default
-  std::string expression{}; // a Meta's default where it depends on the extents, else empty
+  int64_t bits = 0;                 // a scalar's default, its bits in the low bytes; a Meta's default
+  std::string expression{};         // a Meta's default where it depends on the extents, else empty
 };
 
 // What one parameter is given: a traced node while tracing, a tensor or a number when called.
@@ -35,14 +35,14 @@ struct Slot {
 // A kernel for one choice of element types.
 struct Variant {
   std::vector<Parameter> parameters;
-  std::function<void(const std::vector<Slot> &)> body;                    // traces, inside a session
-  std::function<std::array<int64_t, 3>(const std::vector<Slot> &)> grid;  // of a call
+  std::function<void(const std::vector<Slot> &)> body;                   // traces, inside a session
+  std::function<std::array<int64_t, 3>(const std::vector<Slot> &)> grid; // of a call
 };
 
 struct KernelRow {
   std::string name;
   std::string summary;
-  std::string source;       // the file that registers it
+  std::string source; // the file that registers it
   std::vector<Variant> variants;
   // Sizes to test and to measure with, separated by semicolons: "rows=3 cols=199; rows=17 cols=4097". They give values
   // to the names of the extents and, where wanted, to Meta parameters.

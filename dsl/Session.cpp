@@ -12,12 +12,14 @@ Session::Impl *currentSession() { return current; }
 bool tracing() { return current != nullptr; }
 
 Session::Impl &session(SourceLocation at) {
-  if (!current) throw UserError(at, "expected this operation inside a kernel, got one where no kernel is traced");
+  if (!current)
+    throw UserError(at, "expected this operation inside a kernel, got one where no kernel is traced");
   return *current;
 }
 
 Session::Session(const std::string &kernel, const std::vector<Argument> &arguments) {
-  if (current) throw UserError("expected no kernel to be traced on this thread, got one within another");
+  if (current)
+    throw UserError("expected no kernel to be traced on this thread, got one within another");
   impl = std::make_unique<Impl>(++serials);
   current = impl.get();
   mlir::OpBuilder &builder = impl->builder;
@@ -26,7 +28,8 @@ Session::Session(const std::string &kernel, const std::vector<Argument> &argumen
   llvm::SmallVector<mlir::Type> types;
   for (const Argument &argument : arguments) {
     mlir::Type element = typeOf(argument.dtype);
-    if (argument.dtype == DType::b1) element = builder.getI8Type(); // i1 is never in memory
+    if (argument.dtype == DType::b1)
+      element = builder.getI8Type(); // i1 is never in memory
     types.push_back(argument.rank ? tile::ViewType::get(builder.getContext(), argument.rank, element, argument.strided)
                                   : element);
   }
@@ -35,7 +38,8 @@ Session::Session(const std::string &kernel, const std::vector<Argument> &argumen
   function->setAttr(tile::kernelAttr, builder.getUnitAttr());
   for (auto [i, argument] : llvm::enumerate(arguments)) {
     function.setArgAttr(i, tile::nameAttr, builder.getStringAttr(argument.name));
-    if (argument.align) function.setArgAttr(i, tile::alignAttr, builder.getI32IntegerAttr(argument.align));
+    if (argument.align)
+      function.setArgAttr(i, tile::alignAttr, builder.getI32IntegerAttr(argument.align));
   }
   impl->function = function;
   mlir::Block *entry = function.addEntryBlock();
@@ -55,27 +59,33 @@ Program Session::finish() {
   return impl->program.clone();
 }
 
-//===- Variables ----------------------------------------------------------------------------------------------------===//
+//===- Variables
+//----------------------------------------------------------------------------------------------------===//
 
 Variable::Variable(Node initial) : held(initial) {
-  if (!current || initial.onHost()) return;
+  if (!current || initial.onHost())
+    return;
   session = current->serial;
   id = current->nextVariable++;
   current->variables[id] = {current->scopes.size() - 1, mlir::Value::getFromOpaquePointer(initial.value)};
 }
 
 Variable::~Variable() {
-  if (id && current && current->serial == session) current->variables.erase(id);
+  if (id && current && current->serial == session)
+    current->variables.erase(id);
 }
 
 Variable &Variable::operator=(const Variable &other) {
-  if (this != &other) assign(other.read());
+  if (this != &other)
+    assign(other.read());
   return *this;
 }
 
 Node Variable::read() const {
-  if (!id) return held;
-  if (!current || current->serial != session) throw UserError("expected a value of the kernel being traced, got one of an earlier trace");
+  if (!id)
+    return held;
+  if (!current || current->serial != session)
+    throw UserError("expected a value of the kernel being traced, got one of an earlier trace");
   return nodeOf(current->read(id, current->scopes.size() - 1));
 }
 
@@ -84,8 +94,10 @@ void Variable::assign(Node value) {
     held = value;
     return;
   }
-  if (value.onHost()) throw InternalError("a variable assigned a number that is not in the trace");
-  if (id && current && current->serial == session) return current->assign(id, mlir::Value::getFromOpaquePointer(value.value));
+  if (value.onHost())
+    throw InternalError("a variable assigned a number that is not in the trace");
+  if (id && current && current->serial == session)
+    return current->assign(id, mlir::Value::getFromOpaquePointer(value.value));
   held = value; // it was a number of the host, and becomes a variable of this trace
   session = current->serial;
   id = current->nextVariable++;
@@ -94,11 +106,14 @@ void Variable::assign(Node value) {
 
 mlir::Value Session::Impl::read(uint32_t variable, size_t depth) {
   const VariableState &state = variables.at(variable);
-  if (depth <= state.depth) return state.value;
+  if (depth <= state.depth)
+    return state.value;
   Scope &scope = scopes[depth];
-  if (auto found = scope.values.find(variable); found != scope.values.end()) return found->second;
+  if (auto found = scope.values.find(variable); found != scope.values.end())
+    return found->second;
   mlir::Value outer = read(variable, depth - 1);
-  if (scope.kind != Scope::Kind::Loop) return outer;
+  if (scope.kind != Scope::Kind::Loop)
+    return outer;
   mlir::OpBuilder::InsertionGuard guard(builder);
   builder.setInsertionPointToStart(scope.block);
   auto placeholder = mlir::UnrealizedConversionCastOp::create(builder, outer.getLoc(), outer.getType(), outer);
@@ -122,7 +137,8 @@ void Session::Impl::assign(uint32_t variable, mlir::Value value) {
                                  shapeText(tile::shapeOf(value.getType())));
     }
     scopes[depth].values[variable] = value;
-    for (size_t d = depth; d > state.depth; --d) scopes[d].assigned[variable] = true;
+    for (size_t d = depth; d > state.depth; --d)
+      scopes[d].assigned[variable] = true;
   } else
     state.value = value;
 }

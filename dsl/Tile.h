@@ -35,9 +35,9 @@ struct NumberOf<C> {
 };
 
 template <class C, class T>
-concept SameKind = Number<C> && (!std::is_integral_v<T> ? !std::same_as<C, bool>
-                                    : std::same_as<T, bool> ? std::same_as<C, bool>
-                                                            : std::is_integral_v<C> && !std::same_as<C, bool>);
+concept SameKind = Number<C> && (!std::is_integral_v<T>  ? !std::same_as<C, bool>
+                                 : std::same_as<T, bool> ? std::same_as<C, bool>
+                                                         : std::is_integral_v<C> && !std::same_as<C, bool>);
 // Whether a C++ constant may stand for an element of T without losing its kind.
 template <class C, class T>
 concept ConstantFor = SameKind<typename NumberOf<C>::type, T>;
@@ -45,13 +45,15 @@ concept ConstantFor = SameKind<typename NumberOf<C>::type, T>;
 template <class C> trace::Node constant(C source) {
   typename NumberOf<C>::type number = source;
   using N = decltype(number);
-  if constexpr (std::is_integral_v<N>) return trace::Node::host(int64_t(number));
-  else return trace::Node::host(double(number));
+  if constexpr (std::is_integral_v<N>)
+    return trace::Node::host(int64_t(number));
+  else
+    return trace::Node::host(double(number));
 }
 } // namespace detail
 
-// An operand of a tile operator: a tile of that type, a scalar of its element type or a C++ constant, with the line that
-// it was written on. Its converting constructors are where operators get their source location from.
+// An operand of a tile operator: a tile of that type, a scalar of its element type or a C++ constant, with the line
+// that it was written on. Its converting constructors are where operators get their source location from.
 template <Element T, int R> struct Operand {
   trace::Node node;
   SourceLocation at;
@@ -146,9 +148,12 @@ template <class A, class B> consteval bool mismatched() {
     using X = TileOf<A>;
     using Y = TileOf<B>;
     return !std::same_as<typename X::element, typename Y::element> || (X::rank != Y::rank && X::rank && Y::rank);
-  } else if constexpr (Tiled<A> && Number<B>) return !ConstantFor<B, typename TileOf<A>::element>;
-  else if constexpr (Number<A> && Tiled<B>) return !ConstantFor<A, typename TileOf<B>::element>;
-  else return false;
+  } else if constexpr (Tiled<A> && Number<B>)
+    return !ConstantFor<B, typename TileOf<A>::element>;
+  else if constexpr (Number<A> && Tiled<B>)
+    return !ConstantFor<A, typename TileOf<B>::element>;
+  else
+    return false;
 }
 
 // The one readable line for operands that do not go together.

@@ -9,40 +9,51 @@ using namespace mlir;
 
 namespace bitloom::trace {
 
-//===- Values, types and places -------------------------------------------------------------------------------------===//
+//===- Values, types and places
+//-------------------------------------------------------------------------------------===//
 
 static Value valueOf(Node node) { return Value::getFromOpaquePointer(node.value); }
 
 std::string shapeText(ArrayRef<int64_t> shape) {
   std::string text = "[";
-  for (auto [i, extent] : llvm::enumerate(shape)) text += (i ? ", " : "") + std::to_string(extent);
+  for (auto [i, extent] : llvm::enumerate(shape))
+    text += (i ? ", " : "") + std::to_string(extent);
   return text + "]";
 }
 
 Shape shapeOf(Node node) {
-  if (node.onHost()) return {};
+  if (node.onHost())
+    return {};
   ArrayRef<int64_t> shape = tile::shapeOf(valueOf(node).getType());
   return {shape.begin(), shape.end()};
 }
 
 Location locationOf(SourceLocation at, Value like) {
-  if (at.known()) return FileLineColLoc::get(session().builder.getContext(), at.file, at.line, 0);
+  if (at.known())
+    return FileLineColLoc::get(session().builder.getContext(), at.file, at.line, 0);
   return like ? like.getLoc() : session().builder.getUnknownLoc();
 }
 
 Type typeOf(DType dtype) {
   OpBuilder &builder = session().builder;
   switch (factsOf(dtype).kind) {
-  case DTypeKind::Bool: return builder.getI1Type();
+  case DTypeKind::Bool:
+    return builder.getI1Type();
   case DTypeKind::Signed:
-  case DTypeKind::Unsigned: return builder.getIntegerType(factsOf(dtype).bits);
-  case DTypeKind::Float: break;
+  case DTypeKind::Unsigned:
+    return builder.getIntegerType(factsOf(dtype).bits);
+  case DTypeKind::Float:
+    break;
   }
   switch (dtype) {
-  case DType::f16: return builder.getF16Type();
-  case DType::bf16: return builder.getBF16Type();
-  case DType::f64: return builder.getF64Type();
-  default: return builder.getF32Type();
+  case DType::f16:
+    return builder.getF16Type();
+  case DType::bf16:
+    return builder.getBF16Type();
+  case DType::f64:
+    return builder.getF64Type();
+  default:
+    return builder.getF32Type();
   }
 }
 
@@ -62,13 +73,16 @@ Node literal(DType dtype, Node number) {
 }
 
 static Value splatTo(Value scalar, ArrayRef<int64_t> shape, Location at) {
-  if (shape.empty()) return scalar;
+  if (shape.empty())
+    return scalar;
   return tensor::SplatOp::create(session().builder, at, scalar, RankedTensorType::get(shape, scalar.getType()));
 }
 
 static Value broadcastTo(Value value, ArrayRef<int64_t> shape, Location at) {
-  if (tile::shapeOf(value.getType()) == shape) return value;
-  if (!isa<RankedTensorType>(value.getType())) return splatTo(value, shape, at);
+  if (tile::shapeOf(value.getType()) == shape)
+    return value;
+  if (!isa<RankedTensorType>(value.getType()))
+    return splatTo(value, shape, at);
   return tile::BroadcastOp::create(session().builder, at, tile::tileOf(shape, tile::elementOf(value.getType())), value);
 }
 
@@ -77,23 +91,27 @@ static Shape unify(MutableArrayRef<Value> values, SourceLocation at) {
   Shape shape;
   for (Value value : values) {
     ArrayRef<int64_t> own = tile::shapeOf(value.getType());
-    if (own.empty()) continue;
+    if (own.empty())
+      continue;
     if (shape.empty()) {
       shape.assign(own.begin(), own.end());
       continue;
     }
     for (size_t i = 0; i < shape.size() && shape.size() == own.size(); ++i) {
       if (shape[i] != own[i] && shape[i] != 1 && own[i] != 1)
-        throw UserError(at, "expected operands of one shape (or extents of 1), got " + shapeText(shape) + " and " + shapeText(own));
+        throw UserError(at, "expected operands of one shape (or extents of 1), got " + shapeText(shape) + " and " +
+                                shapeText(own));
       shape[i] = std::max(shape[i], own[i]);
     }
   }
   Location where = locationOf(at);
-  for (Value &value : values) value = broadcastTo(value, shape, where);
+  for (Value &value : values)
+    value = broadcastTo(value, shape, where);
   return shape;
 }
 
-//===- Elementwise --------------------------------------------------------------------------------------------------===//
+//===- Elementwise
+//--------------------------------------------------------------------------------------------------===//
 
 template <class Op> static Node make(Location at, Value a) { return nodeOf(Op::create(session().builder, at, a)); }
 template <class Op> static Node make(Location at, Value a, Value b) {
@@ -108,7 +126,8 @@ static Value constantLike(Value like, int64_t number, Location at) {
 
 Node unary(Unary op, DType dtype, Node node, SourceLocation where) {
   if (node.onHost() && !tracing()) {
-    if (op == Unary::Negate) return Node::host(-node.hostInt);
+    if (op == Unary::Negate)
+      return Node::host(-node.hostInt);
     session(where);
   }
   Value a = valueOf(node, dtype, where);
@@ -116,97 +135,153 @@ Node unary(Unary op, DType dtype, Node node, SourceLocation where) {
   OpBuilder &builder = session().builder;
   switch (op) {
   case Unary::Negate:
-    if (isFloat(dtype)) return make<arith::NegFOp>(at, a);
+    if (isFloat(dtype))
+      return make<arith::NegFOp>(at, a);
     return make<arith::SubIOp>(at, constantLike(a, 0, at), a);
-  case Unary::Not: return make<arith::XOrIOp>(at, a, constantLike(a, -1, at));
+  case Unary::Not:
+    return make<arith::XOrIOp>(at, a, constantLike(a, -1, at));
   case Unary::Abs:
-    if (isFloat(dtype)) return make<math::AbsFOp>(at, a);
+    if (isFloat(dtype))
+      return make<math::AbsFOp>(at, a);
     return isSigned(dtype) ? make<math::AbsIOp>(at, a) : nodeOf(a);
-  case Unary::Exp: return make<math::ExpOp>(at, a);
-  case Unary::Exp2: return make<math::Exp2Op>(at, a);
-  case Unary::Expm1: return make<math::ExpM1Op>(at, a);
-  case Unary::Log: return make<math::LogOp>(at, a);
-  case Unary::Log2: return make<math::Log2Op>(at, a);
-  case Unary::Log1p: return make<math::Log1pOp>(at, a);
-  case Unary::Sqrt: return make<math::SqrtOp>(at, a);
-  case Unary::Rsqrt: return make<math::RsqrtOp>(at, a);
-  case Unary::Sin: return make<math::SinOp>(at, a);
-  case Unary::Cos: return make<math::CosOp>(at, a);
-  case Unary::Tanh: return make<math::TanhOp>(at, a);
-  case Unary::Erf: return make<math::ErfOp>(at, a);
-  case Unary::Floor: return make<math::FloorOp>(at, a);
-  case Unary::Ceil: return make<math::CeilOp>(at, a);
-  case Unary::Round: return nodeOf(math::RoundEvenOp::create(builder, at, a));
+  case Unary::Exp:
+    return make<math::ExpOp>(at, a);
+  case Unary::Exp2:
+    return make<math::Exp2Op>(at, a);
+  case Unary::Expm1:
+    return make<math::ExpM1Op>(at, a);
+  case Unary::Log:
+    return make<math::LogOp>(at, a);
+  case Unary::Log2:
+    return make<math::Log2Op>(at, a);
+  case Unary::Log1p:
+    return make<math::Log1pOp>(at, a);
+  case Unary::Sqrt:
+    return make<math::SqrtOp>(at, a);
+  case Unary::Rsqrt:
+    return make<math::RsqrtOp>(at, a);
+  case Unary::Sin:
+    return make<math::SinOp>(at, a);
+  case Unary::Cos:
+    return make<math::CosOp>(at, a);
+  case Unary::Tanh:
+    return make<math::TanhOp>(at, a);
+  case Unary::Erf:
+    return make<math::ErfOp>(at, a);
+  case Unary::Floor:
+    return make<math::FloorOp>(at, a);
+  case Unary::Ceil:
+    return make<math::CeilOp>(at, a);
+  case Unary::Round:
+    return nodeOf(math::RoundEvenOp::create(builder, at, a));
   }
   throw InternalError("an elementwise operation with no lowering");
 }
 
 // Integer arithmetic on numbers known on the host: what grid() needs.
 static Node onHost(Binary op, int64_t a, int64_t b, SourceLocation at) {
-  if ((op == Binary::Div || op == Binary::Rem || op == Binary::CeilDiv) && b == 0) throw UserError(at, "expected a divisor other than 0");
+  if ((op == Binary::Div || op == Binary::Rem || op == Binary::CeilDiv) && b == 0)
+    throw UserError(at, "expected a divisor other than 0");
   switch (op) {
-  case Binary::Add: return Node::host(a + b);
-  case Binary::Sub: return Node::host(a - b);
-  case Binary::Mul: return Node::host(a * b);
-  case Binary::Div: return Node::host(a / b);
-  case Binary::Rem: return Node::host(a % b);
-  case Binary::CeilDiv: return Node::host((a + b - 1) / b);
-  case Binary::Min: return Node::host(std::min(a, b));
-  case Binary::Max: return Node::host(std::max(a, b));
-  default: throw UserError(at, "expected this operation inside a kernel, got one where no kernel is traced");
+  case Binary::Add:
+    return Node::host(a + b);
+  case Binary::Sub:
+    return Node::host(a - b);
+  case Binary::Mul:
+    return Node::host(a * b);
+  case Binary::Div:
+    return Node::host(a / b);
+  case Binary::Rem:
+    return Node::host(a % b);
+  case Binary::CeilDiv:
+    return Node::host((a + b - 1) / b);
+  case Binary::Min:
+    return Node::host(std::min(a, b));
+  case Binary::Max:
+    return Node::host(std::max(a, b));
+  default:
+    throw UserError(at, "expected this operation inside a kernel, got one where no kernel is traced");
   }
 }
 
 static Node compare(Location at, DType dtype, arith::CmpFPredicate f, arith::CmpIPredicate s, arith::CmpIPredicate u,
                     Value a, Value b) {
   OpBuilder &builder = session().builder;
-  if (isFloat(dtype)) return nodeOf(arith::CmpFOp::create(builder, at, f, a, b));
+  if (isFloat(dtype))
+    return nodeOf(arith::CmpFOp::create(builder, at, f, a, b));
   return nodeOf(arith::CmpIOp::create(builder, at, isSigned(dtype) ? s : u, a, b));
 }
 
 Node binary(Binary op, DType dtype, Node left, Node right, SourceLocation where) {
-  if (!tracing() && left.onHost() && right.onHost()) return onHost(op, left.hostInt, right.hostInt, where);
+  if (!tracing() && left.onHost() && right.onHost())
+    return onHost(op, left.hostInt, right.hostInt, where);
   session(where);
   Value operands[] = {valueOf(left, dtype, where), valueOf(right, dtype, where)};
   unify(operands, where);
   auto [a, b] = operands;
   Location at = locationOf(where, a);
   bool real = isFloat(dtype), sign = isSigned(dtype);
-  if (real && (op == Binary::And || op == Binary::Or || op == Binary::Xor || op == Binary::ShiftLeft || op == Binary::ShiftRight))
-    throw UserError(where, "expected integers for a bitwise operation, got " + std::string(nameOf(dtype)) + ": use bitcast");
+  if (real && (op == Binary::And || op == Binary::Or || op == Binary::Xor || op == Binary::ShiftLeft ||
+               op == Binary::ShiftRight))
+    throw UserError(where,
+                    "expected integers for a bitwise operation, got " + std::string(nameOf(dtype)) + ": use bitcast");
   switch (op) {
-  case Binary::Add: return real ? make<arith::AddFOp>(at, a, b) : make<arith::AddIOp>(at, a, b);
-  case Binary::Sub: return real ? make<arith::SubFOp>(at, a, b) : make<arith::SubIOp>(at, a, b);
-  case Binary::Mul: return real ? make<arith::MulFOp>(at, a, b) : make<arith::MulIOp>(at, a, b);
+  case Binary::Add:
+    return real ? make<arith::AddFOp>(at, a, b) : make<arith::AddIOp>(at, a, b);
+  case Binary::Sub:
+    return real ? make<arith::SubFOp>(at, a, b) : make<arith::SubIOp>(at, a, b);
+  case Binary::Mul:
+    return real ? make<arith::MulFOp>(at, a, b) : make<arith::MulIOp>(at, a, b);
   case Binary::Div:
-    return real ? make<arith::DivFOp>(at, a, b) : sign ? make<arith::DivSIOp>(at, a, b) : make<arith::DivUIOp>(at, a, b);
+    return real   ? make<arith::DivFOp>(at, a, b)
+           : sign ? make<arith::DivSIOp>(at, a, b)
+                  : make<arith::DivUIOp>(at, a, b);
   case Binary::Rem:
-    return real ? make<arith::RemFOp>(at, a, b) : sign ? make<arith::RemSIOp>(at, a, b) : make<arith::RemUIOp>(at, a, b);
+    return real   ? make<arith::RemFOp>(at, a, b)
+           : sign ? make<arith::RemSIOp>(at, a, b)
+                  : make<arith::RemUIOp>(at, a, b);
   case Binary::Min:
-    return real ? make<arith::MinimumFOp>(at, a, b) : sign ? make<arith::MinSIOp>(at, a, b) : make<arith::MinUIOp>(at, a, b);
+    return real   ? make<arith::MinimumFOp>(at, a, b)
+           : sign ? make<arith::MinSIOp>(at, a, b)
+                  : make<arith::MinUIOp>(at, a, b);
   case Binary::Max:
-    return real ? make<arith::MaximumFOp>(at, a, b) : sign ? make<arith::MaxSIOp>(at, a, b) : make<arith::MaxUIOp>(at, a, b);
-  case Binary::And: return make<arith::AndIOp>(at, a, b);
-  case Binary::Or: return make<arith::OrIOp>(at, a, b);
-  case Binary::Xor: return make<arith::XOrIOp>(at, a, b);
-  case Binary::ShiftLeft: return make<arith::ShLIOp>(at, a, b);
-  case Binary::ShiftRight: return sign ? make<arith::ShRSIOp>(at, a, b) : make<arith::ShRUIOp>(at, a, b);
+    return real   ? make<arith::MaximumFOp>(at, a, b)
+           : sign ? make<arith::MaxSIOp>(at, a, b)
+                  : make<arith::MaxUIOp>(at, a, b);
+  case Binary::And:
+    return make<arith::AndIOp>(at, a, b);
+  case Binary::Or:
+    return make<arith::OrIOp>(at, a, b);
+  case Binary::Xor:
+    return make<arith::XOrIOp>(at, a, b);
+  case Binary::ShiftLeft:
+    return make<arith::ShLIOp>(at, a, b);
+  case Binary::ShiftRight:
+    return sign ? make<arith::ShRSIOp>(at, a, b) : make<arith::ShRUIOp>(at, a, b);
   case Binary::Pow:
-    if (!real) throw UserError(where, "expected floats for pow, got " + std::string(nameOf(dtype)));
+    if (!real)
+      throw UserError(where, "expected floats for pow, got " + std::string(nameOf(dtype)));
     return make<math::PowFOp>(at, a, b);
-  case Binary::MulHigh: return nodeOf(arith::MulUIExtendedOp::create(session().builder, at, a, b).getHigh());
+  case Binary::MulHigh:
+    return nodeOf(arith::MulUIExtendedOp::create(session().builder, at, a, b).getHigh());
   case Binary::CeilDiv: {
     Value up = valueOf(make<arith::AddIOp>(at, a, valueOf(make<arith::SubIOp>(at, b, constantLike(b, 1, at)))));
     return sign ? make<arith::DivSIOp>(at, up, b) : make<arith::DivUIOp>(at, up, b);
   }
-  using F = arith::CmpFPredicate;
-  using I = arith::CmpIPredicate;
-  case Binary::Equal: return compare(at, dtype, F::OEQ, I::eq, I::eq, a, b);
-  case Binary::NotEqual: return compare(at, dtype, F::UNE, I::ne, I::ne, a, b);
-  case Binary::Less: return compare(at, dtype, F::OLT, I::slt, I::ult, a, b);
-  case Binary::LessEqual: return compare(at, dtype, F::OLE, I::sle, I::ule, a, b);
-  case Binary::Greater: return compare(at, dtype, F::OGT, I::sgt, I::ugt, a, b);
-  case Binary::GreaterEqual: return compare(at, dtype, F::OGE, I::sge, I::uge, a, b);
+    using F = arith::CmpFPredicate;
+    using I = arith::CmpIPredicate;
+  case Binary::Equal:
+    return compare(at, dtype, F::OEQ, I::eq, I::eq, a, b);
+  case Binary::NotEqual:
+    return compare(at, dtype, F::UNE, I::ne, I::ne, a, b);
+  case Binary::Less:
+    return compare(at, dtype, F::OLT, I::slt, I::ult, a, b);
+  case Binary::LessEqual:
+    return compare(at, dtype, F::OLE, I::sle, I::ule, a, b);
+  case Binary::Greater:
+    return compare(at, dtype, F::OGT, I::sgt, I::ugt, a, b);
+  case Binary::GreaterEqual:
+    return compare(at, dtype, F::OGE, I::sge, I::uge, a, b);
   }
   throw InternalError("an elementwise operation with no lowering");
 }
@@ -215,7 +290,8 @@ Node fma(DType dtype, Node a, Node b, Node c, SourceLocation where) {
   session(where);
   Value v[] = {valueOf(a, dtype, where), valueOf(b, dtype, where), valueOf(c, dtype, where)};
   unify(v, where);
-  if (isFloat(dtype)) return nodeOf(math::FmaOp::create(session().builder, locationOf(where, v[0]), v[0], v[1], v[2]));
+  if (isFloat(dtype))
+    return nodeOf(math::FmaOp::create(session().builder, locationOf(where, v[0]), v[0], v[1], v[2]));
   return binary(Binary::Add, dtype, binary(Binary::Mul, dtype, a, b, where), c, where);
 }
 
@@ -231,38 +307,49 @@ template <class Op> static Node convert(Location at, Value a, Type element) {
 }
 
 Node cast(DType from, DType to, Node node, SourceLocation where) {
-  if (from == to) return node;
-  if (node.onHost() && !tracing()) return node;
+  if (from == to)
+    return node;
+  if (node.onHost() && !tracing())
+    return node;
   Value a = valueOf(node, from, where);
   Location at = locationOf(where, a);
   Type target = typeOf(to);
-  if (to == DType::b1) return binary(Binary::NotEqual, from, node, Node::host(int64_t{0}), where);
+  if (to == DType::b1)
+    return binary(Binary::NotEqual, from, node, Node::host(int64_t{0}), where);
   if (isFloat(from) && isFloat(to)) {
     if (factsOf(from).bits == factsOf(to).bits) // f16 and bf16 go through f32
       return cast(DType::f32, to, cast(from, DType::f32, node, where), where);
-    if (factsOf(from).bits < factsOf(to).bits) return convert<arith::ExtFOp>(at, a, target);
+    if (factsOf(from).bits < factsOf(to).bits)
+      return convert<arith::ExtFOp>(at, a, target);
     return convert<arith::TruncFOp>(at, a, target);
   }
-  if (isFloat(to)) return isSigned(from) ? convert<arith::SIToFPOp>(at, a, target) : convert<arith::UIToFPOp>(at, a, target);
-  if (isFloat(from)) return isSigned(to) ? convert<arith::FPToSIOp>(at, a, target) : convert<arith::FPToUIOp>(at, a, target);
+  if (isFloat(to))
+    return isSigned(from) ? convert<arith::SIToFPOp>(at, a, target) : convert<arith::UIToFPOp>(at, a, target);
+  if (isFloat(from))
+    return isSigned(to) ? convert<arith::FPToSIOp>(at, a, target) : convert<arith::FPToUIOp>(at, a, target);
   unsigned width = tile::elementOf(a.getType()).getIntOrFloatBitWidth(), wanted = target.getIntOrFloatBitWidth();
-  if (width == wanted) return nodeOf(a);
-  if (width > wanted) return convert<arith::TruncIOp>(at, a, target);
+  if (width == wanted)
+    return nodeOf(a);
+  if (width > wanted)
+    return convert<arith::TruncIOp>(at, a, target);
   return isSigned(from) ? convert<arith::ExtSIOp>(at, a, target) : convert<arith::ExtUIOp>(at, a, target);
 }
 
 Node bitcast(DType from, DType to, Node node, SourceLocation where) {
   Value a = valueOf(node, from, where);
   Type target = typeOf(to);
-  if (tile::elementOf(a.getType()) == target) return nodeOf(a);
+  if (tile::elementOf(a.getType()) == target)
+    return nodeOf(a);
   return convert<arith::BitcastOp>(locationOf(where, a), a, target);
 }
 
-//===- Shapes -------------------------------------------------------------------------------------------------------===//
+//===- Shapes
+//-------------------------------------------------------------------------------------------------------===//
 
 static void checkExtents(const Shape &shape, SourceLocation where) {
   for (int64_t extent : shape)
-    if (extent < 1) throw UserError(where, "expected extents of 1 or more, got " + shapeText(shape));
+    if (extent < 1)
+      throw UserError(where, "expected extents of 1 or more, got " + shapeText(shape));
 }
 
 Node splat(DType dtype, Node scalar, const Shape &shape, SourceLocation where) {
@@ -274,7 +361,8 @@ Node splat(DType dtype, Node scalar, const Shape &shape, SourceLocation where) {
 Node iota(DType dtype, int64_t extent, SourceLocation where) {
   checkExtents({extent}, where);
   session(where);
-  return nodeOf(tile::IotaOp::create(session().builder, locationOf(where), RankedTensorType::get({extent}, typeOf(dtype))));
+  return nodeOf(
+      tile::IotaOp::create(session().builder, locationOf(where), RankedTensorType::get({extent}, typeOf(dtype))));
 }
 
 Node reshape(Node node, const Shape &wanted, SourceLocation where) {
@@ -282,15 +370,22 @@ Node reshape(Node node, const Shape &wanted, SourceLocation where) {
   Value a = valueOf(node);
   Shape from = shapeOf(node), to = wanted;
   int64_t total = 1, known = 1;
-  for (int64_t extent : from) total *= extent;
-  for (int64_t extent : to) known *= extent == -1 ? 1 : extent;
+  for (int64_t extent : from)
+    total *= extent;
+  for (int64_t extent : to)
+    known *= extent == -1 ? 1 : extent;
   for (int64_t &extent : to)
-    if (extent == -1 && known && total % known == 0) extent = total / known, known = total;
+    if (extent == -1 && known && total % known == 0)
+      extent = total / known, known = total;
   if (known != total || llvm::is_contained(to, -1))
-    throw UserError(where, "reshape: expected a shape of " + std::to_string(total) + " elements, as in " + shapeText(from) + ", got " + shapeText(wanted));
-  if (from.empty()) return nodeOf(splatTo(a, to, locationOf(where, a))); // a scalar has one element
-  if (to.empty()) throw UserError(where, "reshape: expected a rank of 1 or more, got 0");
-  return nodeOf(tile::ReshapeOp::create(session().builder, locationOf(where, a), tile::tileOf(to, tile::elementOf(a.getType())), a));
+    throw UserError(where, "reshape: expected a shape of " + std::to_string(total) + " elements, as in " +
+                               shapeText(from) + ", got " + shapeText(wanted));
+  if (from.empty())
+    return nodeOf(splatTo(a, to, locationOf(where, a))); // a scalar has one element
+  if (to.empty())
+    throw UserError(where, "reshape: expected a rank of 1 or more, got 0");
+  return nodeOf(tile::ReshapeOp::create(session().builder, locationOf(where, a),
+                                        tile::tileOf(to, tile::elementOf(a.getType())), a));
 }
 
 Node transpose(Node node, const std::vector<int> &permutation, SourceLocation where) {
@@ -302,8 +397,10 @@ Node transpose(Node node, const std::vector<int> &permutation, SourceLocation wh
   for (size_t i = 0; i < sorted.size(); ++i)
     if (sorted[i] != int(i) || sorted.size() != from.size())
       throw UserError(where, "trans: expected a permutation of 0 to " + std::to_string(from.size() - 1));
-  for (int dim : permutation) to.push_back(from[dim]);
-  return nodeOf(tile::TransposeOp::create(session().builder, locationOf(where, a), tile::tileOf(to, tile::elementOf(a.getType())), a,
+  for (int dim : permutation)
+    to.push_back(from[dim]);
+  return nodeOf(tile::TransposeOp::create(session().builder, locationOf(where, a),
+                                          tile::tileOf(to, tile::elementOf(a.getType())), a,
                                           session().builder.getDenseI32ArrayAttr(permutation)));
 }
 
@@ -312,7 +409,8 @@ Node broadcast(Node node, const Shape &shape, SourceLocation where) {
   Shape from = shapeOf(node);
   for (size_t i = 0; i < shape.size() && !from.empty(); ++i)
     if (from[i] != 1 && from[i] != shape[i])
-      throw UserError(where, "broadcast: expected extents of 1 or those of " + shapeText(shape) + ", got " + shapeText(from));
+      throw UserError(where,
+                      "broadcast: expected extents of 1 or those of " + shapeText(shape) + ", got " + shapeText(from));
   return nodeOf(broadcastTo(valueOf(node), shape, locationOf(where, valueOf(node))));
 }
 
@@ -321,14 +419,16 @@ Node join(Node left, Node right, SourceLocation where) {
   Value v[] = {valueOf(left), valueOf(right)};
   Shape shape = unify(v, where);
   shape.push_back(2);
-  return nodeOf(tile::JoinOp::create(session().builder, locationOf(where, v[0]), tile::tileOf(shape, tile::elementOf(v[0].getType())), v[0], v[1]));
+  return nodeOf(tile::JoinOp::create(session().builder, locationOf(where, v[0]),
+                                     tile::tileOf(shape, tile::elementOf(v[0].getType())), v[0], v[1]));
 }
 
 std::pair<Node, Node> split(Node node, SourceLocation where) {
   session(where);
   Value a = valueOf(node);
   Shape shape = shapeOf(node);
-  if (shape.back() != 2) throw UserError(where, "split: expected a last extent of 2, got " + shapeText(shape));
+  if (shape.back() != 2)
+    throw UserError(where, "split: expected a last extent of 2, got " + shapeText(shape));
   shape.pop_back();
   Type half = tile::tileOf(shape, tile::elementOf(a.getType()));
   auto op = tile::SplitOp::create(session().builder, locationOf(where, a), half, half, a);
@@ -342,15 +442,22 @@ Node slice(Node node, const Shape &offsets, const Shape &extents, SourceLocation
   checkExtents(extents, where);
   for (size_t i = 0; i < from.size(); ++i)
     if (offsets[i] < 0 || offsets[i] + extents[i] > from[i])
-      throw UserError(where, "slice: expected a rectangle within " + shapeText(from) + ", got " + shapeText(offsets) + " + " + shapeText(extents));
-  return nodeOf(tile::SliceOp::create(session().builder, locationOf(where, a), tile::tileOf(extents, tile::elementOf(a.getType())), a,
+      throw UserError(where, "slice: expected a rectangle within " + shapeText(from) + ", got " + shapeText(offsets) +
+                                 " + " + shapeText(extents));
+  return nodeOf(tile::SliceOp::create(session().builder, locationOf(where, a),
+                                      tile::tileOf(extents, tile::elementOf(a.getType())), a,
                                       session().builder.getDenseI64ArrayAttr(offsets)));
 }
 
-//===- The grid and the views ---------------------------------------------------------------------------------------===//
+//===- The grid and the views
+//---------------------------------------------------------------------------------------===//
 
-Node programId(int axis, SourceLocation at) { return nodeOf(tile::ProgramIdOp::create(session(at).builder, locationOf(at), axis)); }
-Node numPrograms(int axis, SourceLocation at) { return nodeOf(tile::NumProgramsOp::create(session(at).builder, locationOf(at), axis)); }
+Node programId(int axis, SourceLocation at) {
+  return nodeOf(tile::ProgramIdOp::create(session(at).builder, locationOf(at), axis));
+}
+Node numPrograms(int axis, SourceLocation at) {
+  return nodeOf(tile::NumProgramsOp::create(session(at).builder, locationOf(at), axis));
+}
 
 Node extent(Node view, int dim, SourceLocation at) {
   session(at);
@@ -359,11 +466,14 @@ Node extent(Node view, int dim, SourceLocation at) {
 
 // What memory holds for a dtype: a b1 is a byte there.
 static DType stored(DType dtype) { return dtype == DType::b1 ? DType::u8 : dtype; }
-static Value toStored(Node value, DType dtype, SourceLocation at) { return valueOf(cast(dtype, stored(dtype), value, at), stored(dtype), at); }
+static Value toStored(Node value, DType dtype, SourceLocation at) {
+  return valueOf(cast(dtype, stored(dtype), value, at), stored(dtype), at);
+}
 
 static SmallVector<Value> valuesOf(const std::vector<Node> &nodes, SourceLocation at) {
   SmallVector<Value> values;
-  for (Node node : nodes) values.push_back(valueOf(node, DType::i64, at));
+  for (Node node : nodes)
+    values.push_back(valueOf(node, DType::i64, at));
   return values;
 }
 
@@ -372,8 +482,9 @@ Node load(Node view, DType dtype, const std::vector<Node> &offsets, const std::v
   session(at);
   checkExtents(extents, at);
   Value fill = other ? toStored(*other, dtype, at) : Value();
-  Value loaded = tile::LoadOp::create(session().builder, locationOf(at), tile::tileOf(extents, typeOf(stored(dtype))), valueOf(view),
-                                      valuesOf(offsets, at), session().builder.getDenseI32ArrayAttr(dims), fill);
+  Value loaded =
+      tile::LoadOp::create(session().builder, locationOf(at), tile::tileOf(extents, typeOf(stored(dtype))),
+                           valueOf(view), valuesOf(offsets, at), session().builder.getDenseI32ArrayAttr(dims), fill);
   return cast(stored(dtype), dtype, nodeOf(loaded), at);
 }
 
@@ -384,40 +495,50 @@ void store(Node value, Node view, DType dtype, const std::vector<Node> &offsets,
   Value v = toStored(value, dtype, at);
   ArrayRef<int64_t> shape = tile::shapeOf(v.getType());
   bool fits = shape.empty() || shape.size() == extents.size();
-  for (size_t i = 0; i < shape.size() && fits; ++i) fits = shape[i] == 1 || shape[i] == extents[i];
-  if (!fits) throw UserError(at, "store: expected a tile of shape " + shapeText(extents) + ", got " + shapeText(shape));
-  tile::StoreOp::create(session().builder, locationOf(at), broadcastTo(v, extents, locationOf(at)), valueOf(view), valuesOf(offsets, at),
-                        session().builder.getDenseI32ArrayAttr(dims));
+  for (size_t i = 0; i < shape.size() && fits; ++i)
+    fits = shape[i] == 1 || shape[i] == extents[i];
+  if (!fits)
+    throw UserError(at, "store: expected a tile of shape " + shapeText(extents) + ", got " + shapeText(shape));
+  tile::StoreOp::create(session().builder, locationOf(at), broadcastTo(v, extents, locationOf(at)), valueOf(view),
+                        valuesOf(offsets, at), session().builder.getDenseI32ArrayAttr(dims));
 }
 
 // Brings indices, mask and value to one shape; scalar indices stay scalars.
 static Shape unifyAccess(SmallVectorImpl<Value> &indices, Value &mask, Value *value, SourceLocation at) {
   SmallVector<Value> tiles;
   for (Value index : indices)
-    if (!tile::shapeOf(index.getType()).empty()) tiles.push_back(index);
-  if (mask) tiles.push_back(mask);
-  if (value) tiles.push_back(*value);
+    if (!tile::shapeOf(index.getType()).empty())
+      tiles.push_back(index);
+  if (mask)
+    tiles.push_back(mask);
+  if (value)
+    tiles.push_back(*value);
   Shape shape = unify(tiles, at);
   size_t next = 0;
   for (Value &index : indices)
-    if (!tile::shapeOf(index.getType()).empty()) index = tiles[next++];
-  if (mask) mask = tiles[next++];
-  if (value) *value = tiles[next++];
+    if (!tile::shapeOf(index.getType()).empty())
+      index = tiles[next++];
+  if (mask)
+    mask = tiles[next++];
+  if (value)
+    *value = tiles[next++];
   return shape;
 }
 
-Node gather(Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask, std::optional<Node> other, SourceLocation at) {
+Node gather(Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask, std::optional<Node> other,
+            SourceLocation at) {
   session(at);
   SmallVector<Value> indices = valuesOf(nodes, at);
   Value m = mask ? valueOf(*mask, DType::b1, at) : Value();
   Shape shape = unifyAccess(indices, m, nullptr, at);
   Value fill = other ? toStored(*other, dtype, at) : Value();
-  Value loaded = tile::GatherOp::create(session().builder, locationOf(at, indices[0]), tile::tileOf(shape, typeOf(stored(dtype))),
-                                        valueOf(view), indices, m, fill);
+  Value loaded = tile::GatherOp::create(session().builder, locationOf(at, indices[0]),
+                                        tile::tileOf(shape, typeOf(stored(dtype))), valueOf(view), indices, m, fill);
   return cast(stored(dtype), dtype, nodeOf(loaded), at);
 }
 
-void scatter(Node value, Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask, SourceLocation at) {
+void scatter(Node value, Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask,
+             SourceLocation at) {
   session(at);
   SmallVector<Value> indices = valuesOf(nodes, at);
   Value m = mask ? valueOf(*mask, DType::b1, at) : Value(), v = toStored(value, dtype, at);
@@ -427,27 +548,37 @@ void scatter(Node value, Node view, DType dtype, const std::vector<Node> &nodes,
 
 static tile::Atomic atomicOf(Atomic op, bool sign) {
   switch (op) {
-  case Atomic::Add: return tile::Atomic::Add;
-  case Atomic::Max: return sign ? tile::Atomic::Max : tile::Atomic::MaxU;
-  case Atomic::Min: return sign ? tile::Atomic::Min : tile::Atomic::MinU;
-  case Atomic::And: return tile::Atomic::And;
-  case Atomic::Or: return tile::Atomic::Or;
-  case Atomic::Xor: return tile::Atomic::Xor;
-  case Atomic::Exchange: return tile::Atomic::Exchange;
+  case Atomic::Add:
+    return tile::Atomic::Add;
+  case Atomic::Max:
+    return sign ? tile::Atomic::Max : tile::Atomic::MaxU;
+  case Atomic::Min:
+    return sign ? tile::Atomic::Min : tile::Atomic::MinU;
+  case Atomic::And:
+    return tile::Atomic::And;
+  case Atomic::Or:
+    return tile::Atomic::Or;
+  case Atomic::Xor:
+    return tile::Atomic::Xor;
+  case Atomic::Exchange:
+    return tile::Atomic::Exchange;
   }
   throw InternalError("an atomic operation with no lowering");
 }
 
-Node atomic(Atomic op, Node value, Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask, SourceLocation at) {
+Node atomic(Atomic op, Node value, Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask,
+            SourceLocation at) {
   session(at);
   SmallVector<Value> indices = valuesOf(nodes, at);
   Value m = mask ? valueOf(*mask, DType::b1, at) : Value(), v = toStored(value, dtype, at);
   unifyAccess(indices, m, &v, at);
-  Value old = tile::AtomicOp::create(session().builder, locationOf(at, v), v.getType(), atomicOf(op, isSigned(dtype)), v, valueOf(view), indices, m);
+  Value old = tile::AtomicOp::create(session().builder, locationOf(at, v), v.getType(), atomicOf(op, isSigned(dtype)),
+                                     v, valueOf(view), indices, m);
   return cast(stored(dtype), dtype, nodeOf(old), at);
 }
 
-//===- Combining elements -------------------------------------------------------------------------------------------===//
+//===- Combining elements
+//-------------------------------------------------------------------------------------------===//
 
 // Traces a combiner into the region of `op`, whose sources have these element types.
 static void traceCombiner(Region &region, ArrayRef<Type> elements, const Combine &combine, SourceLocation where) {
@@ -464,31 +595,38 @@ static void traceCombiner(Region &region, ArrayRef<Type> elements, const Combine
     right.push_back(nodeOf(block->getArgument(elements.size() + i)));
   }
   SmallVector<Value> yields;
-  for (Node node : combine(left, right)) yields.push_back(valueOf(node));
+  for (Node node : combine(left, right))
+    yields.push_back(valueOf(node));
   tile::YieldOp::create(state.builder, at, yields);
   state.scopes.pop_back();
   for (Operation &op : *block)
     for (Value operand : op.getOperands())
       if (operand.getParentBlock() != block)
-        throw UserError(where, "expected a combiner of its arguments and constants alone, got one that uses a value of the kernel around it");
+        throw UserError(where, "expected a combiner of its arguments and constants alone, got one that uses a value of "
+                               "the kernel around it");
 }
 
 static SmallVector<Value> sourcesOf(const std::vector<Node> &nodes, int axis, const char *name, SourceLocation at) {
   SmallVector<Value> sources;
-  for (Node node : nodes) sources.push_back(valueOf(node));
+  for (Node node : nodes)
+    sources.push_back(valueOf(node));
   unify(sources, at);
   int rank = int(tile::shapeOf(sources[0].getType()).size());
   if (axis < 0 || axis >= rank)
-    throw UserError(at, std::string(name) + ": expected an axis from 0 to " + std::to_string(rank - 1) + ", got " + std::to_string(axis));
+    throw UserError(at, std::string(name) + ": expected an axis from 0 to " + std::to_string(rank - 1) + ", got " +
+                            std::to_string(axis));
   return sources;
 }
 
-template <class Op> static std::vector<Node> finishCombining(Op op, ArrayRef<Value> sources, const Combine &combine, SourceLocation at) {
+template <class Op>
+static std::vector<Node> finishCombining(Op op, ArrayRef<Value> sources, const Combine &combine, SourceLocation at) {
   SmallVector<Type> elements;
-  for (Value source : sources) elements.push_back(tile::elementOf(source.getType()));
+  for (Value source : sources)
+    elements.push_back(tile::elementOf(source.getType()));
   traceCombiner(op.getCombiner(), elements, combine, at);
   std::vector<Node> results;
-  for (Value result : op.getResults()) results.push_back(nodeOf(result));
+  for (Value result : op.getResults())
+    results.push_back(nodeOf(result));
   return results;
 }
 
@@ -501,13 +639,16 @@ std::vector<Node> reduce(const std::vector<Node> &nodes, int axis, const Combine
     shape.erase(shape.begin() + axis);
     results.push_back(tile::tileOf(shape, tile::elementOf(source.getType())));
   }
-  return finishCombining(tile::ReduceOp::create(session().builder, locationOf(at, sources[0]), results, sources, axis), sources, combine, at);
+  return finishCombining(tile::ReduceOp::create(session().builder, locationOf(at, sources[0]), results, sources, axis),
+                         sources, combine, at);
 }
 
-std::vector<Node> scan(const std::vector<Node> &nodes, int axis, bool reverse, const Combine &combine, SourceLocation at) {
+std::vector<Node> scan(const std::vector<Node> &nodes, int axis, bool reverse, const Combine &combine,
+                       SourceLocation at) {
   session(at);
   SmallVector<Value> sources = sourcesOf(nodes, axis, "scan", at);
-  return finishCombining(tile::ScanOp::create(session().builder, locationOf(at, sources[0]), ValueRange(sources).getTypes(), sources, axis, reverse),
+  return finishCombining(tile::ScanOp::create(session().builder, locationOf(at, sources[0]),
+                                              ValueRange(sources).getTypes(), sources, axis, reverse),
                          sources, combine, at);
 }
 
@@ -516,16 +657,19 @@ Node dot(Node aNode, DType aType, Node bNode, DType bType, Node accNode, DType a
   Value a = valueOf(aNode), b = valueOf(bNode), acc = valueOf(accNode);
   Shape as = shapeOf(aNode), bs = shapeOf(bNode), cs = shapeOf(accNode);
   if (as[1] != bs[0])
-    throw UserError(at, "dot: expected b to have " + std::to_string(as[1]) + " rows, the columns of a, got " + shapeText(as) + " and " + shapeText(bs));
+    throw UserError(at, "dot: expected b to have " + std::to_string(as[1]) + " rows, the columns of a, got " +
+                            shapeText(as) + " and " + shapeText(bs));
   if (cs[0] != as[0] || cs[1] != bs[1])
-    throw UserError(at, "dot: expected an accumulator of shape " + shapeText({as[0], bs[1]}) + ", got " + shapeText(cs));
+    throw UserError(at,
+                    "dot: expected an accumulator of shape " + shapeText({as[0], bs[1]}) + ", got " + shapeText(cs));
   auto op = tile::DotOp::create(session().builder, locationOf(at, a), acc.getType(), a, b, acc,
                                 tf32 ? tile::DotPrecision::TF32 : tile::DotPrecision::Ieee,
                                 /*unsignedA=*/!isSigned(aType), /*unsignedB=*/!isSigned(bType));
   return nodeOf(op.getResult());
 }
 
-//===- Packed values ------------------------------------------------------------------------------------------------===//
+//===- Packed values
+//------------------------------------------------------------------------------------------------===//
 
 // The packing a user asked for, checked.
 static tile::PackingAttr packingOf(std::string_view spelling, SourceLocation at) {
@@ -543,11 +687,11 @@ Node unpack(Node node, std::string_view spelling, bool isSigned, SourceLocation 
   tile::PackingAttr attr = packingOf(spelling, at);
   Shape shape = shapeOf(node);
   if (shape.back() % packing.bytesPerBlock())
-    throw UserError(at, "unpack: expected a multiple of " + std::to_string(packing.bytesPerBlock()) + " bytes, a block of " +
-                            std::string(spelling) + ", got " + std::to_string(shape.back()));
+    throw UserError(at, "unpack: expected a multiple of " + std::to_string(packing.bytesPerBlock()) +
+                            " bytes, a block of " + std::string(spelling) + ", got " + std::to_string(shape.back()));
   shape.back() = shape.back() / packing.bytesPerBlock() * packing.block;
-  return nodeOf(tile::UnpackOp::create(session().builder, locationOf(at, valueOf(node)), RankedTensorType::get(shape, typeOf(DType::i8)),
-                                       valueOf(node), isSigned, attr));
+  return nodeOf(tile::UnpackOp::create(session().builder, locationOf(at, valueOf(node)),
+                                       RankedTensorType::get(shape, typeOf(DType::i8)), valueOf(node), isSigned, attr));
 }
 
 Node pack(Node node, std::string_view spelling, SourceLocation at) {
@@ -559,26 +703,33 @@ Node pack(Node node, std::string_view spelling, SourceLocation at) {
     throw UserError(at, "pack: expected a multiple of " + std::to_string(packing.block) + " values, a block of " +
                             std::string(spelling) + ", got " + std::to_string(shape.back()));
   shape.back() = packing.bytesPerRow(shape.back());
-  return nodeOf(tile::PackOp::create(session().builder, locationOf(at, valueOf(node)), RankedTensorType::get(shape, typeOf(DType::i8)),
-                                     valueOf(node), attr));
+  return nodeOf(tile::PackOp::create(session().builder, locationOf(at, valueOf(node)),
+                                     RankedTensorType::get(shape, typeOf(DType::i8)), valueOf(node), attr));
 }
 
 Node lut(Node table, Node indices, SourceLocation at) {
   session(at);
   Value t = valueOf(table), i = valueOf(indices);
   int64_t extent = shapeOf(table)[0];
-  if (extent > 256) throw UserError(at, "lut: expected a table of 1 to 256 elements, got " + std::to_string(extent));
+  if (extent > 256)
+    throw UserError(at, "lut: expected a table of 1 to 256 elements, got " + std::to_string(extent));
   bool scalar = shapeOf(indices).empty();
-  if (scalar) i = splatTo(i, {1}, locationOf(at));
-  Value found = tile::LutOp::create(session().builder, locationOf(at, i), tile::tileOf(tile::shapeOf(i.getType()), tile::elementOf(t.getType())), t, i);
-  return scalar ? reduce({nodeOf(found)}, 0, [](const auto &left, const auto &) { return left; }, at)[0] : nodeOf(found);
+  if (scalar)
+    i = splatTo(i, {1}, locationOf(at));
+  Value found = tile::LutOp::create(session().builder, locationOf(at, i),
+                                    tile::tileOf(tile::shapeOf(i.getType()), tile::elementOf(t.getType())), t, i);
+  return scalar ? reduce(
+                      {nodeOf(found)}, 0, [](const auto &left, const auto &) { return left; }, at)[0]
+                : nodeOf(found);
 }
 
-//===- For people ---------------------------------------------------------------------------------------------------===//
+//===- For people
+//---------------------------------------------------------------------------------------------------===//
 
 void print(std::string_view label, DType dtype, Node value, SourceLocation at) {
   session(at);
-  tile::PrintOp::create(session().builder, locationOf(at), StringRef(label), valueOf(value, dtype, at), !isSigned(dtype));
+  tile::PrintOp::create(session().builder, locationOf(at), StringRef(label), valueOf(value, dtype, at),
+                        !isSigned(dtype));
 }
 
 void assert_(Node condition, std::string_view message, SourceLocation at) {

@@ -16,9 +16,9 @@ namespace bitloom::trace {
 
 using Shape = std::vector<int64_t>;
 
-// An SSA value of the kernel being traced on this thread or, with `value` null, a number known on the host. Host numbers
-// become constants where a traced operation uses them; between host numbers, integer arithmetic is done at once, so that
-// a kernel's grid() is the same code whether it is traced or called.
+// An SSA value of the kernel being traced on this thread or, with `value` null, a number known on the host. Host
+// numbers become constants where a traced operation uses them; between host numbers, integer arithmetic is done at
+// once, so that a kernel's grid() is the same code whether it is traced or called.
 struct Node {
   void *value = nullptr; // mlir::Value::getAsOpaquePointer
   int64_t hostInt = 0;
@@ -52,11 +52,47 @@ private:
 };
 
 enum class Unary {
-  Negate, Not, Abs, Exp, Exp2, Expm1, Log, Log2, Log1p, Sqrt, Rsqrt, Sin, Cos, Tanh, Erf, Floor, Ceil, Round,
+  Negate,
+  Not,
+  Abs,
+  Exp,
+  Exp2,
+  Expm1,
+  Log,
+  Log2,
+  Log1p,
+  Sqrt,
+  Rsqrt,
+  Sin,
+  Cos,
+  Tanh,
+  Erf,
+  Floor,
+  Ceil,
+  Round,
 };
 enum class Binary {
-  Add, Sub, Mul, Div, Rem, Min, Max, And, Or, Xor, ShiftLeft, ShiftRight, Pow, MulHigh, CeilDiv,
-  Equal, NotEqual, Less, LessEqual, Greater, GreaterEqual,
+  Add,
+  Sub,
+  Mul,
+  Div,
+  Rem,
+  Min,
+  Max,
+  And,
+  Or,
+  Xor,
+  ShiftLeft,
+  ShiftRight,
+  Pow,
+  MulHigh,
+  CeilDiv,
+  Equal,
+  NotEqual,
+  Less,
+  LessEqual,
+  Greater,
+  GreaterEqual,
 };
 enum class Atomic { Add, Max, Min, And, Or, Xor, Exchange };
 
@@ -100,7 +136,8 @@ Node atomic(Atomic op, Node value, Node view, DType dtype, const std::vector<Nod
 // combine: from the left and the right partial results, one scalar an operand, to the combined ones.
 using Combine = std::function<std::vector<Node>(const std::vector<Node> &left, const std::vector<Node> &right)>;
 std::vector<Node> reduce(const std::vector<Node> &sources, int axis, const Combine &combine, SourceLocation at);
-std::vector<Node> scan(const std::vector<Node> &sources, int axis, bool reverse, const Combine &combine, SourceLocation at);
+std::vector<Node> scan(const std::vector<Node> &sources, int axis, bool reverse, const Combine &combine,
+                       SourceLocation at);
 Node dot(Node a, DType aType, Node b, DType bType, Node acc, DType accType, bool tf32, SourceLocation at);
 
 // packing: as bitloom::Packing prints it.

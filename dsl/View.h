@@ -15,24 +15,30 @@ struct Span {
 
   // start, start + 1, …: the coordinates as a tile.
   Tile<i64, 1> indices(SourceLocation at = std::source_location::current()) const {
-    return Tile<i64, 1>(trace::binary(trace::Binary::Add, DType::i64, arange<i64>(extent, at).node(), start.node(), at));
+    return Tile<i64, 1>(
+        trace::binary(trace::Binary::Add, DType::i64, arange<i64>(extent, at).node(), start.node(), at));
   }
 };
 inline Span span(const Scalar<i64> &start, int64_t extent) { return {start, extent}; }
 // The block-th run of `extent` coordinates: [block * extent, (block + 1) * extent).
 inline Span block_at(const Scalar<i64> &block, int64_t extent, SourceLocation at = std::source_location::current()) {
-  return {Scalar<i64>(trace::binary(trace::Binary::Mul, DType::i64, block.node(), trace::Node::host(extent), at)), extent};
+  return {Scalar<i64>(trace::binary(trace::Binary::Mul, DType::i64, block.node(), trace::Node::host(extent), at)),
+          extent};
 }
 
 namespace detail {
 template <class I>
-concept IndexScalar = std::integral<std::remove_cvref_t<I>> || (Tiled<I> && TileOf<I>::rank == 0 && std::integral<typename TileOf<I>::element>);
+concept IndexScalar = std::integral<std::remove_cvref_t<I>> ||
+                      (Tiled<I> && TileOf<I>::rank == 0 && std::integral<typename TileOf<I>::element>);
 template <class I> inline constexpr bool isSpan = std::same_as<std::remove_cvref_t<I>, Span>;
 
 template <class I> trace::Node indexNode(const I &index, SourceLocation at) {
-  if constexpr (isSpan<I>) return index.start.node();
-  else if constexpr (std::integral<I>) return trace::Node::host(int64_t(index));
-  else return trace::cast(TileOf<I>::dtype, DType::i64, index.node(), at);
+  if constexpr (isSpan<I>)
+    return index.start.node();
+  else if constexpr (std::integral<I>)
+    return trace::Node::host(int64_t(index));
+  else
+    return trace::cast(TileOf<I>::dtype, DType::i64, index.node(), at);
 }
 
 // Where in a view a tile lies.
@@ -65,11 +71,14 @@ public:
   Value or_else(Operand<std::remove_const_t<T>, 0> other) const { return Value(place.load(other.node)); }
 
   void operator=(const Value &value) && {
-    static_assert(!std::is_const_v<T>, "expected a view of mutable elements to store to: View<f32, 1>, not View<const f32, 1>");
+    static_assert(!std::is_const_v<T>,
+                  "expected a view of mutable elements to store to: View<f32, 1>, not View<const f32, 1>");
     place.store(value.node());
   }
   void operator=(const Access &value) && { std::move(*this) = static_cast<const Value &>(value); }
-  template <detail::ConstantFor<std::remove_const_t<T>> C> void operator=(C number) && { place.store(detail::constant(number)); }
+  template <detail::ConstantFor<std::remove_const_t<T>> C> void operator=(C number) && {
+    place.store(detail::constant(number));
+  }
   Access &operator=(const Value &value) & {
     Value::operator=(value);
     return *this;
@@ -99,8 +108,11 @@ public:
   View(TensorRef tensor) : tensor(std::move(tensor)), bound(true) {}
 
   Scalar<i64> extent(int dim, SourceLocation at = std::source_location::current()) const {
-    if (dim < 0 || dim >= R) throw UserError(at, "extent: expected a dimension from 0 to " + std::to_string(R - 1) + ", got " + std::to_string(dim));
-    if (node.onHost() && bound) return Scalar<i64>(trace::Node::host(int64_t(tensor.extents[dim])));
+    if (dim < 0 || dim >= R)
+      throw UserError(at, "extent: expected a dimension from 0 to " + std::to_string(R - 1) + ", got " +
+                              std::to_string(dim));
+    if (node.onHost() && bound)
+      return Scalar<i64>(trace::Node::host(int64_t(tensor.extents[dim])));
     return Scalar<i64>(trace::extent(node, dim, at));
   }
 
@@ -123,7 +135,9 @@ public:
   }
 
   // The elements at the coordinates (index...[e]), each a tile of integers of one shape or a scalar; zero out of range.
-  template <class... I> auto gather(const I &...index) const { return gatherTile<I...>(std::nullopt, std::nullopt, index...); }
+  template <class... I> auto gather(const I &...index) const {
+    return gatherTile<I...>(std::nullopt, std::nullopt, index...);
+  }
   // The same where the mask holds; `other` elsewhere and out of range.
   template <int K, class... I>
   Tile<E, K> gather_if(const Tile<bool, K> &mask, Operand<E, 0> other, const I &...index) const {
@@ -134,7 +148,8 @@ public:
     static_assert(output, "expected a view of mutable elements to scatter to");
     trace::scatter(value.node(), node, dtypeOf<E>, {indices(index)...}, std::nullopt, {});
   }
-  template <int K, class... I> void scatter_if(const Tile<bool, K> &mask, const Tile<E, K> &value, const I &...index) const {
+  template <int K, class... I>
+  void scatter_if(const Tile<bool, K> &mask, const Tile<E, K> &value, const I &...index) const {
     static_assert(output, "expected a view of mutable elements to scatter to");
     trace::scatter(value.node(), node, dtypeOf<E>, {indices(index)...}, mask.node(), {});
   }
@@ -147,15 +162,15 @@ public:
     return atomic(trace::Atomic::Add, value, index...);
   }
 
-  std::string shape;    // the names of the extents, as declared
-  trace::Node node;     // the traced parameter, while tracing
-  TensorRef tensor{};   // what a call binds
-  bool bound = false;   // whether `tensor` is set
+  std::string shape;  // the names of the extents, as declared
+  trace::Node node;   // the traced parameter, while tracing
+  TensorRef tensor{}; // what a call binds
+  bool bound = false; // whether `tensor` is set
 
 private:
   template <class... I> auto access(std::source_location at, const I &...index) const {
     static_assert(sizeof...(I) == R, "expected one index for each dimension of the view");
-    static_assert(((detail::isSpan<I> || detail::IndexScalar<I>)&&...),
+    static_assert(((detail::isSpan<I> || detail::IndexScalar<I>) && ...),
                   "expected each index to be a Span or an integer scalar: a tile of indices goes to gather");
     constexpr int kept = (int(detail::isSpan<I>) + ... + 0);
     detail::Place place{node, dtypeOf<E>, {detail::indexNode(index, at)...}, {}, {}, at};
@@ -170,17 +185,22 @@ private:
     }
   }
   template <class I> static trace::Node indices(const I &index) {
-    if constexpr (detail::isSpan<I>) return index.indices().node();
-    else if constexpr (std::integral<I>) return trace::Node::host(int64_t(index));
+    if constexpr (detail::isSpan<I>)
+      return index.indices().node();
+    else if constexpr (std::integral<I>)
+      return trace::Node::host(int64_t(index));
     else {
       static_assert(detail::Tiled<I> && std::integral<typename detail::TileOf<I>::element>, "expected integer indices");
       return trace::cast(detail::TileOf<I>::dtype, DType::i64, index.node(), {});
     }
   }
   template <class I> static consteval int rankOf() {
-    if constexpr (detail::isSpan<I>) return 1;
-    else if constexpr (std::integral<I>) return 0;
-    else return detail::TileOf<I>::rank;
+    if constexpr (detail::isSpan<I>)
+      return 1;
+    else if constexpr (std::integral<I>)
+      return 0;
+    else
+      return detail::TileOf<I>::rank;
   }
   template <class... I>
   auto gatherTile(std::optional<trace::Node> mask, std::optional<trace::Node> other, const I &...index) const {

@@ -11,15 +11,15 @@
 
 namespace bitloom::trace {
 
-// A region under construction. A loop reads a variable of an outer scope through a placeholder at the start of its body,
-// since only its end tells whether the body assigns it.
+// A region under construction. A loop reads a variable of an outer scope through a placeholder at the start of its
+// body, since only its end tells whether the body assigns it.
 struct Scope {
   enum class Kind { Function, Loop, Branch, Combiner } kind;
   mlir::Block *block;
-  std::unordered_map<uint32_t, mlir::Value> values;       // what variables of outer scopes hold here
-  std::map<uint32_t, mlir::Value> placeholders;           // Loop: by variable, ordered so that IR is deterministic
-  std::map<uint32_t, bool> assigned;                      // variables of outer scopes assigned in here
-  mlir::Operation *loop = nullptr;                        // Loop: the scf.for under construction
+  std::unordered_map<uint32_t, mlir::Value> values; // what variables of outer scopes hold here
+  std::map<uint32_t, mlir::Value> placeholders;     // Loop: by variable, ordered so that IR is deterministic
+  std::map<uint32_t, bool> assigned;                // variables of outer scopes assigned in here
+  mlir::Operation *loop = nullptr;                  // Loop: the scf.for under construction
 };
 
 struct VariableState {

@@ -8,8 +8,10 @@ using namespace bitloom;
 
 static std::optional<int64_t> value(std::string_view text) {
   return evaluate(text, [](std::string_view name) -> std::optional<int64_t> {
-    if (name == "k") return 4097;
-    if (name == "bits") return 4;
+    if (name == "k")
+      return 4097;
+    if (name == "bits")
+      return 4;
     return std::nullopt;
   });
 }
@@ -41,7 +43,8 @@ static std::string complaint(std::string_view text) {
 TEST(Expression, NamesWhatIsWrong) {
   EXPECT_EQ(complaint("k *"), "expression 'k *': expected a number, a name or '(', got its end");
   EXPECT_EQ(complaint("k 4"), "expression 'k 4': expected an operator, got '4'");
-  EXPECT_EQ(complaint("log(k)"), "expression 'log(k)': expected one of min, max, ceil_div, round_up, next_pow2, got 'log'");
+  EXPECT_EQ(complaint("log(k)"),
+            "expression 'log(k)': expected one of min, max, ceil_div, round_up, next_pow2, got 'log'");
   EXPECT_EQ(complaint("k / 0"), "expression 'k / 0': expected a divisor other than 0");
 }
 

@@ -186,6 +186,12 @@ void Call::resolve() {
                         " in dimension " + std::to_string(d) + " (" + parameters[i].shape[d] + "), got " +
                         std::to_string(views[i]->extents[d]));
     }
+  for (const Missing &missing : missingViews()) {
+    TensorRef empty(nullptr, missing.dtype, missing.extents, device());
+    size_t i = indexOf(missing.name, {Kind::View});
+    if (!parameters[i].output && empty.elementCount() == 0)
+      views[i] = empty; // an input that this call does without
+  }
   for (size_t i = 0; i < views.size(); ++i) {
     const Parameter &parameter = parameters[i];
     if (parameter.kind == Kind::Meta && !numbers[i])

@@ -36,7 +36,8 @@ public:
   // device.
   void resolve();
 
-  // Of the outputs that are not bound: what they must be. After resolve().
+  // Of the views that are not bound: what they must be. After resolve(), which itself leaves out inputs whose extents
+  // make them empty. Throws UserError for one whose extents the bound arguments do not tell.
   struct Missing {
     std::string name;
     DType dtype;

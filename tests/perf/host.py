@@ -1,0 +1,88 @@
+"""The host target beside PyTorch eager and a plain copy of the same bytes, on two threads, in one process.
+
+The floor of a memory-bound kernel is the copy: the same total of bytes, half read and half written, by as many threads.
+"""
+
+import sys
+
+import torch
+import torch.nn.functional as F
+
+import bitloom
+from timing import interleaved, table
+
+THREADS = 2
+
+
+def copy_of(total_bytes):
+    """A plain copy that moves total_bytes, half of them read."""
+    source = torch.rand(total_bytes // 8)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def memory_bound():
+    def rms(dtype):
+        x, weight = torch.randn(4096, 4096).to(dtype), torch.randn(4096).to(dtype)
+        out = torch.empty_like(x)
+        return 2 * x.nbytes, lambda: bitloom.rms_norm(x, weight, out=out), lambda: F.rms_norm(x, (4096,), weight, 1e-6)
+
+    def softmax():
+        x = torch.randn(4096, 4096)
+        out = torch.empty_like(x)
+        return 2 * x.nbytes, lambda: bitloom.softmax(x, out=out), lambda: torch.softmax(x, -1)
+
+    def add():
+        x, y = torch.randn(1 << 26), torch.randn(1 << 26)
+        out = torch.empty_like(x)
+        return 3 * x.nbytes, lambda: bitloom.vector_add(x, y, out=out), lambda: torch.add(x, y, out=out)
+
+    cases = {
+        "rms_norm f32 4096x4096": lambda: rms(torch.float32),
+        "rms_norm bf16 4096x4096": lambda: rms(torch.bfloat16),
+        "softmax f32 4096x4096": softmax,
+        "vector_add f32 2^26": add,
+    }
+    rows = []
+    for name, make in cases.items():
+        moved, ours, torchs = make()
+        times = interleaved({"bitloom": ours, "torch": torchs, "copy": copy_of(moved)})
+        rows.append(
+            [name, *(f"{times[who] * 1e3:.2f}" for who in ("bitloom", "torch", "copy")), f"{moved / times['bitloom'] / 1e9:.1f}",
+             f"{times['copy'] / times['bitloom']:.2f}", f"{times['torch'] / times['bitloom']:.2f}"]
+        )
+    table(["kernel", "ms", "torch ms", "copy ms", "GB/s", "x copy", "x torch"], rows)
+
+
+def low_bit():
+    n = k = 4096
+    x = torch.randn(1, k)
+    out = torch.empty(1, n)
+    dense = torch.randn(n, k)
+    rows = []
+    bitloom.set_num_threads(1)
+    torch.set_num_threads(1)
+    for bits in range(1, 9):
+        weight = torch.randint(0, 256, (n, k * bits // 8), dtype=torch.uint8)
+        scales = torch.rand(n, k // 128)
+        times = interleaved(
+            {
+                "bitloom": lambda: bitloom.low_bit_gemv(x, weight, scales, out=out, bits=bits),
+                "torch": lambda: torch.mv(dense, x[0]),
+            }
+        )
+        rows.append(
+            [f"W{bits} g128 4096x4096", f"{times['bitloom'] * 1e3:.3f}", f"{times['bitloom'] * 1e9 / (n * k):.4f}",
+             f"{times['torch'] / times['bitloom']:.2f}"]
+        )
+    table(["low_bit_gemv f32, one thread", "ms", "ns per MAC", "x torch f32 mv"], rows)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(THREADS)
+    bitloom.set_num_threads(THREADS)
+    print(f"{torch.__config__.parallel_info().splitlines()[0]}, torch {torch.__version__}, {THREADS} threads; medians")
+    memory_bound()
+    print()
+    low_bit()
+    sys.exit(0)

@@ -38,4 +38,29 @@ def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
                            "::mlir::NVVM::NVVMDialect"];
 }
 
+def ExpandMath : Pass<"tile-expand-math", "::mlir::ModuleOp"> {
+  let summary = "rewrite math functions as arithmetic, or as calls of libm";
+  let description = [{
+    See the comment of ExpandMath.cpp, which lists each function's method and error. What stays of `math` has an
+    instruction on the target.
+  }];
+  let options = [Option<"target", "target", "std::string", "\"x86-64-v4\"", "the target, as parseTarget spells it">];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::func::FuncDialect", "::mlir::math::MathDialect",
+                           "::mlir::vector::VectorDialect"];
+}
+
+def ExpandFloats : Pass<"tile-expand-floats", "::mlir::ModuleOp"> {
+  let summary = "rewrite bf16 arithmetic in f32, and its conversions in integers (CPU targets)";
+  let description = [{
+    A sum, product, quotient or root of bf16 values that is computed in f32 and then rounded to bf16 is the correctly
+    rounded one, since 24 bits of mantissa are at least 2 * 8 + 2 (Figueroa, "When is double rounding innocuous?").
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect", "::mlir::vector::VectorDialect"];
+}
+
+def ConvertToLLVM : Pass<"tile-to-llvm", "::mlir::ModuleOp"> {
+  let summary = "convert arith, math, cf, func, index and ub to the llvm dialect in one go";
+  let dependentDialects = ["::mlir::LLVM::LLVMDialect"];
+}
+
 #endif

@@ -1,6 +1,7 @@
 // From tile IR to machine code. Pipeline.cpp is the one place that orders passes, on one page.
 #pragma once
 
+#include "bitloom/lib/runtime/Ptxas.h"
 #include "bitloom/lib/target/Target.h"
 #include "bitloom/lowering/Program.h"
 
@@ -29,14 +30,19 @@ std::string emit(const Program &program, const Target &target, Stage stage);
 // on a CPU; on a GPU a cubin, or PTX when there is no ptxas, with a kernel of one 64-bit parameter a word.
 struct MachineCode {
   std::string entry;
-  std::string image;         // bytes of the object, cubin or PTX
-  int threadsPerProgram = 1; // GPU: the block's extent along x
-  int sharedBytes = 0;       // GPU: dynamic shared memory a block
+  std::string image;                                       // bytes of the object, cubin or PTX
+  int threadsPerProgram = 1;                               // GPU: the block's extent along x
+  int sharedBytes = 0;                                     // GPU: dynamic shared memory a block
+  std::optional<KernelResources> resources = std::nullopt; // GPU: registers and spills, where ptxas made a cubin
 
   // For the disk cache.
   std::string serialize() const;
   static std::optional<MachineCode> deserialize(std::string_view bytes);
 };
 MachineCode compile(const Program &program, const Target &target);
+
+// Runs again what an InternalError saved, checking the IR after every pass, and says what came of it.
+// UserError: `file` is no reproducer.
+std::string replay(const std::string &file);
 
 } // namespace bitloom

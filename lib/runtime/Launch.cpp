@@ -1,5 +1,6 @@
 #include "bitloom/lib/runtime/Launch.h"
 
+#include "bitloom/lib/runtime/Hooks.h"
 #include "bitloom/lib/runtime/ThreadPool.h"
 #include "bitloom/lib/support/Error.h"
 
@@ -38,7 +39,14 @@ void launchCpu(CpuKernel kernel, std::span<const int64_t> words, std::array<int6
   if (overflow)
     throw UserError("expected a grid of less than 2^63 program ids, got " + std::to_string(grid[0]) + " x " +
                     std::to_string(grid[1]) + " x " + std::to_string(grid[2]));
-  parallelFor(total, grain, [&](int64_t begin, int64_t end) { kernel(words.data(), grid.data(), begin, end); });
+  LaunchFailure failure;
+  parallelFor(total, grain, [&](int64_t begin, int64_t end) {
+    if (failure.any())
+      return;
+    AssertScope scope(failure);
+    kernel(words.data(), grid.data(), begin, end);
+  });
+  failure.raise();
 }
 
 } // namespace bitloom

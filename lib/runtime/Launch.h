@@ -36,7 +36,8 @@ private:
 using CpuKernel = void (*)(const int64_t *arguments, const int64_t grid[3], int64_t begin, int64_t end);
 
 // Runs the whole grid over the pool of the process, at least `grain` program ids at a time, and returns when all are
-// done. A grid with an extent of 0 runs nothing. UserError: an extent below 0, or a grid of 2^63 ids or more.
+// done. A grid with an extent of 0 runs nothing. UserError: an extent below 0, a grid of 2^63 ids or more, or an
+// assertion of the kernel that fails, and then not all program ids have run.
 void launchCpu(CpuKernel kernel, std::span<const int64_t> words, std::array<int64_t, 3> grid, int64_t grain = 1);
 
 } // namespace bitloom

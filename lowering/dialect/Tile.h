@@ -27,9 +27,11 @@ namespace bitloom::tile {
 // The attributes on a kernel's func.func and on its arguments.
 inline constexpr llvm::StringLiteral kernelAttr = "tile.kernel";      // unit, on the function
 inline constexpr llvm::StringLiteral numWarpsAttr = "tile.num_warps"; // i32, on the function: a hint for GPU targets
-inline constexpr llvm::StringLiteral nameAttr = "tile.name";          // string, on an argument
-inline constexpr llvm::StringLiteral alignAttr = "tile.align";        // i32, on a view: pointer and outer strides are
-                                                                      // multiples of this many bytes
+inline constexpr llvm::StringLiteral sharedBytesAttr =
+    "tile.shared_bytes";                                       // i32, on an llvm.func: dynamic shared memory a block
+inline constexpr llvm::StringLiteral nameAttr = "tile.name";   // string, on an argument
+inline constexpr llvm::StringLiteral alignAttr = "tile.align"; // i32, on a view: pointer and outer strides are
+                                                               // multiples of this many bytes
 
 // A tile as shape and element type, whether it is a tensor or a scalar (shape of rank 0).
 llvm::ArrayRef<int64_t> shapeOf(mlir::Type tile);

@@ -1,0 +1,206 @@
+#include "bitloom/lowering/Executable.h"
+
+#include "bitloom/lib/runtime/Cuda.h"
+#include "bitloom/lib/runtime/DiskCache.h"
+#include "bitloom/lib/runtime/Launch.h"
+#include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/BuildId.h"
+#include "bitloom/lowering/codegen/Jit.h"
+
+#include <cstring>
+#include <map>
+#include <mutex>
+
+namespace bitloom {
+
+//===- Machine code as bytes
+//---------------------------------------------------------------------------------------===//
+
+namespace {
+// Numbers as 8 bytes, strings as their length and bytes.
+struct Writer {
+  std::string bytes;
+  void add(int64_t value) { bytes.append(reinterpret_cast<const char *>(&value), sizeof value); }
+  void add(std::string_view text) {
+    add(int64_t(text.size()));
+    bytes += text;
+  }
+};
+
+struct Reader {
+  std::string_view bytes;
+  bool good = true;
+  int64_t number() {
+    int64_t value = 0;
+    if (bytes.size() < sizeof value)
+      return good = false;
+    std::memcpy(&value, bytes.data(), sizeof value);
+    bytes.remove_prefix(sizeof value);
+    return value;
+  }
+  std::string text() {
+    int64_t size = number();
+    if (size < 0 || size_t(size) > bytes.size()) {
+      good = false;
+      return "";
+    }
+    std::string value(bytes.substr(0, size_t(size)));
+    bytes.remove_prefix(size_t(size));
+    return value;
+  }
+};
+} // namespace
+
+std::string MachineCode::serialize() const {
+  Writer writer;
+  writer.add(entry);
+  writer.add(threadsPerProgram);
+  writer.add(sharedBytes);
+  writer.add(int64_t(resources.has_value()));
+  if (resources) {
+    writer.add(resources->name);
+    for (int value : {resources->registers, resources->stackBytes, resources->spillStoreBytes,
+                      resources->spillLoadBytes, resources->sharedBytes, resources->barriers})
+      writer.add(value);
+  }
+  writer.add(image);
+  return std::move(writer.bytes);
+}
+
+std::optional<MachineCode> MachineCode::deserialize(std::string_view bytes) {
+  Reader reader{bytes};
+  MachineCode code;
+  code.entry = reader.text();
+  code.threadsPerProgram = int(reader.number());
+  code.sharedBytes = int(reader.number());
+  if (reader.number()) {
+    KernelResources &resources = code.resources.emplace();
+    resources.name = reader.text();
+    for (int *value : {&resources.registers, &resources.stackBytes, &resources.spillStoreBytes,
+                       &resources.spillLoadBytes, &resources.sharedBytes, &resources.barriers})
+      *value = int(reader.number());
+  }
+  code.image = reader.text();
+  if (!reader.good || !reader.bytes.empty() || code.entry.empty() || code.image.empty())
+    return std::nullopt;
+  return code;
+}
+
+//===- Loaded code
+//-------------------------------------------------------------------------------------------------===//
+
+namespace {
+class CpuExecutable : public Executable {
+public:
+  explicit CpuExecutable(const MachineCode &code) : object(code.image, code.entry) {}
+  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *) override {
+    launchCpu(object.kernel(), words, grid);
+  }
+
+private:
+  LoadedObject object;
+};
+
+class CudaExecutable : public Executable {
+public:
+  explicit CudaExecutable(const MachineCode &code)
+      : module(code.image), function(module.function(code.entry, unsigned(code.sharedBytes))),
+        threads(unsigned(code.threadsPerProgram)) {}
+
+  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream) override {
+    constexpr std::array<int64_t, 3> largest = {(1LL << 31) - 1, 65535, 65535};
+    for (size_t axis = 0; axis < 3; ++axis) {
+      if (grid[axis] == 0)
+        return;
+      if (grid[axis] < 0 || grid[axis] > largest[axis])
+        throw UserError("grid axis " + std::to_string(axis) + ": expected 0 to " + std::to_string(largest[axis]) +
+                        " programs, got " + std::to_string(grid[axis]));
+    }
+    cuda::launch(function, words,
+                 {.grid = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])},
+                  .block = {threads, 1, 1},
+                  .stream = stream});
+  }
+
+private:
+  cuda::Module module;
+  cuda::Function function;
+  unsigned threads;
+};
+} // namespace
+
+std::shared_ptr<Executable> Executable::load(const MachineCode &code, const Target &target) {
+  if (isCpu(target.family)) {
+    if (!runsOnHost(target))
+      throw UserError("expected code that this processor runs, " + hostTarget().name + " or weaker, got " +
+                      target.name);
+    return std::make_shared<CpuExecutable>(code);
+  }
+  cuda::ContextScope scope;
+  int capability = cuda::deviceInfo(cuda::currentDevice()).computeCapability;
+  bool cubin = std::string_view(code.image)
+                   .starts_with("\x7f"
+                                "ELF");
+  if (cubin && !cubinRunsOn(target, capability))
+    throw UserError("expected code for a device of compute capability " + std::to_string(capability / 10) + "." +
+                    std::to_string(capability % 10) + ", got " + target.name);
+  return std::make_shared<CudaExecutable>(code);
+}
+
+//===- From program to executable
+//----------------------------------------------------------------------------------===//
+
+// All that determines the machine code.
+static Digest keyOf(const Program &program, const Target &target) {
+  std::string assembler = target.family == Family::Nvptx ? ptxasVersion() : "";
+  return contentKey({"machine code 1", program.print(), target.name, target.triple, target.cpu, target.features,
+                     compilerBuildId(), assembler});
+}
+
+// What this process has loaded; a GPU's code belongs to one context.
+struct LoadedKey {
+  Digest digest;
+  void *context;
+  auto operator<=>(const LoadedKey &) const = default;
+};
+
+static std::shared_ptr<Executable> loadCached(const Digest &key, const Target &target) {
+  std::optional<std::string> bytes = diskCache().get(key);
+  if (!bytes)
+    return nullptr;
+  std::optional<MachineCode> code = MachineCode::deserialize(*bytes);
+  if (!code)
+    return nullptr;
+  try {
+    return Executable::load(*code, target);
+  } catch (const UserError &) {
+    throw; // this machine cannot run the target, whatever the code
+  } catch (const std::exception &) {
+    return nullptr; // whole, but not what we would have written: build it anew
+  }
+}
+
+std::shared_ptr<Executable> build(const Program &program, const Target &target) {
+  static std::mutex mutex;
+  static auto &loaded = *new std::map<LoadedKey, std::shared_ptr<Executable>>; // never destroyed, like the code in it
+  std::optional<cuda::ContextScope> scope;
+  if (!isCpu(target.family))
+    scope.emplace();
+  const LoadedKey key{keyOf(program, target), scope ? scope->context() : nullptr};
+  {
+    std::lock_guard lock(mutex);
+    if (auto found = loaded.find(key); found != loaded.end())
+      return found->second;
+  }
+  // Unlocked: others may compile meanwhile. Of two that compile the same, the first to finish stays.
+  std::shared_ptr<Executable> executable = loadCached(key.digest, target);
+  if (!executable) {
+    MachineCode code = compile(program, target);
+    executable = Executable::load(code, target);
+    diskCache().put(key.digest, code.serialize());
+  }
+  std::lock_guard lock(mutex);
+  return loaded.emplace(key, std::move(executable)).first->second;
+}
+
+} // namespace bitloom

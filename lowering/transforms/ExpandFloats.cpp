@@ -1,0 +1,75 @@
+#include "bitloom/lowering/Passes.h"
+
+#include "mlir/Dialect/Arith/Transforms/Passes.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+#include "mlir/Transforms/DialectConversion.h"
+#include "mlir/Transforms/GreedyPatternRewriteDriver.h"
+
+using namespace mlir;
+
+namespace bitloom {
+
+#define GEN_PASS_DEF_EXPANDFLOATS
+#include "lowering/Passes.h.inc"
+
+namespace {
+
+Type withElement(Type type, Type element) {
+  if (auto vector = dyn_cast<VectorType>(type))
+    return vector.clone(element);
+  return element;
+}
+
+// Any arithmetic of arith, math or vector on bf16: its operands are widened, it runs in f32, its results are rounded.
+struct ComputeInF32 : RewritePattern {
+  ComputeInF32(MLIRContext *context) : RewritePattern(MatchAnyOpTypeTag(), 1, context) {}
+
+  LogicalResult matchAndRewrite(Operation *op, PatternRewriter &rewriter) const override {
+    if (!computes(op))
+      return failure();
+    auto narrow = [](Type type) { return getElementTypeOrSelf(type).isBF16(); };
+    if (!llvm::any_of(op->getOperandTypes(), narrow) && !llvm::any_of(op->getResultTypes(), narrow))
+      return failure();
+
+    SmallVector<Value> operands;
+    for (Value operand : op->getOperands())
+      operands.push_back(narrow(operand.getType())
+                             ? arith::ExtFOp::create(rewriter, op->getLoc(),
+                                                     withElement(operand.getType(), rewriter.getF32Type()), operand)
+                             : operand);
+    SmallVector<Type> types;
+    for (Type type : op->getResultTypes())
+      types.push_back(narrow(type) ? withElement(type, rewriter.getF32Type()) : type);
+    OperationState state(op->getLoc(), op->getName().getStringRef(), operands, types, op->getAttrs());
+    Operation *wide = rewriter.create(state);
+    SmallVector<Value> results;
+    for (auto [result, type] : llvm::zip(wide->getResults(), op->getResultTypes()))
+      results.push_back(result.getType() == type ? Value(result)
+                                                 : arith::TruncFOp::create(rewriter, op->getLoc(), type, result));
+    rewriter.replaceOp(op, results);
+    return success();
+  }
+
+  // Ops that merely move values keep their type.
+  static bool computes(Operation *op) {
+    if (isa<math::MathDialect>(op->getDialect()))
+      return true;
+    if (isa<vector::ReductionOp, vector::FMAOp, arith::SIToFPOp, arith::UIToFPOp, arith::FPToSIOp, arith::FPToUIOp>(op))
+      return true;
+    return isa<arith::AddFOp, arith::SubFOp, arith::MulFOp, arith::DivFOp, arith::RemFOp, arith::NegFOp, arith::CmpFOp,
+               arith::MaximumFOp, arith::MinimumFOp, arith::MaxNumFOp, arith::MinNumFOp>(op);
+  }
+};
+
+struct ExpandFloats : impl::ExpandFloatsBase<ExpandFloats> {
+  void runOnOperation() override {
+    RewritePatternSet patterns(&getContext());
+    patterns.add<ComputeInF32>(&getContext());
+    arith::populateExpandBFloat16Patterns(patterns);
+    if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
+      signalPassFailure();
+  }
+};
+} // namespace
+} // namespace bitloom

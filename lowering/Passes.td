@@ -58,6 +58,14 @@ def ExpandFloats : Pass<"tile-expand-floats", "::mlir::ModuleOp"> {
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect", "::mlir::vector::VectorDialect"];
 }
 
+def EraseBFloat : Pass<"tile-erase-bfloat", "::mlir::ModuleOp"> {
+  let summary = "give every bf16 of the llvm dialect the type i16 (x86 without bf16 instructions)";
+  let description = [{
+    After tile-expand-floats nothing computes on bf16 any more. LLVM, though, moves a scalar bf16 of such a processor
+    through f32, and rounds it back with a function of compiler-rt that a process need not have.
+  }];
+}
+
 def ConvertToLLVM : Pass<"tile-to-llvm", "::mlir::ModuleOp"> {
   let summary = "convert arith, math, cf, func, index and ub to the llvm dialect in one go";
   let dependentDialects = ["::mlir::LLVM::LLVMDialect"];

@@ -81,6 +81,9 @@ static void llvmPasses(OpPassManager &passes, const Target &target) {
   // wgmma, mbarrier and their like become inline PTX.
   if (!isCpu(target.family))
     passes.addPass(createConvertNVVMToLLVMPass());
+  // Once all is LLVM's, for conversions look at types to choose.
+  if (target.family == Family::Cpu_x86 && !target.has("avx512bf16"))
+    passes.addPass(createEraseBFloat());
   // Casts between a type and its LLVM form have met their inverses by now.
   passes.addPass(createReconcileUnrealizedCastsPass());
 }
@@ -294,7 +297,8 @@ static int64_t intAttr(Operation *op, StringRef name, int64_t otherwise) {
 static MachineCode gpuCode(Program &end, const Target &target) {
   LLVM::LLVMFuncOp kernel = kernelOf(end);
   constexpr int defaultWarps = 4;
-  MachineCode code{.entry = kernel.getName().str()};
+  MachineCode code;
+  code.entry = kernel.getName().str();
   int64_t threads = intAttr(kernel, tile::numWarpsAttr, defaultWarps) * target.warpSize;
   int64_t shared = intAttr(kernel, tile::sharedBytesAttr, intAttr(end.module(), tile::sharedBytesAttr, 0));
   SourceLocation where = sourceOf(kernel.getLoc());
@@ -320,7 +324,10 @@ static MachineCode gpuCode(Program &end, const Target &target) {
 static MachineCode cpuCode(Program &end, const Target &target) {
   Codegen codegen(end.module(), target);
   codegen.optimise();
-  return {.entry = kernelOf(end).getName().str(), .image = codegen.object()};
+  MachineCode code;
+  code.entry = kernelOf(end).getName().str();
+  code.image = codegen.object();
+  return code;
 }
 
 static MachineCode compileFrom(const Program &program, const Target &target, bool verifyEach) {

@@ -108,7 +108,8 @@ struct Codegen::Impl {
   }
 };
 
-Codegen::Codegen(mlir::ModuleOp source, const Target &target) : impl(new Impl{.target = target}) {
+Codegen::Codegen(mlir::ModuleOp source, const Target &target) : impl(new Impl) {
+  impl->target = target;
   mlir::MLIRContext &context = *source.getContext();
   mlir::registerBuiltinDialectTranslation(context);
   mlir::registerLLVMDialectTranslation(context);

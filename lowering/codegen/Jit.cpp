@@ -16,14 +16,19 @@ namespace bitloom {
 
 using namespace llvm::orc;
 
-template <class T> static T valueOf(llvm::Expected<T> expected) {
-  if (!expected)
-    throw InternalError("linking a kernel: " + llvm::toString(expected.takeError()));
-  return std::move(*expected);
-}
+// What ORC reports besides the error that it returns, and often more of it: the names of missing symbols, say.
+static thread_local std::string reported;
+
 static void check(llvm::Error error) {
-  if (error)
-    throw InternalError("linking a kernel: " + llvm::toString(std::move(error)));
+  if (!error)
+    return;
+  std::string text = "linking a kernel: " + llvm::toString(std::move(error)) + reported;
+  reported.clear();
+  throw InternalError(text);
+}
+template <class T> static T valueOf(llvm::Expected<T> expected) {
+  check(expected.takeError());
+  return std::move(*expected);
 }
 
 // ORC without LLJIT: that would make a compiler, and a platform with initialisers and thread-locals, which kernels
@@ -56,8 +61,8 @@ private:
   Linker()
       : session(valueOf(SelfExecutorProcessControl::Create())), layer(session),
         runtime(session.createBareJITDylib("runtime")) {
-    session.setErrorReporter(
-        [](llvm::Error error) { llvm::consumeError(std::move(error)); }); // lookups fail with it too
+    // Linking runs on the thread that looks a symbol up.
+    session.setErrorReporter([](llvm::Error error) { reported += "\n" + llvm::toString(std::move(error)); });
     SymbolMap symbols;
     auto define = [&](const char *name, auto *function) {
       symbols[session.intern(name)] = {ExecutorAddr::fromPtr(function), llvm::JITSymbolFlags::Exported};

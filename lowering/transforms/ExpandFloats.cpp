@@ -62,10 +62,47 @@ struct ComputeInF32 : RewritePattern {
   }
 };
 
+// Rounds to nearest even by adding half a unit of the last place that stays, less one where that place is even.
+struct RoundInIntegers : OpRewritePattern<arith::TruncFOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(arith::TruncFOp op, PatternRewriter &rewriter) const override {
+    if (!getElementTypeOrSelf(op.getType()).isBF16())
+      return failure();
+    Location loc = op.getLoc();
+    Value source = op.getIn();
+    if (!getElementTypeOrSelf(source.getType()).isF32())
+      return failure();
+    Type words = withElement(source.getType(), rewriter.getI32Type());
+    Type halves = withElement(source.getType(), rewriter.getI16Type());
+    auto constant = [&](Type type, int64_t value) -> Value {
+      TypedAttr attribute = rewriter.getIntegerAttr(getElementTypeOrSelf(type), value);
+      if (auto vector = dyn_cast<VectorType>(type))
+        attribute = DenseElementsAttr::get(vector, cast<Attribute>(attribute));
+      return arith::ConstantOp::create(rewriter, loc, attribute);
+    };
+    Value bits = arith::BitcastOp::create(rewriter, loc, words, source);
+    Value upper = arith::ShRUIOp::create(rewriter, loc, bits, constant(words, 16));
+    Value odd = arith::AndIOp::create(rewriter, loc, upper, constant(words, 1));
+    Value bias = arith::AddIOp::create(rewriter, loc, odd, constant(words, 0x7fff));
+    Value rounded = arith::AddIOp::create(rewriter, loc, bits, bias);
+    rounded = arith::ShRUIOp::create(rewriter, loc, rounded, constant(words, 16));
+    Value isNaN = arith::CmpFOp::create(rewriter, loc, arith::CmpFPredicate::UNO, source, source);
+    // Quiet, with its sign and payload: rounding could carry a NaN over into an infinity or a zero.
+    Value quiet = arith::OrIOp::create(rewriter, loc, upper, constant(words, 0x40));
+    Value result = arith::SelectOp::create(rewriter, loc, isNaN, quiet, rounded);
+    result = arith::TruncIOp::create(rewriter, loc, halves, result);
+    rewriter.replaceOpWithNewOp<arith::BitcastOp>(op, op.getType(), result);
+    return success();
+  }
+};
+
 struct ExpandFloats : impl::ExpandFloatsBase<ExpandFloats> {
   void runOnOperation() override {
     RewritePatternSet patterns(&getContext());
     patterns.add<ComputeInF32>(&getContext());
+    // Ahead of upstream's, which forgets what NaN it was.
+    patterns.add<RoundInIntegers>(&getContext(), 2);
     arith::populateExpandBFloat16Patterns(patterns);
     if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
       signalPassFailure();

@@ -1,11 +1,9 @@
 #include "bitloom/lowering/Executable.h"
 
-#include "bitloom/lib/runtime/Cuda.h"
 #include "bitloom/lib/runtime/DiskCache.h"
-#include "bitloom/lib/runtime/Launch.h"
 #include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/Backend.h"
 #include "bitloom/lowering/BuildId.h"
-#include "bitloom/lowering/codegen/Jit.h"
 
 #include <cstring>
 #include <map>
@@ -86,81 +84,24 @@ std::optional<MachineCode> MachineCode::deserialize(std::string_view bytes) {
   return code;
 }
 
-//===- Loaded code
-//-------------------------------------------------------------------------------------------------===//
-
-namespace {
-class CpuExecutable : public Executable {
-public:
-  explicit CpuExecutable(const MachineCode &code) : object(code.image, code.entry) {}
-  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *) override {
-    launchCpu(object.kernel(), words, grid);
-  }
-
-private:
-  LoadedObject object;
-};
-
-class CudaExecutable : public Executable {
-public:
-  explicit CudaExecutable(const MachineCode &code)
-      : module(code.image), function(module.function(code.entry, unsigned(code.sharedBytes))),
-        threads(unsigned(code.threadsPerProgram)) {}
-
-  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream) override {
-    constexpr std::array<int64_t, 3> largest = {(1LL << 31) - 1, 65535, 65535};
-    for (size_t axis = 0; axis < 3; ++axis) {
-      if (grid[axis] == 0)
-        return;
-      if (grid[axis] < 0 || grid[axis] > largest[axis])
-        throw UserError("grid axis " + std::to_string(axis) + ": expected 0 to " + std::to_string(largest[axis]) +
-                        " programs, got " + std::to_string(grid[axis]));
-    }
-    cuda::launch(function, words,
-                 {.grid = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])},
-                  .block = {threads, 1, 1},
-                  .stream = stream});
-  }
-
-private:
-  cuda::Module module;
-  cuda::Function function;
-  unsigned threads;
-};
-} // namespace
+//===- From program to executable
+//----------------------------------------------------------------------------------===//
 
 std::shared_ptr<Executable> Executable::load(const MachineCode &code, const Target &target) {
-  if (isCpu(target.family)) {
-    if (!runsOnHost(target))
-      throw UserError("expected code that this processor runs, " + hostTarget().name + " or weaker, got " +
-                      target.name);
-    return std::make_shared<CpuExecutable>(code);
-  }
-  cuda::ContextScope scope;
-  int capability = cuda::deviceInfo(cuda::currentDevice()).computeCapability;
-  bool cubin = std::string_view(code.image)
-                   .starts_with("\x7f"
-                                "ELF");
-  if (cubin && !cubinRunsOn(target, capability))
-    throw UserError("expected code for a device of compute capability " + std::to_string(capability / 10) + "." +
-                    std::to_string(capability % 10) + ", got " + target.name);
-  return std::make_shared<CudaExecutable>(code);
+  return backendOf(target.family).load(code, target);
 }
-
-//===- From program to executable
 //----------------------------------------------------------------------------------===//
 
 // All that determines the machine code.
 static Digest keyOf(const Program &program, const Target &target) {
-  std::string assembler = target.family == Family::Nvptx ? ptxasVersion() : "";
   return contentKey({"machine code 1", program.print(), target.name, target.triple, target.cpu, target.features,
-                     compilerBuildId(), assembler});
+                     compilerBuildId(), backendOf(target.family).assemblerVersion()});
 }
 
-// What this process has loaded; a GPU's code belongs to one context.
+// What this process has loaded, and onto which device.
 struct LoadedKey {
   Digest digest;
-  void *context;
+  void *device;
   auto operator<=>(const LoadedKey &) const = default;
 };
 
@@ -183,10 +124,8 @@ static std::shared_ptr<Executable> loadCached(const Digest &key, const Target &t
 std::shared_ptr<Executable> build(const Program &program, const Target &target) {
   static std::mutex mutex;
   static auto &loaded = *new std::map<LoadedKey, std::shared_ptr<Executable>>; // never destroyed, like the code in it
-  std::optional<cuda::ContextScope> scope;
-  if (!isCpu(target.family))
-    scope.emplace();
-  const LoadedKey key{keyOf(program, target), scope ? scope->context() : nullptr};
+  const std::shared_ptr<void> device = backendOf(target.family).enterDevice();
+  const LoadedKey key{keyOf(program, target), device.get()};
   {
     std::lock_guard lock(mutex);
     if (auto found = loaded.find(key); found != loaded.end())

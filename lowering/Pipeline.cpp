@@ -6,6 +6,7 @@
 #include "bitloom/lowering/Pipeline.h"
 
 #include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/Backend.h"
 #include "bitloom/lowering/Diagnostics.h"
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/Recovery.h"
@@ -221,8 +222,6 @@ static void guarded(const char *stage, const Target &target, Before before, Work
     message = failure.message;
   } catch (const CodegenError &error) {
     message = std::string("stage '") + stage + "' failed: " + error.what();
-  } catch (const PtxasError &error) {
-    message = std::string("ptxas refused the code: ") + error.what();
   }
   while (!message.empty() && message.back() == '\n')
     message.pop_back();
@@ -289,53 +288,16 @@ static LLVM::LLVMFuncOp kernelOf(const Program &program) {
   return found;
 }
 
-static int64_t intAttr(Operation *op, StringRef name, int64_t otherwise) {
-  auto attribute = op->getAttrOfType<IntegerAttr>(name);
-  return attribute ? attribute.getInt() : otherwise;
-}
-
-static MachineCode gpuCode(Program &end, const Target &target) {
-  LLVM::LLVMFuncOp kernel = kernelOf(end);
-  constexpr int defaultWarps = 4;
-  MachineCode code;
-  code.entry = kernel.getName().str();
-  int64_t threads = intAttr(kernel, tile::numWarpsAttr, defaultWarps) * target.warpSize;
-  int64_t shared = intAttr(kernel, tile::sharedBytesAttr, intAttr(end.module(), tile::sharedBytesAttr, 0));
-  SourceLocation where = sourceOf(kernel.getLoc());
-  if (threads < target.warpSize || threads > target.maxThreadsPerBlock)
-    throw UserError(where, "num_warps: expected 1 to " + std::to_string(target.maxThreadsPerBlock / target.warpSize) +
-                               " on " + target.name + ", got " + std::to_string(threads / target.warpSize));
-  if (shared > target.maxSharedPerBlock)
-    throw UserError(where, "expected a kernel that takes at most " + std::to_string(target.maxSharedPerBlock) +
-                               " bytes of shared memory a block on " + target.name + ", got " + std::to_string(shared));
-  code.threadsPerProgram = int(threads);
-  code.sharedBytes = int(shared);
-  Codegen codegen(end.module(), target);
-  codegen.optimise();
-  code.image = codegen.assembly();
-  if (std::optional<Cubin> cubin = assemblePtx(code.image, {.cpu = target.cpu})) {
-    code.image = std::move(cubin->bytes);
-    if (const KernelResources *resources = cubin->find(code.entry))
-      code.resources = *resources;
-  }
-  return code;
-}
-
-static MachineCode cpuCode(Program &end, const Target &target) {
-  Codegen codegen(end.module(), target);
-  codegen.optimise();
-  MachineCode code;
-  code.entry = kernelOf(end).getName().str();
-  code.image = codegen.object();
-  return code;
-}
-
 static MachineCode compileFrom(const Program &program, const Target &target, bool verifyEach) {
   Program end = lowered(program, target, Stage::Llvm, verifyEach);
   MachineCode code;
   guarded(
       "machine", target, [&] { return end.clone(); },
-      [&] { code = isCpu(target.family) ? cpuCode(end, target) : gpuCode(end, target); });
+      [&] {
+        Codegen codegen(end.module(), target);
+        codegen.optimise();
+        code = backendOf(target.family).machineCode(codegen, kernelOf(end), target);
+      });
   return code;
 }
 

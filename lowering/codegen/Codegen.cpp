@@ -1,6 +1,7 @@
 #include "bitloom/lowering/codegen/Codegen.h"
 
 #include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/Backend.h"
 #include "bitloom/lowering/Diagnostics.h"
 
 #include "mlir/IR/BuiltinOps.h"
@@ -17,36 +18,17 @@
 #include "llvm/IR/Module.h"
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Passes/PassBuilder.h"
-#include "llvm/Support/TargetSelect.h"
 #include "llvm/Target/TargetMachine.h"
 
+#include <limits>
 #include <mutex>
 
 namespace bitloom {
 
 // LLVM's back end of one family, and no other.
 static void initialise(Family family) {
-  static std::once_flag x86, aarch64, nvptx;
-  switch (family) {
-  case Family::Cpu_x86:
-    std::call_once(x86, [] {
-      LLVMInitializeX86TargetInfo(), LLVMInitializeX86Target(), LLVMInitializeX86TargetMC();
-      LLVMInitializeX86AsmPrinter(), LLVMInitializeX86AsmParser(); // the parser is for inline assembly
-    });
-    break;
-  case Family::Cpu_aarch64:
-    std::call_once(aarch64, [] {
-      LLVMInitializeAArch64TargetInfo(), LLVMInitializeAArch64Target(), LLVMInitializeAArch64TargetMC();
-      LLVMInitializeAArch64AsmPrinter(), LLVMInitializeAArch64AsmParser();
-    });
-    break;
-  case Family::Nvptx:
-    std::call_once(nvptx, [] {
-      LLVMInitializeNVPTXTargetInfo(), LLVMInitializeNVPTXTarget(), LLVMInitializeNVPTXTargetMC();
-      LLVMInitializeNVPTXAsmPrinter();
-    });
-    break;
-  }
+  static std::once_flag done[std::numeric_limits<std::underlying_type_t<Family>>::max()];
+  std::call_once(done[size_t(family)], [&] { backendOf(family).initialiseLlvm(); });
 }
 
 static std::unique_ptr<llvm::TargetMachine> machineFor(const Target &target) {

@@ -1,0 +1,111 @@
+#include "bitloom/lib/runtime/Cuda.h"
+#include "bitloom/lib/runtime/Ptxas.h"
+#include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/Diagnostics.h"
+#include "bitloom/lowering/dialect/Tile.h"
+#include "bitloom/lowering/targets/Backends.h"
+
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "llvm/Support/TargetSelect.h"
+
+namespace bitloom {
+
+namespace {
+
+class CudaExecutable : public Executable {
+public:
+  explicit CudaExecutable(const MachineCode &code)
+      : module(code.image), function(module.function(code.entry, unsigned(code.sharedBytes))),
+        threads(unsigned(code.threadsPerProgram)) {}
+
+  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream) override {
+    constexpr std::array<int64_t, 3> largest = {(1LL << 31) - 1, 65535, 65535};
+    for (size_t axis = 0; axis < 3; ++axis)
+      if (grid[axis] < 0 || grid[axis] > largest[axis])
+        throw UserError("grid axis " + std::to_string(axis) + ": expected 0 to " + std::to_string(largest[axis]) +
+                        " programs, got " + std::to_string(grid[axis]));
+    if (!grid[0] || !grid[1] || !grid[2])
+      return;
+    cuda::launch(function, words,
+                 {.grid = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])},
+                  .block = {threads, 1, 1},
+                  .stream = stream});
+  }
+
+private:
+  cuda::Module module;
+  cuda::Function function;
+  unsigned threads;
+};
+
+int64_t intAttr(mlir::Operation *op, llvm::StringRef name, int64_t otherwise) {
+  auto attribute = op->getAttrOfType<mlir::IntegerAttr>(name);
+  return attribute ? attribute.getInt() : otherwise;
+}
+
+struct NvptxBackend : Backend {
+  void initialiseLlvm() const override {
+    LLVMInitializeNVPTXTargetInfo();
+    LLVMInitializeNVPTXTarget();
+    LLVMInitializeNVPTXTargetMC();
+    LLVMInitializeNVPTXAsmPrinter();
+  }
+
+  MachineCode machineCode(Codegen &codegen, mlir::LLVM::LLVMFuncOp kernel, const Target &target) const override {
+    constexpr int defaultWarps = 4;
+    const int64_t warps = intAttr(kernel, tile::numWarpsAttr, defaultWarps);
+    const int64_t shared =
+        intAttr(kernel, tile::sharedBytesAttr, intAttr(kernel->getParentOp(), tile::sharedBytesAttr, 0));
+    const int64_t mostWarps = target.maxThreadsPerBlock / target.warpSize;
+    SourceLocation where = sourceOf(kernel.getLoc());
+    if (warps < 1 || warps > mostWarps)
+      throw UserError(where, "num_warps: expected 1 to " + std::to_string(mostWarps) + " on " + target.name + ", got " +
+                                 std::to_string(warps));
+    if (shared > target.maxSharedPerBlock)
+      throw UserError(where, "shared memory: expected at most " + std::to_string(target.maxSharedPerBlock) +
+                                 " bytes a block on " + target.name + ", got " + std::to_string(shared));
+    MachineCode code;
+    code.entry = kernel.getName().str();
+    code.threadsPerProgram = int(warps) * target.warpSize;
+    code.sharedBytes = int(shared);
+    code.image = codegen.assembly();
+    try {
+      if (std::optional<Cubin> cubin = assemblePtx(code.image, {.cpu = target.cpu})) {
+        code.image = std::move(cubin->bytes);
+        if (const KernelResources *resources = cubin->find(code.entry))
+          code.resources = *resources;
+      }
+    } catch (const PtxasError &error) {
+      throw CodegenError(std::string("ptxas refused the code: ") + error.what());
+    }
+    return code;
+  }
+
+  std::shared_ptr<Executable> load(const MachineCode &code, const Target &target) const override {
+    cuda::ContextScope scope;
+    const int capability = cuda::deviceInfo(cuda::currentDevice()).computeCapability;
+    const bool isCubin = std::string_view(code.image)
+                             .starts_with("\x7f"
+                                          "ELF");
+    if (isCubin && !cubinRunsOn(target, capability))
+      throw UserError("expected code for a device of compute capability " + std::to_string(capability / 10) + "." +
+                      std::to_string(capability % 10) + ", got " + target.name);
+    return std::make_shared<CudaExecutable>(code);
+  }
+
+  std::string assemblerVersion() const override { return ptxasVersion(); }
+
+  // Code belongs to a context: the handle of it is what the pointer points to.
+  std::shared_ptr<void> enterDevice() const override {
+    auto scope = std::make_shared<cuda::ContextScope>();
+    return {scope, scope->context()};
+  }
+};
+} // namespace
+
+const Backend &nvptxBackend() {
+  static const NvptxBackend backend;
+  return backend;
+}
+
+} // namespace bitloom

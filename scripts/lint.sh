@@ -15,10 +15,12 @@ check_cpp_format() {
 
 format_python() { "$python" -m ruff format . && "$python" -m ruff check --fix .; }
 
-check_python() { "$python" -m ruff format --check . && "$python" -m ruff check .; }
+check_python() {
+  "$python" -m ruff format --check --output-format concise . && "$python" -m ruff check --output-format concise .
+}
 
 # lint [PYTEST-ARGUMENT...]: one of the rules compares docs/reference with what the build writes now.
 lint() {
   build_preset dev build references
-  run_logged "lint" "$python" -m pytest -q "$@" tests/lint
+  run_logged "lint" "$python" -m pytest -q --tb=short "$@" tests/lint
 }

@@ -8,4 +8,4 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_format_and_ruff():
     done = subprocess.run([ROOT / "dev", "format", "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.returncode, done.stdout + done.stderr

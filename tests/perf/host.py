@@ -5,10 +5,9 @@ The floor of a memory-bound kernel is the copy: the same total of bytes, half re
 
 import sys
 
+import bitloom
 import torch
 import torch.nn.functional as F
-
-import bitloom
 from timing import interleaved, table
 
 THREADS = 2
@@ -48,8 +47,13 @@ def memory_bound():
         moved, ours, torchs = make()
         times = interleaved({"bitloom": ours, "torch": torchs, "copy": copy_of(moved)})
         rows.append(
-            [name, *(f"{times[who] * 1e3:.2f}" for who in ("bitloom", "torch", "copy")), f"{moved / times['bitloom'] / 1e9:.1f}",
-             f"{times['copy'] / times['bitloom']:.2f}", f"{times['torch'] / times['bitloom']:.2f}"]
+            [
+                name,
+                *(f"{times[who] * 1e3:.2f}" for who in ("bitloom", "torch", "copy")),
+                f"{moved / times['bitloom'] / 1e9:.1f}",
+                f"{times['copy'] / times['bitloom']:.2f}",
+                f"{times['torch'] / times['bitloom']:.2f}",
+            ]
         )
     table(["kernel", "ms", "torch ms", "copy ms", "GB/s", "x copy", "x torch"], rows)
 
@@ -72,8 +76,12 @@ def low_bit():
             }
         )
         rows.append(
-            [f"W{bits} g128 4096x4096", f"{times['bitloom'] * 1e3:.3f}", f"{times['bitloom'] * 1e9 / (n * k):.4f}",
-             f"{times['torch'] / times['bitloom']:.2f}"]
+            [
+                f"W{bits} g128 4096x4096",
+                f"{times['bitloom'] * 1e3:.3f}",
+                f"{times['bitloom'] * 1e9 / (n * k):.4f}",
+                f"{times['torch'] / times['bitloom']:.2f}",
+            ]
         )
     table(["low_bit_gemv f32, one thread", "ms", "ns per MAC", "x torch f32 mv"], rows)
 

@@ -1,0 +1,10 @@
+# measure beside the peers: host (this CPU), gpu (this GPU), counts (AArch64 instructions under qemu)
+source scripts/machine.sh
+
+run_command() {
+  local what=${1:-} known
+  known=$(cd tests/perf && ls -- *.py | sed -n 's/\.py$//p' | grep -v '^timing$' | tr '\n' ' ')
+  [[ " $known" == *" $what "* ]] || fail "expected one of ${known% }, got '$what'"
+  build_preset dev build
+  "$python" "tests/perf/$what.py" "${@:2}"
+}

@@ -1,6 +1,21 @@
 // Kernels as text, in the form that tile-to-loops gives them, for tests of what comes after it.
 #pragma once
 
+#include "bitloom/lib/dtype/DType.h"
+#include "bitloom/lib/runtime/Launch.h"
+#include "bitloom/lowering/Executable.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bitloom {
+
+inline constexpr int64_t raggedSizes[] = {1, 3, 17, 199, 4097};
+
 // out[i] = f(x[i]) over blocks of 16 elements: words are x, n, its stride, out, n, its stride.
 inline std::string elementwise(const std::string &body, const std::string &type = "f32") {
   std::string vector = "vector<16x" + type + ">";
@@ -36,3 +51,26 @@ llvm.func @map(%args: !llvm.ptr, %grid: !llvm.ptr, %begin: i64, %end: i64) attri
 }
 )";
 }
+
+inline testing::AssertionResult contains(std::string_view text, std::string_view piece) {
+  if (text.find(piece) != text.npos)
+    return testing::AssertionSuccess();
+  return testing::AssertionFailure() << "expected '" << piece << "' in:\n" << text;
+}
+
+template <class T> std::vector<T> run(Executable &kernel, const std::vector<T> &x) {
+  std::vector<T> out(x.size() + 1, T(-99.0f));
+  LaunchArguments arguments;
+  arguments.addView(TensorRef(const_cast<T *>(x.data()), dtypeOf<T>, {int64_t(x.size())}));
+  arguments.addView(TensorRef(out.data(), dtypeOf<T>, {int64_t(x.size())}));
+  kernel.launch(arguments.words(), {(int64_t(x.size()) + 15) / 16, 1, 1});
+  EXPECT_EQ(float(out.back()), float(T(-99.0f))) << "wrote past the end";
+  out.pop_back();
+  return out;
+}
+
+inline std::shared_ptr<Executable> compiled(const std::string &text) {
+  return Executable::load(compile(Program::parse(text), hostTarget()), hostTarget());
+}
+
+} // namespace bitloom

@@ -1,59 +1,15 @@
-#include "bitloom/lowering/Executable.h"
-
-#include "bitloom/lib/dtype/DType.h"
-#include "bitloom/lib/runtime/DiskCache.h"
-#include "bitloom/lib/runtime/Launch.h"
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/tests/unit/lowering/Kernels.h"
+#include "bitloom/tests/unit/lowering/ScopedDirectory.h"
 
 #include <gtest/gtest.h>
 
-#include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 using namespace bitloom;
 
 namespace {
-
-testing::AssertionResult contains(std::string_view text, std::string_view piece) {
-  if (text.find(piece) != text.npos)
-    return testing::AssertionSuccess();
-  return testing::AssertionFailure() << "expected '" << piece << "' in:\n" << text;
-}
-
-constexpr int64_t raggedSizes[] = {1, 3, 17, 199, 4097};
-
-// A fresh directory that an environment variable names while it lives.
-struct ScopedDirectory {
-  explicit ScopedDirectory(const char *variable) : variable(variable) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "bitloom-test-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-    setenv(variable, path.c_str(), 1);
-  }
-  ~ScopedDirectory() {
-    unsetenv(variable);
-    std::filesystem::remove_all(path);
-  }
-  const char *variable;
-  std::filesystem::path path;
-};
-
-template <class T> std::vector<T> run(Executable &kernel, const std::vector<T> &x) {
-  std::vector<T> out(x.size() + 1, T(-99.0f));
-  LaunchArguments arguments;
-  arguments.addView(TensorRef(const_cast<T *>(x.data()), dtypeOf<T>, {int64_t(x.size())}));
-  arguments.addView(TensorRef(out.data(), dtypeOf<T>, {int64_t(x.size())}));
-  kernel.launch(arguments.words(), {(int64_t(x.size()) + 15) / 16, 1, 1});
-  EXPECT_EQ(float(out.back()), float(T(-99.0f))) << "wrote past the end";
-  out.pop_back();
-  return out;
-}
-
-std::shared_ptr<Executable> compiled(const std::string &text) {
-  return Executable::load(compile(Program::parse(text), hostTarget()), hostTarget());
-}
 
 const std::string twice = "%y = arith.addf %x, %x : vector<16xf32>";
 
@@ -199,43 +155,4 @@ TEST(Pipeline, ACrashOfLlvmIsAnInternalError) {
       EXPECT_TRUE(contains(replay(error.reproducer()), "Cannot select"));
     }
   EXPECT_EQ(run(*compiled(elementwise(twice)), std::vector<float>{1})[0], 2.0f); // and the process goes on
-}
-
-TEST(MachineCode, SurvivesItsSerialization) {
-  MachineCode code;
-  code.entry = "kernel";
-  code.image = std::string("\0\1\2", 3);
-  code.threadsPerProgram = 256;
-  code.sharedBytes = 4096;
-  code.resources = KernelResources{.name = "kernel", .registers = 40, .spillLoadBytes = 8};
-  std::string bytes = code.serialize();
-  std::optional<MachineCode> back = MachineCode::deserialize(bytes);
-  ASSERT_TRUE(back);
-  EXPECT_EQ(back->entry, code.entry);
-  EXPECT_EQ(back->image, code.image);
-  EXPECT_EQ(back->threadsPerProgram, 256);
-  EXPECT_EQ(back->sharedBytes, 4096);
-  EXPECT_EQ(back->resources, code.resources);
-  for (size_t size = 0; size < bytes.size(); ++size)
-    EXPECT_FALSE(MachineCode::deserialize(bytes.substr(0, size))) << size;
-  EXPECT_FALSE(MachineCode::deserialize(bytes + "x"));
-}
-
-TEST(Executable, LoadsOnlyWhatThisMachineRuns) {
-  Target other = parseTarget(hostTarget().family == Family::Cpu_x86 ? "aarch64" : "x86-64");
-  MachineCode code = compile(Program::parse(elementwise(twice)), other);
-  EXPECT_THROW(Executable::load(code, other), UserError);
-  code.image = "no object file";
-  EXPECT_THROW(Executable::load(code, hostTarget()), InternalError);
-}
-
-TEST(Executable, NamesUnknownSymbols) {
-  std::string text = "llvm.func @no_such_symbol_anywhere()\n" +
-                     elementwise("llvm.call @no_such_symbol_anywhere() : () -> ()\n" + twice);
-  try {
-    compiled(text);
-    FAIL() << "expected an InternalError";
-  } catch (const InternalError &error) {
-    EXPECT_TRUE(contains(error.what(), "no_such_symbol_anywhere"));
-  }
 }

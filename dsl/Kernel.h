@@ -34,6 +34,7 @@
 #include <boost/hana/tuple.hpp>
 #include <boost/preprocessor/punctuation/comma_if.hpp>
 #include <boost/preprocessor/seq/for_each_i.hpp>
+#include <boost/preprocessor/stringize.hpp>
 #include <boost/preprocessor/variadic/to_seq.hpp>
 
 #include <cstring>
@@ -119,7 +120,7 @@ struct Registered {
 } // namespace detail
 
 #define BITLOOM_PARAM_ACCESSOR(r, data, i, field)                                                                      \
-  BOOST_PP_COMMA_IF(i)::boost::hana::make_pair(BOOST_HANA_STRING(#field),                                              \
+  BOOST_PP_COMMA_IF(i)::boost::hana::make_pair(BOOST_HANA_STRING(BOOST_PP_STRINGIZE(field)),                                              \
                                                [](auto &self) -> auto & { return self.field; })
 
 // Reflects the parameters of a kernel's struct, in call order, as a Boost.Hana Struct.

@@ -35,14 +35,35 @@ ensure_packages() {
 }
 
 # The environment is good when its stamp holds the hash of what was asked for and of the interpreter that made it.
-environment_hash() { { cat python/requirements-dev.txt; python3 -VV; } | sha256sum; }
+environment_hash() { { cat python/requirements-dev.txt; python3 -VV; printf '%s\n' "$root"; } | sha256sum; }
 
 make_environment() {
   # torch before the rest: with it there, nothing else chooses another build of it.
   rm -rf "$venv" &&
     python3 -m venv "$venv" &&
     "$python" -m pip install --disable-pip-version-check "$(grep '^torch==' python/requirements-dev.txt)" &&
-    "$python" -m pip install --disable-pip-version-check -r python/requirements-dev.txt
+    "$python" -m pip install --disable-pip-version-check -r python/requirements-dev.txt &&
+    install_ptxas &&
+    import_from_build
+}
+
+has_ptxas() { command -v ptxas || [[ -x /usr/local/cuda/bin/ptxas ]]; } >/dev/null
+
+# NVIDIA's assembler, with which the tests assemble PTX: the machine's, else a package's (its dependencies are not needed).
+install_ptxas() {
+  has_ptxas || "$python" -m pip install --disable-pip-version-check --no-deps nvidia-cuda-nvcc==13.0.88
+}
+
+use_installed_ptxas() {
+  local program
+  for program in "$root/$venv"/lib/python3*/site-packages/nvidia/*/bin/ptxas; do
+    if [[ -x $program ]]; then export BITLOOM_PTXAS=$program; fi
+  done
+}
+
+# `import bitloom` in the environment finds what the last build made.
+import_from_build() {
+  printf '%s\n' "$root/build/python" >"$("$python" -c 'import site; print(site.getsitepackages()[0])')/bitloom-build.pth"
 }
 
 ensure_environment() {
@@ -62,7 +83,7 @@ ensure_configured() {
   printf '%s\n' "$hash" >"$folder/configured.sha256"
 }
 
-ensure_machine() { ensure_packages && ensure_environment; }
+ensure_machine() { ensure_packages && ensure_environment && use_installed_ptxas; }
 
 # build_preset PRESET FOLDER [TARGET...]
 build_preset() {

@@ -39,14 +39,14 @@ def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
 }
 
 def ExpandMath : Pass<"tile-expand-math", "::mlir::ModuleOp"> {
-  let summary = "rewrite math functions as arithmetic, or as calls of libm";
+  let summary = "rewrite math functions as arithmetic, or as calls of libm (CPU targets)";
   let description = [{
     See the comment of ExpandMath.cpp, which lists each function's method and error. What stays of `math` has an
     instruction on the target.
   }];
   let options = [Option<"target", "target", "std::string", "\"x86-64-v4\"", "the target, as parseTarget spells it">];
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::func::FuncDialect", "::mlir::math::MathDialect",
-                           "::mlir::vector::VectorDialect"];
+                           "::mlir::scf::SCFDialect", "::mlir::vector::VectorDialect"];
 }
 
 def ExpandFloats : Pass<"tile-expand-floats", "::mlir::ModuleOp"> {

@@ -63,11 +63,12 @@ static void llvmPasses(OpPassManager &passes, const Target &target) {
     passes.addPass(createCanonicalizerPass());
     passes.addPass(createCSEPass());
   }
-  // While functions are still ops on whole vectors, before anything is split into scalars.
-  passes.addPass(createExpandMath({target.name}));
-  // After the maths, which computes bf16 in f32 and so adds conversions. GPUs have bf16 instructions.
-  if (isCpu(target.family))
+  if (isCpu(target.family)) {
+    // While functions are still ops on whole vectors, before anything is split into scalars.
+    passes.addPass(createExpandMath({target.name}));
+    // After the maths, which computes bf16 in f32 and so adds conversions.
     passes.addPass(createExpandFloats());
+  }
   // The expansions share subexpressions between neighbouring calls: sin and cos of one angle, say.
   passes.addPass(createCSEPass());
   // Structure goes last but one: the passes above match within a block.

@@ -1,0 +1,25 @@
+// RUN: bitloom-opt %s -tile-expand-floats | FileCheck %s
+
+// CHECK-LABEL: llvm.func @sum
+// CHECK: %[[A:.*]] = arith.bitcast %{{.*}} : vector<8xi32> to vector<8xf32>
+// CHECK: %[[B:.*]] = arith.bitcast %{{.*}} : vector<8xi32> to vector<8xf32>
+// CHECK: %[[SUM:.*]] = arith.addf %[[A]], %[[B]] : vector<8xf32>
+// CHECK: %[[NAN:.*]] = arith.cmpf uno, %[[SUM]], %[[SUM]]
+// CHECK: arith.select %[[NAN]]
+// CHECK: %[[Y:.*]] = arith.bitcast %{{.*}} : vector<8xi16> to vector<8xbf16>
+// CHECK: llvm.return %[[Y]]
+llvm.func @sum(%a: vector<8xbf16>, %b: vector<8xbf16>) -> vector<8xbf16> {
+  %y = arith.addf %a, %b : vector<8xbf16>
+  llvm.return %y : vector<8xbf16>
+}
+
+// What only moves values, and other types, stay.
+// CHECK-LABEL: llvm.func @kept
+// CHECK: arith.select %{{.*}} : vector<8xi1>, vector<8xbf16>
+// CHECK: arith.mulf %{{.*}} : f16
+llvm.func @kept(%c: vector<8xi1>, %a: vector<8xbf16>, %b: vector<8xbf16>, %p: !llvm.ptr, %h: f16) -> vector<8xbf16> {
+  %y = arith.select %c, %a, %b : vector<8xi1>, vector<8xbf16>
+  %square = arith.mulf %h, %h : f16
+  llvm.store %square, %p : f16, !llvm.ptr
+  llvm.return %y : vector<8xbf16>
+}

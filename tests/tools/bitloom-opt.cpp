@@ -30,6 +30,10 @@ int main(int argc, char **argv) {
                   mlir::x86vector::X86VectorDialect, mlir::ub::UBDialect>();
   mlir::registerTransformsPasses();
   mlir::registerConversionPasses();
+  bitloom::registerConvertToLLVM();
   bitloom::registerDecomposePacking();
+  bitloom::registerEraseBFloat();
+  bitloom::registerExpandFloats();
+  bitloom::registerExpandMath();
   return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "bitloom-opt\n", registry));
 }

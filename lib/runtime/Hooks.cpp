@@ -2,38 +2,62 @@
 
 #include "bitloom/lib/support/Error.h"
 
-#include <cinttypes>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <mutex>
+#include <set>
 
 namespace bitloom {
 
 static thread_local LaunchFailure *current = nullptr;
 
+// The file's name lives as long as the process: errors outlive kernels.
+static const char *interned(std::string_view name) {
+  static std::mutex mutex;
+  static auto &names = *new std::set<std::string, std::less<>>;
+  std::lock_guard lock(mutex);
+  return names.emplace(name).first->c_str();
+}
+
 void LaunchFailure::raise() const {
-  if (const char *message = first.load(std::memory_order_acquire))
-    throw UserError(message);
+  const char *text = first.load(std::memory_order_acquire);
+  if (!text)
+    return;
+  std::string_view message = text;
+  for (size_t colon = message.find(':'); colon != message.npos; colon = message.find(':', colon + 1)) {
+    SourceLocation where;
+    const char *line = text + colon + 1;
+    auto [end, error] = std::from_chars(line, text + message.size(), where.line);
+    if (error != std::errc() || !std::string_view(end).starts_with(": "))
+      continue;
+    where.file = interned(message.substr(0, colon));
+    throw UserError(where, end + 2);
+  }
+  throw UserError(text);
 }
 
 AssertScope::AssertScope(LaunchFailure &launch) : outer(current) { current = &launch; }
 AssertScope::~AssertScope() { current = outer; }
 
-// As short as reads back the same where that is cheap to say: 9 and 17 digits determine an f32 and an f64.
+// The shortest text that reads back as the same number.
 static void appendElement(std::string &text, DType dtype, const unsigned char *element) {
-  char digits[40];
+  char digits[32];
+  std::to_chars_result end{};
   if (isFloat(dtype)) {
-    std::snprintf(digits, sizeof digits, dtype == DType::f64 ? "%.17g" : "%.9g", readAsDouble(dtype, element));
+    double value = readAsDouble(dtype, element);
+    end = dtype == DType::f64 ? std::to_chars(digits, std::end(digits), value)
+                              : std::to_chars(digits, std::end(digits), float(value));
   } else {
     std::uint64_t bits = 0;
     std::memcpy(&bits, element, size_t(bytesOf(dtype)));
     int unused = 64 - 8 * bytesOf(dtype);
-    if (isSigned(dtype))
-      std::snprintf(digits, sizeof digits, "%" PRId64, int64_t(bits << unused) >> unused);
-    else
-      std::snprintf(digits, sizeof digits, "%" PRIu64, bits);
+    end = isSigned(dtype) ? std::to_chars(digits, std::end(digits), int64_t(bits << unused) >> unused)
+                          : std::to_chars(digits, std::end(digits), bits);
   }
-  text += digits;
+  text.append(digits, end.ptr);
 }
 
 static void appendRows(std::string &text, DType dtype, const unsigned char *&next, std::span<const int64_t> shape) {
@@ -52,14 +76,7 @@ static void appendRows(std::string &text, DType dtype, const unsigned char *&nex
 }
 
 std::string printedTile(std::string_view label, DType dtype, const void *data, std::span<const int64_t> shape) {
-  std::string text = std::string(label) + ": " + std::string(nameOf(dtype));
-  if (!shape.empty()) {
-    text += "[";
-    for (size_t i = 0; i < shape.size(); ++i)
-      text += (i ? ", " : "") + std::to_string(shape[i]);
-    text += "]";
-  }
-  text += " = ";
+  std::string text = std::string(label) + " = ";
   auto *next = static_cast<const unsigned char *>(data);
   appendRows(text, dtype, next, shape);
   return text + "\n";

@@ -44,7 +44,7 @@ private:
   LaunchFailure *outer;
 };
 
-// "acc: f32[2, 3] = [[1, 2, 3], [4, 5, 6]]\n"; a scalar has no brackets.
+// "acc = [[1, 2, 3], [4, 5, 6]]\n", each number as short as reads back the same; a scalar has no brackets.
 std::string printedTile(std::string_view label, DType dtype, const void *data, std::span<const int64_t> shape);
 
 } // namespace bitloom

@@ -21,7 +21,7 @@ inline std::string elementwise(const std::string &body, const std::string &type 
   std::string vector = "vector<16x" + type + ">";
   return R"(
 llvm.func @bitloom_rt_assert(!llvm.ptr)
-llvm.mlir.global internal constant @message("map.cpp:7: error: negative\00")
+llvm.mlir.global internal constant @message("map.cpp:7: negative\00")
 llvm.func @map(%args: !llvm.ptr, %grid: !llvm.ptr, %begin: i64, %end: i64) attributes {tile.kernel} {
   %px = llvm.load %args : !llvm.ptr -> !llvm.ptr
   %np = llvm.getelementptr %args[1] : (!llvm.ptr) -> !llvm.ptr, i64

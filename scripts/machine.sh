@@ -74,12 +74,13 @@ ensure_environment() {
   printf '%s\n' "$hash" >"$venv/requirements.sha256"
 }
 
-# ensure_configured PRESET FOLDER: configures once; afterwards ninja itself sees what changed in the CMake files.
+# ensure_configured PRESET FOLDER: configures once; afterwards ninja itself sees what changed in the CMake files. A folder
+# that was configured otherwise loses its cache, since CMake takes no change of the compiler.
 ensure_configured() {
   local preset=$1 folder=$2 hash
   hash=$({ cat CMakePresets.json; clang-22 --version; python3 -VV; } | sha256sum)
   [[ -f $folder/build.ninja && $(cat "$folder/configured.sha256" 2>/dev/null) == "$hash" ]] && return
-  run_logged "configure $preset" cmake --preset "$preset" || return 1
+  run_logged "configure $preset" cmake --fresh --preset "$preset" || return 1
   printf '%s\n' "$hash" >"$folder/configured.sha256"
 }
 

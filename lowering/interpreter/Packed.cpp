@@ -19,7 +19,7 @@ static std::vector<std::vector<PackedField>> fieldsOf(const Packing &packing) { 
   for (const Packing::Plane &plane : packing.planes())
     for (int column = 0; column < packing.block; ++column) {
       Packing::Field field = plane.field(column);
-      columns[column].push_back({plane.byteOffset + field.byte, field.shift, plane.mask(), plane.shift});
+      columns[column].push_back({field.byte, field.shift, plane.mask(), plane.shift});
     }
   return columns;
 }

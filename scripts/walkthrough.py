@@ -14,7 +14,9 @@ BLOCK = re.compile(r"<!-- (bitloom [^|>]*?)(?: \| head (\d+))? -->\n```(\w*)\n.*
 
 def printed(cli, match):
     command, limit, language = match[1], match[2], match[3]
-    text = subprocess.run([cli, *shlex.split(command)[1:]], check=True, capture_output=True, text=True).stdout.strip("\n")
+    text = subprocess.run([cli, *shlex.split(command)[1:]], check=True, capture_output=True, text=True).stdout.strip(
+        "\n"
+    )
     lines = text.split("\n")
     if limit and len(lines) > int(limit):
         lines = [*lines[: int(limit)], "…"]

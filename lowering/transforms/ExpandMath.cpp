@@ -7,8 +7,8 @@
 //
 //   exp, exp2  x = n ln2 + r, |r| <= ln2/2: 2^n * polynomial(r)                                           1.1 ulp
 //   expm1      the same, with 2^n - 1 added apart                                                         2
-//   log, …     x = 2^n (1 + f), 1/sqrt2 <= 1 + f < sqrt2: polynomial(f) + n ln2                           1; log2, log10 2
-//   log1p      log(1 + x), and what rounding 1 + x lost, over 1 + x                                       2
+//   log, …     x = 2^n (1 + f), 1/sqrt2 <= 1 + f < sqrt2: polynomial(f) + n ln2                           1; log2,
+//   log10 2 log1p      log(1 + x), and what rounding 1 + x lost, over 1 + x                                       2
 //   tanh       expm1(2|x|) / (expm1(2|x|) + 2)                                                            3
 //   erf        |x| < 0.93: x polynomial(x^2), else 1 - exp(-polynomial(|x|))                              2
 //   sin, cos   x = n pi/2 + r, pi/2 in three parts (Cody and Waite); libm's when any |x| is large         1.6; tan 3.5
@@ -326,9 +326,8 @@ Value expanded(const Arithmetic &a, Operation *op, SmallVectorImpl<Operation *> 
 // Whether processors compute it in a few instructions.
 bool isNative(Operation *op) {
   return isa<math::AbsFOp, math::AbsIOp, math::CeilOp, math::CopySignOp, math::CountLeadingZerosOp,
-             math::CountTrailingZerosOp, math::CtPopOp, math::FloorOp, math::FmaOp, math::IsFiniteOp,
-             math::IsInfOp, math::IsNaNOp, math::IsNormalOp, math::RoundOp, math::RoundEvenOp, math::SqrtOp,
-             math::TruncOp>(op);
+             math::CountTrailingZerosOp, math::CtPopOp, math::FloorOp, math::FmaOp, math::IsFiniteOp, math::IsInfOp,
+             math::IsNaNOp, math::IsNormalOp, math::RoundOp, math::RoundEvenOp, math::SqrtOp, math::TruncOp>(op);
 }
 
 struct ExpandMath : impl::ExpandMathBase<ExpandMath> {

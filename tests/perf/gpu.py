@@ -8,10 +8,9 @@ import argparse
 import json
 import statistics
 
+import bitloom
 import torch
 import torch.nn.functional as F
-
-import bitloom
 from timing import table
 
 
@@ -48,7 +47,13 @@ def rows_case(name, rows, cols, dtype, ours, theirs):
         "torch": milliseconds(lambda i: theirs(xs[i], weight, bias), n),
         "copy": milliseconds(lambda i: outs[i].copy_(xs[i]), n),
     }
-    return {"kernel": name, "shape": f"{rows}x{cols}", "dtype": str(dtype).split(".")[1], "bytes": 2 * xs[0].nbytes, **times}
+    return {
+        "kernel": name,
+        "shape": f"{rows}x{cols}",
+        "dtype": str(dtype).split(".")[1],
+        "bytes": 2 * xs[0].nbytes,
+        **times,
+    }
 
 
 def run():
@@ -82,8 +87,17 @@ if __name__ == "__main__":
     table(
         ["kernel", "shape", "dtype", "us", "torch us", "copy us", "GB/s", "% copy", "x torch"],
         [
-            [r["kernel"], r["shape"], r["dtype"], f"{r['bitloom'] * 1e3:.1f}", f"{r['torch'] * 1e3:.1f}", f"{r['copy'] * 1e3:.1f}",
-             f"{r['bytes'] / r['bitloom'] / 1e6:.0f}", f"{100 * r['copy'] / r['bitloom']:.1f}", f"{r['torch'] / r['bitloom']:.2f}"]
+            [
+                r["kernel"],
+                r["shape"],
+                r["dtype"],
+                f"{r['bitloom'] * 1e3:.1f}",
+                f"{r['torch'] * 1e3:.1f}",
+                f"{r['copy'] * 1e3:.1f}",
+                f"{r['bytes'] / r['bitloom'] / 1e6:.0f}",
+                f"{100 * r['copy'] / r['bitloom']:.1f}",
+                f"{r['torch'] / r['bitloom']:.2f}",
+            ]
             for r in results
         ],
     )

@@ -1,8 +1,7 @@
-// The whole pipeline on one page: the four lists of passes below are all there are, in this order.
+// The whole pipeline on one page: the five lists of passes below are all there are, in this order.
 //
-//   tile IR ──tilePasses──▶ canonical tile IR ──┬─cpuLayoutPasses──▶ loops over vectors ─┬─llvmPasses──▶ LLVM dialect
-//   ──▶ Codegen
-//                                               └─gpuLayoutPasses──▶ tiles with layouts ─┘
+//   tile IR -tilePasses-> canonical -+-cpuLayoutPasses-> loops over vectors ---------------------+-llvmPasses-> LLVM
+//                                    +-gpuLayoutPasses-> with layouts -gpuThreadPasses-> a thread+
 #include "bitloom/lowering/Pipeline.h"
 
 #include "bitloom/lib/support/Error.h"
@@ -56,13 +55,14 @@ static void gpuLayoutPasses(OpPassManager &passes, const Target &target) {
   passes.addPass(createCSEPass());
 }
 
+static void gpuThreadPasses(OpPassManager &passes, const Target &target) {
+  passes.addPass(createTileToNVVM({target.name}));
+  // One thread's share of a tile is many scalars, and many are the same in all of them.
+  passes.addPass(createCanonicalizerPass());
+  passes.addPass(createCSEPass());
+}
+
 static void llvmPasses(OpPassManager &passes, const Target &target) {
-  if (!isCpu(target.family)) {
-    passes.addPass(createTileToNVVM({target.name}));
-    // One thread's share of a tile is many scalars, and many are the same in all of them.
-    passes.addPass(createCanonicalizerPass());
-    passes.addPass(createCSEPass());
-  }
   if (isCpu(target.family)) {
     // While functions are still ops on whole vectors, before anything is split into scalars.
     passes.addPass(createExpandMath({target.name}));
@@ -126,6 +126,11 @@ static bool legalLayouts(Operation *op) {
          allTypes(op, [](Type type) { return !isa<TensorType>(type) || hasLayout(type); });
 }
 
+static bool legalThreads(Operation *op) {
+  return fromDialect(op, {"builtin", "llvm", "nvvm", "arith", "math", "scf", "cf", "vector", "ub"}) &&
+         allTypes(op, [](Type type) { return !isa<TensorType, tile::ViewType>(type); });
+}
+
 static bool legalLlvm(Operation *op) {
   return isa<ModuleOp>(op) || fromDialect(op, {"llvm", "nvvm", "arm_neon", "arm_sve"});
 }
@@ -142,18 +147,21 @@ struct Step {
 };
 } // namespace
 
-static std::array<Step, 3> stepsFor(const Target &target) {
-  Step layout = isCpu(target.family) ? Step{Stage::Layout, "layout", cpuLayoutPasses, legalLoops}
-                                     : Step{Stage::Layout, "layout", gpuLayoutPasses, legalLayouts};
-  return {Step{Stage::Tile, "tile", tilePasses, legalTile}, layout, Step{Stage::Llvm, "llvm", llvmPasses, legalLlvm}};
+static SmallVector<Step, 4> stepsFor(const Target &target) {
+  const Step tile = {Stage::Tile, "tile", tilePasses, legalTile}, llvm = {Stage::Llvm, "llvm", llvmPasses, legalLlvm};
+  if (isCpu(target.family))
+    return {tile, {Stage::Layout, "layout", cpuLayoutPasses, legalLoops}, llvm};
+  return {tile,
+          {Stage::Layout, "layout", gpuLayoutPasses, legalLayouts},
+          {Stage::Llvm, "threads", gpuThreadPasses, legalThreads},
+          llvm};
 }
 
 // How far a program has come already, when it was parsed from the text of a later stage: the first step still to do.
-static size_t firstStep(const Program &program) {
+static size_t firstStep(const Program &program, ArrayRef<Step> steps) {
   ModuleOp module = program.module();
-  bool kernels = !module.getOps<func::FuncOp>().empty();
-  if (!kernels)
-    return 2; // llvm.func: loops over vectors, or LLVM's dialect itself, on which llvmPasses do nothing
+  if (module.getOps<func::FuncOp>().empty())
+    return steps.size() - 1; // llvm.func, perhaps LLVM's dialect already, to which llvmPasses do nothing
   WalkResult found = module.walk([](Operation *op) {
     return llvm::any_of(op->getResultTypes(), hasLayout) ? WalkResult::interrupt() : WalkResult::advance();
   });
@@ -231,8 +239,8 @@ static void guarded(const char *stage, const Target &target, Before before, Work
 
 static Program lowered(const Program &source, const Target &target, Stage last, bool verifyEach = false) {
   Program program = source.clone();
-  std::array<Step, 3> steps = stepsFor(target);
-  const size_t first = firstStep(program);
+  const SmallVector<Step, 4> steps = stepsFor(target);
+  const size_t first = firstStep(program, steps);
   for (size_t i = first; i < steps.size() && steps[i].stage <= last; ++i) {
     // Passes rewrite in place. What was before the step is made once more, and only when it is needed.
     auto before = [&] {

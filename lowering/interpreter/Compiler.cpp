@@ -127,7 +127,10 @@ Slot Compiler::allocate(int64_t cells) {
 
 void Compiler::release(Value value) {
   auto found = slots.find(value);
-  if (found == slots.end() || isa<BlockArgument>(value) || matchPattern(value, m_Constant()))
+  if (found == slots.end() || isa<BlockArgument>(value))
+    return;
+  // What is set when the frame is made must last for every program of the grid.
+  if (std::any_of(constants.begin(), constants.end(), [&](const Constant &one) { return one.slot == found->second; }))
     return;
   freed[cellsOf(value.getType())].push_back(found->second);
 }

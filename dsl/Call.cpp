@@ -126,7 +126,7 @@ void Call::checkViews() {
                       " as the others, got one on " + nameOf(tensor.device));
     where = tensor.device;
     for (int d = 0; d < tensor.rank(); ++d)
-      if (tensor.extents[d] > 1 && tensor.strides[d] == 0 && parameter.output)
+      if (tensor.extents[d] > 1 && tensor.strides[d] == 0 && parameter.output && tensor.elementCount())
         throw UserError(argument(*row, parameter) +
                         ": expected distinct elements to write, got stride 0 in dimension " + std::to_string(d));
   }

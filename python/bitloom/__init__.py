@@ -1,0 +1,89 @@
+"""Kernels for tensors of anything with DLPack: torch, numpy, cupy, jax, on the CPU and on CUDA, without copies.
+
+Each registered kernel is a function here: ``bitloom.rms_norm(x, weight, eps=1e-6)``. Inputs go by position or by name,
+outputs and Meta parameters by name; outputs that are not passed are made and returned. ``help(bitloom.rms_norm)`` tells
+the rest, and ``bitloom.kernels()`` lists them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from . import _kernels
+from ._bitloom import (
+    CudaError,
+    InternalError,
+    Kernel,
+    Packing,
+    Parameter,
+    UserError,
+    _inspect,
+    _load_kernels,
+    _set_target,
+    cuda_unavailable,
+    kernels,
+    num_threads,
+    pack,
+    set_num_threads,
+    targets,
+    unpack,
+)
+from ._kernels import *  # noqa: F403
+
+__all__ = [
+    "CudaError",
+    "InternalError",
+    "Kernel",
+    "Packing",
+    "Parameter",
+    "UserError",
+    "cuda_unavailable",
+    "inspect",
+    "kernels",
+    "load_kernels",
+    "num_threads",
+    "pack",
+    "set_num_threads",
+    "targets",
+    "unpack",
+    "use_target",
+    *_kernels.__all__,
+]
+
+
+def inspect(kernel: str, *, target: str = "host", emit: str = "tile", dtype: str | None = None, **sizes: int) -> str:
+    """The text of a kernel after a stage of its lowering, without running it.
+
+    emit: tile, layout, llvm or asm (on a GPU, PTX). target: a name of ``targets()``, with features where wanted.
+    dtype: of the first parameter, where the kernel has several. sizes: values for the extents' names and the Meta
+    parameters, ``inspect("rms_norm", emit="asm", target="sm_90a", cols=8192)``; those of the kernel's first benchmark
+    where not given.
+    Raises UserError for names that are unknown.
+    """
+    row = kernels().get(kernel)
+    usual = row.benchmarks[0].split() if row and row.benchmarks else []
+    sizes = {name: int(value) for name, value in (item.split("=") for item in usual)} | sizes
+    return _inspect(kernel, target, emit, dtype, sizes)
+
+
+def load_kernels(path: str) -> list[str]:
+    """Loads a shared library of kernels, makes functions of this module of them, and returns their names.
+
+    Raises UserError when the library cannot be loaded.
+    """
+    names = _load_kernels(str(path))
+    for name in names:
+        globals()[name] = _kernels.add(name)
+    return names
+
+
+@contextmanager
+def use_target(name: str) -> Iterator[None]:
+    """Within it, this thread's calls run elsewhere than their tensors' device would say.
+
+    name: "interpreter", the reference for every target, or a target that this machine runs, such as "x86-64-v2".
+    """
+    before = _set_target(name)
+    try:
+        yield
+    finally:
+        _set_target(before)

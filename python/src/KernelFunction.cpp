@@ -1,0 +1,366 @@
+#include "bitloom/python/src/KernelFunction.h"
+
+#include "bitloom/lib/runtime/Cuda.h"
+#include "bitloom/lib/support/Error.h"
+#include "bitloom/lib/support/Suggest.h"
+#include "bitloom/python/src/Errors.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <map>
+
+namespace bitloom::python {
+
+using Kind = Parameter::Kind;
+
+//===- Where calls run
+//----------------------------------------------------------------------------------------------===//
+
+static thread_local Destination destination;
+static thread_local std::string destinationName = "device";
+
+std::string setDestination(const std::string &name) {
+  Destination next;
+  if (name == "interpreter") {
+    next.interpreter = true;
+  } else if (name != "device") {
+    next.target = parseTarget(name);
+    if (isCpu(next.target->family) && !runsOnHost(*next.target))
+      throw UserError("target " + name + ": expected one that this processor runs, such as host");
+  }
+  if (name != "device") {
+    static auto &ids = *new std::map<std::string, int64_t>; // guarded by the GIL
+    next.id = ids.emplace(name, int64_t(ids.size()) + 1).first->second;
+  }
+  destination = next;
+  return std::exchange(destinationName, name);
+}
+
+static const Target &targetFor(Device device, const std::string &kernel) {
+  if (destination.target) {
+    if (isCpu(destination.target->family) != (device.kind == Device::Kind::Cpu))
+      throw UserError(kernel + ": expected tensors that " + destinationName + " can run on, got some on " +
+                      nameOf(device));
+    return *destination.target;
+  }
+  if (device.kind == Device::Kind::Cpu)
+    return hostTarget();
+  static auto &targets = *new std::map<int, Target>; // guarded by the GIL
+  auto found = targets.find(device.index);
+  return found != targets.end() ? found->second : targets.emplace(device.index, parseTarget("cuda")).first->second;
+}
+
+//===- Reading the arguments
+//----------------------------------------------------------------------------------------===//
+
+struct KernelFunction::Arguments {
+  struct Number {
+    enum { None, Integer, Real } kind = None;
+    int64_t bits = 0;
+  };
+  // By parameter: the view's array, borrowed from the caller or from `made`; the scalar's or Meta's value.
+  std::vector<PyObject *> objects;
+  std::vector<Borrowed> tensors;
+  std::vector<Number> numbers;
+  std::vector<py::object> made;
+  const ArrayType *like = nullptr; // the type of the first view
+  Device device;
+  std::optional<void *> stream; // of a launch on a GPU
+
+  explicit Arguments(size_t count) : objects(count), tensors(count), numbers(count) {}
+};
+
+KernelFunction::KernelFunction(const KernelRow &row) : row(row), shape(row) {
+  for (const Signature::Entry &entry : shape.entries)
+    names.push_back(PyUnicode_InternFromString(row.variants.front().parameters[entry.parameter].name.c_str()));
+  for (const Parameter &parameter : row.variants.front().parameters)
+    where.push_back(row.name + ": argument " + parameter.name);
+  doc = row.name + shape.text + "\n--\n\n" + shape.documentation; // the form that inspect.signature reads
+}
+
+KernelFunction &KernelFunction::of(const KernelRow &row) {
+  static auto &functions = *new std::unordered_map<const KernelRow *, KernelFunction *>; // guarded by the GIL
+  auto [entry, fresh] = functions.try_emplace(&row);
+  if (fresh)
+    entry->second = new KernelFunction(row);
+  return *entry->second;
+}
+
+void KernelFunction::read(Arguments &arguments, size_t parameter, PyObject *value) const {
+  const Parameter &declared = row.variants.front().parameters[parameter];
+  if (declared.kind == Kind::View) {
+    arguments.objects[parameter] = value;
+    return;
+  }
+  Arguments::Number &number = arguments.numbers[parameter];
+  py::object index;
+  if (PyFloat_Check(value)) {
+    number = {Arguments::Number::Real, std::bit_cast<int64_t>(PyFloat_AS_DOUBLE(value))};
+  } else if (PyIndex_Check(value) && (index = py::reinterpret_steal<py::object>(PyNumber_Index(value)))) {
+    number = {Arguments::Number::Integer, PyLong_AsLongLong(index.ptr())};
+  } else {
+    PyErr_Clear(); // numpy and torch scalars of floats have an __index__ that refuses
+    number = {Arguments::Number::Real, std::bit_cast<int64_t>(PyFloat_AsDouble(value))};
+  }
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    throw UserError(where[parameter] + ": expected a number that fits 64 bits, got " + std::string(py::repr(value)));
+  }
+}
+
+void KernelFunction::bind(Arguments &arguments, PyObject *const *values, Py_ssize_t byPosition,
+                          PyObject *keywords) const {
+  const std::vector<Signature::Entry> &entries = shape.entries;
+  uint64_t given = 0; // a bit an entry
+  auto take = [&](size_t e, PyObject *value) {
+    given |= uint64_t{1} << e;
+    if (value != Py_None)
+      read(arguments, entries[e].parameter, value);
+  };
+  for (Py_ssize_t i = 0; i < byPosition; ++i) {
+    if (size_t(i) == entries.size() || !entries[size_t(i)].byPosition)
+      throw py::type_error(row.name + "() takes " + std::to_string(i) + " positional arguments but " +
+                           std::to_string(byPosition) + " were given: " + row.name + shape.text);
+    take(size_t(i), values[i]);
+  }
+  Py_ssize_t count = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+  for (Py_ssize_t k = 0; k < count; ++k) {
+    PyObject *name = PyTuple_GET_ITEM(keywords, k);
+    size_t e = 0; // names in source code are interned, so the address mostly decides
+    while (e < names.size() && names[e] != name)
+      ++e;
+    for (size_t other = 0; e == names.size() && other < names.size(); ++other)
+      if (PyUnicode_Compare(names[other], name) == 0)
+        e = other;
+    if (e == names.size()) {
+      std::vector<std::string> known;
+      for (PyObject *one : names)
+        known.push_back(py::str(one));
+      std::string text = py::str(name);
+      throw py::type_error(row.name + "() got an unexpected keyword argument '" + text + "'" +
+                           expectedOneOf(text, known));
+    }
+    if (given >> e & 1)
+      throw py::type_error(row.name + "() got multiple values for argument '" + std::string(py::str(name)) + "'");
+    take(e, values[byPosition + k]);
+  }
+  for (size_t e = 0; e < entries.size() && entries[e].required; ++e)
+    if (!(given >> e & 1))
+      throw py::type_error(row.name + "() missing required argument '" + std::string(py::str(names[e])) +
+                           "': " + row.name + shape.text);
+
+  for (size_t i = 0; i < arguments.objects.size(); ++i) {
+    if (!arguments.objects[i])
+      continue;
+    Borrowed &borrowed = arguments.tensors[i] = Borrowed(arguments.objects[i], arguments.stream, where[i]);
+    if (borrowed.readOnly && row.variants.front().parameters[i].output)
+      throw UserError(where[i] + ": expected a tensor that can be written, got a read-only one");
+    if (!arguments.like) {
+      arguments.like = borrowed.type;
+      arguments.device = borrowed.tensor.device;
+    }
+    if (!arguments.stream && borrowed.tensor.device.kind == Device::Kind::Cuda)
+      arguments.stream = currentStream(*borrowed.type, borrowed.tensor.device.index);
+  }
+}
+
+void KernelFunction::makeOutputs(Arguments &arguments, const std::vector<Output> &missing) const {
+  for (const Output &output : missing) {
+    size_t i = output.parameter;
+    if (!arguments.like)
+      throw UserError(where[i] + ": expected a tensor, got none");
+    arguments.made.push_back(allocate(*arguments.like, output.dtype, output.extents, arguments.device, where[i]));
+    arguments.objects[i] = arguments.made.back().ptr();
+    arguments.tensors[i] = Borrowed(arguments.objects[i], arguments.stream, where[i]);
+  }
+}
+
+//===- Planning
+//-----------------------------------------------------------------------------------------------------===//
+
+// The strictest alignment that code is specialised for.
+static bool isAligned(const TensorRef &tensor) { return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0; }
+
+size_t KernelFunction::KeyHash::operator()(const std::vector<int64_t> &key) const {
+  uint64_t hash = 0x9e3779b97f4a7c15;
+  for (int64_t word : key) {
+    hash = (hash ^ uint64_t(word)) * 0xff51afd7ed558ccd; // the multiplier of MurmurHash3's finaliser
+    hash ^= hash >> 32;
+  }
+  return hash;
+}
+
+// Everything of the arguments that a plan depends on.
+std::vector<int64_t> KernelFunction::keyOf(const Arguments &arguments) const {
+  std::vector<int64_t> key;
+  key.reserve(8 * arguments.objects.size());
+  key.push_back(destination.id << 8 | arguments.device.index);
+  for (size_t i = 0; i < arguments.objects.size(); ++i)
+    if (arguments.objects[i]) {
+      const TensorRef &tensor = arguments.tensors[i].tensor;
+      key.push_back(int64_t(tensor.dtype) << 16 | tensor.rank() << 8 | int(tensor.device.kind) << 4 |
+                    tensor.device.index << 5 | isAligned(tensor) << 1 | 1);
+      key.insert(key.end(), tensor.extents.begin(), tensor.extents.end());
+      key.insert(key.end(), tensor.strides.begin(), tensor.strides.end());
+    } else {
+      key.push_back(int64_t(arguments.numbers[i].kind) << 1);
+      key.push_back(arguments.numbers[i].bits);
+    }
+  return key;
+}
+
+Call KernelFunction::resolved(const Arguments &arguments) const {
+  Call call(row);
+  for (size_t i = 0; i < arguments.objects.size(); ++i) {
+    const std::string &name = row.variants.front().parameters[i].name;
+    if (arguments.objects[i])
+      call.set(name, arguments.tensors[i].tensor);
+    else if (arguments.numbers[i].kind == Arguments::Number::Integer)
+      call.set(name, arguments.numbers[i].bits);
+    else if (arguments.numbers[i].kind == Arguments::Number::Real)
+      call.set(name, std::bit_cast<double>(arguments.numbers[i].bits));
+  }
+  call.resolve();
+  return call;
+}
+
+std::vector<KernelFunction::Output> KernelFunction::missingOutputs(const Call &call) const {
+  std::vector<Output> outputs;
+  const std::vector<Parameter> &parameters = call.variant().parameters;
+  for (const Call::Missing &missing : call.missingViews()) {
+    size_t i = 0;
+    while (parameters[i].name != missing.name)
+      ++i;
+    if (!parameters[i].output)
+      throw UserError(where[i] + ": expected a tensor of shape (" + joined(parameters[i].shape) + "), got none");
+    outputs.push_back({i, missing.dtype, missing.extents});
+  }
+  return outputs;
+}
+
+bool KernelFunction::writes(const Arguments &arguments) const {
+  return std::ranges::any_of(shape.outputs, [&](size_t i) { return arguments.tensors[i].tensor.elementCount() != 0; });
+}
+
+std::shared_ptr<const KernelFunction::Plan> KernelFunction::plan(Arguments &arguments) const {
+  auto plan = std::make_shared<Plan>();
+  Call call = resolved(arguments);
+  plan->missing = missingOutputs(call);
+  makeOutputs(arguments, plan->missing);
+  for (const Output &output : plan->missing)
+    call.set(call.variant().parameters[output.parameter].name, arguments.tensors[output.parameter].tensor);
+
+  plan->grid = call.grid();
+  if (!writes(arguments) || std::ranges::count(plan->grid, 0))
+    return plan;
+
+  plan->words = call.words();
+  size_t word = 0;
+  const std::vector<Parameter> &parameters = call.variant().parameters;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (parameters[i].kind == Kind::View && arguments.objects[i])
+      plan->addresses.emplace_back(i, word);
+    if (parameters[i].kind != Kind::Meta)
+      word += parameters[i].kind == Kind::View ? 1 + 2 * size_t(parameters[i].rank) : 1;
+  }
+  std::optional<cuda::ContextScope> scope;
+  if (arguments.device.kind == Device::Kind::Cuda)
+    scope.emplace(arguments.device.index);
+  const Target &target = targetFor(arguments.device, row.name);
+  py::gil_scoped_release release; // compiling takes a while
+  plan->executable = call.executable(target);
+  return plan;
+}
+
+//===- Running
+//------------------------------------------------------------------------------------------------------===//
+
+void KernelFunction::run(const Plan &plan, const Arguments &arguments) const {
+  if (!plan.executable)
+    return;
+  std::array<int64_t, cuda::maxLaunchWords> words;
+  std::copy(plan.words.begin(), plan.words.end(), words.begin());
+  for (auto [parameter, word] : plan.addresses)
+    words[word] = int64_t(reinterpret_cast<intptr_t>(arguments.tensors[parameter].tensor.data));
+  std::span<const int64_t> used(words.data(), plan.words.size());
+  py::gil_scoped_release release;
+  if (arguments.device.kind == Device::Kind::Cpu) {
+    plan.executable->launch(used, plan.grid);
+  } else {
+    cuda::ContextScope scope(arguments.device.index);
+    plan.executable->launch(used, plan.grid, *arguments.stream);
+  }
+}
+
+py::object KernelFunction::results(Arguments &arguments) const {
+  if (shape.outputs.size() == 1)
+    return py::reinterpret_borrow<py::object>(arguments.objects[shape.outputs[0]]);
+  py::tuple all(shape.outputs.size());
+  for (size_t r = 0; r < shape.outputs.size(); ++r)
+    all[r] = py::reinterpret_borrow<py::object>(arguments.objects[shape.outputs[r]]);
+  return all;
+}
+
+py::object KernelFunction::call(PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords) {
+  Arguments arguments(where.size());
+  bind(arguments, values, byPosition, keywords);
+  if (destination.interpreter) {
+    Call call = resolved(arguments);
+    makeOutputs(arguments, missingOutputs(call));
+    if (arguments.device.kind != Device::Kind::Cpu)
+      throw UserError(row.name + ": expected tensors on the CPU for the interpreter, got some on " +
+                      nameOf(arguments.device));
+    if (writes(arguments)) {
+      call = resolved(arguments);
+      py::gil_scoped_release release;
+      call.interpret();
+    }
+  } else {
+    std::vector<int64_t> key = keyOf(arguments);
+    auto found = plans.find(key);
+    bool known = found != plans.end();
+    std::shared_ptr<const Plan> chosen;
+    if (known) {
+      chosen = found->second;
+      makeOutputs(arguments, chosen->missing);
+    } else {
+      chosen = plan(arguments);
+    }
+    // A plan is for outputs made as aligned as code can ask for, which allocators see to but do not promise.
+    bool aligned = true;
+    for (const Output &output : chosen->missing)
+      aligned &= isAligned(arguments.tensors[output.parameter].tensor);
+    constexpr size_t mostPlans = 4096;
+    if (!known && aligned) {
+      if (plans.size() >= mostPlans)
+        plans.clear();
+      plans.emplace(std::move(key), chosen);
+    } else if (known && !aligned) {
+      chosen = plan(arguments);
+    }
+    run(*chosen, arguments);
+  }
+  return results(arguments);
+}
+
+static PyObject *callKernel(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords) {
+  return orRaise([&] {
+    auto *function = static_cast<KernelFunction *>(PyCapsule_GetPointer(self, nullptr));
+    return function->call(arguments, PyVectorcall_NARGS(size_t(count)), keywords).release().ptr();
+  });
+}
+
+py::object functionOf(const KernelRow &row, const std::string &module) {
+  KernelFunction &function = KernelFunction::of(row);
+  PyMethodDef *method = function.method();
+  method->ml_name = row.name.c_str();
+  method->ml_meth = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(callKernel));
+  method->ml_flags = METH_FASTCALL | METH_KEYWORDS;
+  method->ml_doc = function.help().c_str();
+  py::capsule self(&function, [](void *) {});
+  py::str home(module);
+  return py::reinterpret_steal<py::object>(PyCFunction_NewEx(method, self.ptr(), home.ptr()));
+}
+
+} // namespace bitloom::python

@@ -1,0 +1,83 @@
+// A kernel as a function of Python.
+#pragma once
+
+#include "bitloom/dsl/Call.h"
+#include "bitloom/lowering/Executable.h"
+#include "bitloom/python/src/Signature.h"
+#include "bitloom/python/src/Tensors.h"
+
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+namespace bitloom::python {
+
+// Where calls of this thread run: on their tensors' own device, in the interpreter, or as code for a CPU target that
+// this machine runs.
+struct Destination {
+  bool interpreter = false;
+  std::optional<Target> target;
+  int64_t id = 0; // differs between destinations of different names; 0 is the tensors' own device
+};
+// Sets this thread's: "device", "interpreter" or the name of a target. Gives the name that it replaces. UserError for a
+// target that this machine cannot run.
+std::string setDestination(const std::string &name);
+
+// One for each row, made once and never destroyed: Python's function object points into it.
+class KernelFunction {
+public:
+  static KernelFunction &of(const KernelRow &row);
+
+  const Signature &signature() const { return shape; }
+  const std::string &help() const { return doc; }
+  PyMethodDef *method() { return &definition; }
+
+  // By Python's vectorcall convention. Throws; gives the outputs, as a tuple when there are several.
+  py::object call(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names);
+
+private:
+  explicit KernelFunction(const KernelRow &row);
+
+  struct Output {
+    size_t parameter;
+    DType dtype;
+    Dims extents;
+  };
+  // All that a call needs, for arguments like those of an earlier one: only the addresses differ.
+  struct Plan {
+    std::shared_ptr<Executable> executable; // null when there is nothing to do
+    std::array<int64_t, 3> grid{};
+    std::vector<int64_t> words;
+    std::vector<std::pair<size_t, size_t>> addresses; // (a view's parameter, the word of its address)
+    std::vector<Output> missing;                      // outputs to make
+  };
+  struct Arguments;
+  struct KeyHash {
+    size_t operator()(const std::vector<int64_t> &key) const;
+  };
+
+  void bind(Arguments &arguments, PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords) const;
+  void read(Arguments &arguments, size_t parameter, PyObject *value) const;
+  void makeOutputs(Arguments &arguments, const std::vector<Output> &missing) const;
+  Call resolved(const Arguments &arguments) const;
+  std::vector<Output> missingOutputs(const Call &call) const;
+  std::vector<int64_t> keyOf(const Arguments &arguments) const;
+  bool writes(const Arguments &arguments) const; // whether any output has an element
+  // Makes the outputs that are missing.
+  std::shared_ptr<const Plan> plan(Arguments &arguments) const;
+  void run(const Plan &plan, const Arguments &arguments) const;
+  py::object results(Arguments &arguments) const;
+
+  const KernelRow &row;
+  Signature shape;
+  std::vector<PyObject *> names;  // of the signature's entries, interned
+  std::vector<std::string> where; // "rms_norm: argument x", by parameter
+  std::string doc;
+  PyMethodDef definition{};
+  std::unordered_map<std::vector<int64_t>, std::shared_ptr<const Plan>, KeyHash> plans; // guarded by the GIL
+};
+
+// The function object, whose __module__ is `module`.
+py::object functionOf(const KernelRow &row, const std::string &module);
+
+} // namespace bitloom::python

@@ -1,0 +1,108 @@
+#include "bitloom/python/src/Module.h"
+#include "bitloom/python/src/Tensors.h"
+
+#include "bitloom/lib/packing/Packing.h"
+#include "bitloom/lib/support/Error.h"
+
+#include <array>
+
+namespace bitloom::python {
+
+static Packing::Order orderNamed(const std::string &name) {
+  for (auto order : {Packing::Order::LowFirst, Packing::Order::HighFirst, Packing::Order::Planar})
+    if (nameOf(order) == name)
+      return order;
+  throw UserError("packing: expected order low, high or planar, got '" + name + "'");
+}
+
+static Borrowed readBytes(py::handle array, const std::string &where, bool allowSigned) {
+  Borrowed bytes(array.ptr(), std::nullopt, where);
+  const TensorRef &tensor = bytes.tensor;
+  if (tensor.dtype != DType::u8 && !(allowSigned && tensor.dtype == DType::i8))
+    throw UserError(where + ": expected dtype u8" + (allowSigned ? " or i8" : "") + ", got " +
+                    std::string(nameOf(tensor.dtype)));
+  if (tensor.device.kind != Device::Kind::Cpu)
+    throw UserError(where + ": expected a tensor on cpu, got one on " + nameOf(tensor.device));
+  if (tensor.rank() == 0)
+    throw UserError(where + ": expected 1 dimension or more, got 0");
+  if (!tensor.contiguous())
+    throw UserError(where + ": expected a contiguous tensor, got " + tensor.describe());
+  return bytes;
+}
+
+template <class T> static std::span<T> elementsOf(const TensorRef &tensor) {
+  return {static_cast<T *>(tensor.data), size_t(tensor.elementCount())};
+}
+
+static py::object packArray(py::handle values, const Packing &packing) {
+  packing.check();
+  Borrowed from = readBytes(values, "pack: argument values", true);
+  Dims extents = from.tensor.extents;
+  int64_t &columns = extents[extents.size() - 1];
+  columns = packing.bytesPerRow(columns);
+  py::object made = allocate(*from.type, DType::u8, extents, {}, "pack");
+  Borrowed to(made.ptr(), std::nullopt, "pack: result");
+  py::gil_scoped_release release;
+  if (from.tensor.dtype == DType::i8)
+    pack(packing, elementsOf<const int8_t>(from.tensor), elementsOf<uint8_t>(to.tensor));
+  else
+    pack(packing, elementsOf<const uint8_t>(from.tensor), elementsOf<uint8_t>(to.tensor));
+  return made;
+}
+
+static py::object unpackArray(py::handle bytes, const Packing &packing, bool isSigned) {
+  packing.check();
+  Borrowed from = readBytes(bytes, "unpack: argument bytes", false);
+  Dims extents = from.tensor.extents;
+  int64_t &columns = extents[extents.size() - 1];
+  if (columns % packing.bytesPerBlock())
+    throw UserError("unpack: argument bytes: expected a multiple of " + std::to_string(packing.bytesPerBlock()) +
+                    " bytes in a row, got " + std::to_string(columns));
+  columns = columns / packing.bytesPerBlock() * packing.block;
+  py::object made = allocate(*from.type, isSigned ? DType::i8 : DType::u8, extents, {}, "unpack");
+  Borrowed to(made.ptr(), std::nullopt, "unpack: result");
+  py::gil_scoped_release release;
+  if (isSigned)
+    unpack(packing, elementsOf<const uint8_t>(from.tensor), elementsOf<int8_t>(to.tensor));
+  else
+    unpack(packing, elementsOf<const uint8_t>(from.tensor), elementsOf<uint8_t>(to.tensor));
+  return made;
+}
+
+void bindPacking(py::module_ &module) {
+  py::class_<Packing>(module, "Packing", R"(Where each bit of a packed weight sits.
+
+bits: of a value, 1 to 8. order: of the values in a plane: low, high or planar.
+block: values packed together, a power of two from 8 to 65536.)")
+      .def(py::init([](int bits, const std::string &order, int block) {
+             Packing packing{bits, orderNamed(order), block};
+             packing.check();
+             return packing;
+           }),
+           py::arg("bits") = 4, py::arg("order") = "low", py::arg("block") = 8)
+      .def_static("parse", &Packing::parse, py::arg("text"), "Of text such as \"bits=4,order=planar,block=128\".")
+      .def_readonly("bits", &Packing::bits)
+      .def_property_readonly("order", [](const Packing &packing) { return nameOf(packing.order); })
+      .def_readonly("block", &Packing::block)
+      .def("bytes_per_row", &Packing::bytesPerRow, py::arg("columns"))
+      .def("drawing", &Packing::drawing, "A block as a table: which bit of which value each bit of each byte is.")
+      .def(
+          "__eq__", [](const Packing &a, const Packing &b) { return a == b; }, py::is_operator())
+      .def("__hash__", [](const Packing &packing) { return py::hash(py::str(packing.toString())); })
+      .def("__str__", &Packing::toString)
+      .def("__repr__", [](const Packing &packing) { return "bitloom.Packing(" + packing.toString() + ")"; });
+
+  module.def("pack", &packArray, py::arg("values"), py::arg("packing"),
+             R"(The packed bytes of integers.
+
+values: i8 (signed fields) or u8, of shape (..., columns), on the CPU and contiguous; columns a multiple of the block.
+Returns u8 of shape (..., packing.bytes_per_row(columns)), of the library of values.
+Raises UserError for a value that does not fit packing.bits.)");
+  module.def("unpack", &unpackArray, py::arg("bytes"), py::arg("packing"), py::arg("signed") = false,
+             R"(The integers of packed bytes: the inverse of pack.
+
+bytes: u8 of shape (..., bytes of a row), on the CPU and contiguous.
+Returns u8, or i8 when signed, of shape (..., columns).)");
+}
+
+} // namespace bitloom::python

@@ -1,0 +1,138 @@
+#include "bitloom/python/src/Module.h"
+
+#include "bitloom/dsl/Call.h"
+#include "bitloom/lib/support/Error.h"
+#include "bitloom/lib/support/Suggest.h"
+#include "bitloom/lowering/Pipeline.h"
+#include "bitloom/lowering/Program.h"
+#include "bitloom/python/src/KernelFunction.h"
+
+#include <pybind11/stl.h>
+
+#include <array>
+
+namespace bitloom::python {
+
+static std::string_view nameOf(Parameter::Kind kind) {
+  static constexpr std::array names = {"view", "scalar", "meta"};
+  return names[size_t(kind)];
+}
+
+static Stage stageOf(const std::string &name) {
+  if (auto stage = stageNamed(name); stage && *stage != Stage::Machine)
+    return *stage;
+  static const std::vector<std::string> names = {"tile", "layout", "llvm", "asm"};
+  throw UserError("unknown stage '" + name + "'" + expectedOneOf(name, names));
+}
+
+// A call of tensors without memory. `sizes` gives the extents' names and the Meta parameters their values.
+static Call describedCall(const KernelRow &row, const std::optional<std::string> &dtype,
+                          const std::map<std::string, int64_t> &sizes) {
+  Call call(row);
+  if (dtype) {
+    auto chosen = dtypeNamed(*dtype);
+    if (!chosen)
+      throw UserError(row.name + ": expected an element type such as f32, got '" + *dtype + "'");
+    call.chooseVariant(*chosen);
+  }
+  call.setSizes(sizes);
+  call.resolve();
+  return call;
+}
+
+// The view parameters of such a call: name to (element type, shape). Inputs that it does without are left out.
+static py::dict shapesOf(const KernelRow &row, const std::optional<std::string> &dtype,
+                         const std::map<std::string, int64_t> &sizes) {
+  py::dict shapes;
+  for (const Call::Missing &view : describedCall(row, dtype, sizes).missingViews()) {
+    py::tuple shape(size_t(view.extents.size()));
+    for (int d = 0; d < view.extents.size(); ++d)
+      shape[size_t(d)] = py::int_(view.extents[d]);
+    shapes[py::str(view.name)] = py::make_tuple(bitloom::nameOf(view.dtype), shape);
+  }
+  return shapes;
+}
+
+static std::string inspect(const std::string &kernel, const std::string &target, const std::string &stage,
+                           const std::optional<std::string> &dtype, const std::map<std::string, int64_t> &sizes) {
+  Call call = describedCall(kernelNamed(kernel), dtype, sizes);
+  return emit(call.trace(), parseTarget(target), stageOf(stage));
+}
+
+void bindRegistry(py::module_ &module) {
+  py::class_<Parameter>(module, "Parameter", "A parameter of a kernel, as declared.")
+      .def_property_readonly(
+          "kind", [](const Parameter &p) { return nameOf(p.kind); }, "view, scalar or meta")
+      .def_readonly("name", &Parameter::name)
+      .def_property_readonly("dtype", [](const Parameter &p) { return bitloom::nameOf(p.dtype); })
+      .def_readonly("rank", &Parameter::rank, "of a view")
+      .def_readonly("output", &Parameter::output, "whether the kernel writes the view")
+      .def_readonly("shape", &Parameter::shape, "a view's extents: names, or expressions of names")
+      .def_property_readonly(
+          "default",
+          [](const Parameter &p) -> py::object {
+            if (p.kind == Parameter::Kind::View)
+              return py::none();
+            if (!p.expression.empty())
+              return py::str(p.expression);
+            if (p.dtype == DType::b1)
+              return py::bool_(p.bits & 1);
+            double value = readAsDouble(p.dtype, &p.bits);
+            return isFloat(p.dtype) ? py::object(py::float_(value)) : py::object(py::int_(int64_t(value)));
+          },
+          "of a scalar or a Meta parameter; text where it is an expression of the extents")
+      .def("__repr__", [](const Parameter &p) {
+        return std::string(bitloom::nameOf(p.dtype)) + " " + p.name + (p.rank ? "[" + joined(p.shape) + "]" : "");
+      });
+
+  py::class_<KernelRow>(module, "Kernel", "A registered kernel.")
+      .def_readonly("name", &KernelRow::name)
+      .def_readonly("summary", &KernelRow::summary)
+      .def_readonly("source", &KernelRow::source, "the file that registers it")
+      .def_property_readonly(
+          "variants",
+          [](const KernelRow &row) {
+            std::vector<std::vector<Parameter>> all;
+            for (const Variant &variant : row.variants)
+              all.push_back(variant.parameters);
+            return all;
+          },
+          "the parameters in call order, for each choice of element types")
+      .def_readonly("tests", &KernelRow::tests, "sizes to test with")
+      .def_readonly("benchmarks", &KernelRow::benchmarks, "sizes to measure with")
+      .def_property_readonly(
+          "signature", [](const KernelRow &row) { return KernelFunction::of(row).signature().text; },
+          "of the Python function")
+      .def(
+          "shapes",
+          [](const KernelRow &row, const std::optional<std::string> &dtype, const py::kwargs &sizes) {
+            return shapesOf(row, dtype, sizes.cast<std::map<std::string, int64_t>>());
+          },
+          py::arg("dtype") = py::none(),
+          "The element type and shape of each view, for values of the extents' names and of Meta parameters:\n"
+          "kernels()[\"rms_norm\"].shapes(\"f16\", rows=3, cols=17). Inputs that such a call does without are left "
+          "out.")
+      .def("__repr__", [](const KernelRow &row) { return "<bitloom kernel " + row.name + ": " + row.summary + ">"; });
+
+  module.def(
+      "kernels",
+      [] {
+        py::dict all;
+        for (const KernelRow *row : allKernels())
+          all[py::str(row->name)] = py::cast(row, py::return_value_policy::reference);
+        return all;
+      },
+      "The registered kernels, by name.");
+  module.def("_function", [](const KernelRow &row) { return functionOf(row, "bitloom"); });
+  module.def("_load_kernels", [](const std::string &path) {
+    std::vector<std::string> names;
+    for (const KernelRow *row : loadKernels(path))
+      names.push_back(row->name);
+    return names;
+  });
+
+  module.def("_inspect", &inspect, py::arg("kernel"), py::arg("target"), py::arg("emit"), py::arg("dtype"),
+             py::arg("sizes"), py::call_guard<py::gil_scoped_release>());
+}
+
+} // namespace bitloom::python

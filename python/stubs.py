@@ -1,0 +1,57 @@
+"""Writes the type stub of the kernels' functions: python stubs.py OUTPUT. The build runs it on the module it made."""
+
+import sys
+from pathlib import Path
+
+from bitloom import _bitloom
+
+HEADER = '''"""The kernels' functions. Written by the build from the registry."""
+
+from typing import Any, Protocol, TypeVar
+
+class Array(Protocol):
+    """Anything with DLPack: a torch, numpy, cupy or jax array."""
+
+    def __dlpack__(self, **options: Any) -> Any: ...
+    def __dlpack_device__(self) -> tuple[Any, Any]: ...
+
+A = TypeVar("A", bound=Array)
+
+def add(name: str) -> Any: ...
+'''
+SCALARS = {"b1": "bool", "f16": "float", "bf16": "float", "f32": "float", "f64": "float"}
+
+
+def stub(kernel) -> str:
+    """A kernel's function: results have the type of its first array."""
+    declared = {parameter.name: parameter for parameter in kernel.variants[0]}
+    arguments, first = [], True
+    for text in kernel.signature.strip("()").split(", "):
+        name, _, default = text.partition("=")
+        if name == "*":
+            arguments.append(name)
+            continue
+        parameter = declared[name]
+        if parameter.kind == "view":
+            kind = "A" if first else "Array"
+            first = False
+        else:
+            kind = SCALARS.get(parameter.dtype, "int")
+        if default == "None":
+            kind += " | None"
+        arguments.append(f"{name}: {kind}" + (f" = {default}" if default else ""))
+    outputs = sum(parameter.output for parameter in declared.values())
+    result = "A" if outputs == 1 else f"tuple[{', '.join(['A'] * outputs)}]"
+    body = _bitloom._function(kernel).__doc__
+    lines = "\n".join(f"    {line}".rstrip() for line in body.rstrip().split("\n"))
+    return f'\ndef {kernel.name}({", ".join(arguments)}) -> {result}:\n    """\n{lines}\n    """\n'
+
+
+def main() -> None:
+    kernels = _bitloom.kernels()
+    names = ", ".join(f'"{name}"' for name in kernels)
+    Path(sys.argv[1]).write_text(HEADER + f"\n__all__ = [{names}]\n" + "".join(map(stub, kernels.values())))
+
+
+if __name__ == "__main__":
+    main()

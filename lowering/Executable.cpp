@@ -4,6 +4,10 @@
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lowering/Backend.h"
 #include "bitloom/lowering/BuildId.h"
+#include "bitloom/lowering/Diagnostics.h"
+#include "bitloom/lowering/dialect/Tile.h"
+
+#include "mlir/IR/BuiltinOps.h"
 
 #include <cstring>
 #include <map>
@@ -92,9 +96,15 @@ std::shared_ptr<Executable> Executable::load(const MachineCode &code, const Targ
 }
 //----------------------------------------------------------------------------------===//
 
-// All that determines the machine code.
+// All that determines the machine code. Where an operation stands in the source does not, but for assertions, whose
+// messages name it.
 static Digest keyOf(const Program &program, const Target &target) {
-  return contentKey({"machine code 1", program.print(), target.name, target.triple, target.cpu, target.features,
+  std::string lines;
+  program.module().walk([&](tile::AssertOp op) {
+    SourceLocation where = sourceOf(op.getLoc());
+    lines += std::string(where.file) + ":" + std::to_string(where.line) + "\n";
+  });
+  return contentKey({"machine code 1", program.print(), lines, target.name, target.triple, target.cpu, target.features,
                      compilerBuildId(), backendOf(target.family).assemblerVersion()});
 }
 

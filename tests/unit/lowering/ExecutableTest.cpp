@@ -10,9 +10,11 @@
 #include <algorithm>
 #include <functional>
 
+#include <atomic>
 #include <fstream>
 #include <iterator>
 #include <optional>
+#include <thread>
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -113,6 +115,20 @@ TEST(Executable, RebuildsWhatIsWrongInTheDiskCache) {
     EXPECT_EQ(run(*build(program, hostTarget()), std::vector<float>{2})[0], float(2 * constant)) << what;
     EXPECT_EQ(contentOf(file), good) << what;
   }
+}
+
+TEST(Executable, ManyThreadsBuildAtOnce) {
+  std::vector<std::thread> threads;
+  std::atomic<int> right{0};
+  for (int i = 0; i < 8; ++i)
+    threads.emplace_back([&, i] {
+      // Two threads for each program: of the same one, all get one executable that works.
+      std::vector<float> y = run(*build(times(1000 + i / 2), hostTarget()), std::vector<float>(199, 2.0f));
+      right += y == std::vector<float>(199, 2.0f * float(1000 + i / 2));
+    });
+  for (std::thread &thread : threads)
+    thread.join();
+  EXPECT_EQ(right, 8);
 }
 
 TEST(MachineCode, SurvivesItsSerialization) {

@@ -9,9 +9,5 @@ namespace bitloom {
 __attribute__((weak)) std::unique_ptr<mlir::Pass> createTileToLoops(TileToLoopsOptions) {
   unavailable("tile-to-loops");
 }
-__attribute__((weak)) std::unique_ptr<mlir::Pass> createAssignLayouts(AssignLayoutsOptions) {
-  unavailable("tile-assign-layouts");
-}
-__attribute__((weak)) std::unique_ptr<mlir::Pass> createTileToNVVM(TileToNVVMOptions) { unavailable("tile-to-nvvm"); }
 
 } // namespace bitloom

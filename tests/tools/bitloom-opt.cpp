@@ -30,10 +30,12 @@ int main(int argc, char **argv) {
                   mlir::x86vector::X86VectorDialect, mlir::ub::UBDialect>();
   mlir::registerTransformsPasses();
   mlir::registerConversionPasses();
+  bitloom::registerAssignLayouts();
   bitloom::registerConvertToLLVM();
   bitloom::registerDecomposePacking();
   bitloom::registerEraseBFloat();
   bitloom::registerExpandFloats();
   bitloom::registerExpandMath();
+  bitloom::registerTileToNVVM();
   return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "bitloom-opt\n", registry));
 }

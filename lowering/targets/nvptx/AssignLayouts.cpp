@@ -1,0 +1,453 @@
+// Layouts flow from the largest tiles to the smaller ones.
+//
+// 1. Seed: the largest tile that has no layout yet takes the coalesced one of its shape (canonicalLayout), and what it
+//    implies for the tiles tied to it by an operation (the same for elementwise operations and loop-carried values; a
+//    slice of it for what is broadcast to it or reduced from it; the bytes its values are unpacked from, …) spreads
+//    until nothing changes. Then the next seed. So a small tile is loaded where its user wants it, and chains of
+//    elementwise operations of any types never convert.
+// 2. Commit: every type takes its layout. Where an operand's differs from what its operation needs, the producer is
+//    repeated in the needed layout if that is free (constants, splats, iota), else a tile.convert_layout is inserted.
+#include "bitloom/lowering/Passes.h"
+#include "bitloom/lowering/targets/nvptx/Layouts.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
+#include "mlir/IR/Builders.h"
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/MathExtras.h"
+
+#include <deque>
+
+namespace bitloom {
+#define GEN_PASS_DEF_ASSIGNLAYOUTS
+#include "lowering/Passes.h.inc"
+} // namespace bitloom
+
+using namespace mlir;
+using namespace bitloom;
+using namespace bitloom::nvptx;
+
+static bool isTensor(Value value) { return isa<RankedTensorType>(value.getType()); }
+static ArrayRef<int64_t> shapeOf(Value value) { return tile::shapeOf(value.getType()); }
+
+static int64_t paddedElements(Type type) {
+  int64_t elements = 1;
+  for (int64_t extent : tile::shapeOf(type))
+    elements *= llvm::PowerOf2Ceil(extent);
+  return elements;
+}
+
+static int64_t bytesOf(Type element) { return std::max<int64_t>(1, element.getIntOrFloatBitWidth() / 8); }
+
+// The tiles whose element at each place an operation combines: they share one layout.
+static SmallVector<Value> tied(Operation *op) {
+  SmallVector<Value> values;
+  auto add = [&](ValueRange more) {
+    for (Value value : more)
+      if (value && isTensor(value))
+        values.push_back(value);
+  };
+  if (auto lut = dyn_cast<tile::LutOp>(op)) {
+    add({lut.getResult(), lut.getIndices()});
+  } else if (auto dot = dyn_cast<tile::DotOp>(op)) {
+    add({dot.getResult(), dot.getAcc()});
+  } else if (op->hasTrait<OpTrait::Elementwise>() ||
+             isa<tile::GatherOp, tile::ScatterOp, tile::AtomicOp, tile::ScanOp>(op)) {
+    add(op->getResults());
+    add(op->getOperands());
+  }
+  return values;
+}
+
+namespace {
+
+class Assignment {
+public:
+  Assignment(func::FuncOp func, int warps) : func(func), warps(warps) {}
+  LogicalResult run();
+
+private:
+  void collectAccesses();
+  void seed(Value value);
+  void set(Value value, const LinearLayout &layout);
+  void unify(ValueRange values);
+  void visit(Operation *op);
+  void visitShape(Operation *op);
+  void unifyControlFlow(Operation *op);
+  void settle(Operation *op);
+  std::optional<LinearLayout> needed(Operation *op, OpOperand &operand);
+  void require(OpOperand &operand, const LinearLayout &layout);
+  void force(Value result, const LinearLayout &actual);
+
+  func::FuncOp func;
+  int warps;
+  DenseMap<int64_t, int64_t> elementsPerThread; // by the tile's number of elements: of the widest access of that size
+  DenseMap<Value, LinearLayout> chosen;
+  std::deque<Value> changed;
+};
+
+} // namespace
+
+// The alignment of a view's rows, in bytes.
+static int64_t alignmentOf(Value view) {
+  auto argument = dyn_cast<BlockArgument>(view);
+  auto func = argument ? dyn_cast<func::FuncOp>(argument.getOwner()->getParentOp()) : nullptr;
+  auto align = func ? func.getArgAttrOfType<IntegerAttr>(argument.getArgNumber(), tile::alignAttr) : nullptr;
+  return align ? align.getInt() : 1;
+}
+
+void Assignment::collectAccesses() {
+  func.walk([&](Operation *op) {
+    Value view, value;
+    ArrayRef<int32_t> dims;
+    if (auto load = dyn_cast<tile::LoadOp>(op)) {
+      view = load.getView(), value = load.getResult(), dims = load.getDims();
+    } else if (auto store = dyn_cast<tile::StoreOp>(op)) {
+      view = store.getView(), value = store.getValue(), dims = store.getDims();
+    }
+    if (!value || !isTensor(value))
+      return;
+    auto type = cast<tile::ViewType>(view.getType());
+    int64_t bytes = bytesOf(type.getElementType()), run = 1;
+    if (!type.getStrided() && !dims.empty() && dims.back() == type.getRank() - 1)
+      run = std::max<int64_t>(1, std::min<int64_t>(16, alignmentOf(view) & -alignmentOf(view)) / bytes);
+    int64_t &widest = elementsPerThread[ShapedType::getNumElements(shapeOf(value))];
+    widest = std::max(widest, run);
+  });
+}
+
+void Assignment::seed(Value value) {
+  int64_t elements = ShapedType::getNumElements(shapeOf(value));
+  auto found = elementsPerThread.find(elements);
+  int64_t run = found != elementsPerThread.end() ? found->second : 16 / bytesOf(tile::elementOf(value.getType()));
+  // A tile too small to give every lane a vector is better spread over the lanes.
+  run = std::min(run, std::max<int64_t>(1, paddedElements(value.getType()) / lanes));
+  set(value, canonicalLayout(shapeOf(value), run, warps));
+  while (!changed.empty()) {
+    Value next = changed.front();
+    changed.pop_front();
+    if (Operation *op = next.getDefiningOp())
+      visit(op);
+    else
+      visit(cast<BlockArgument>(next).getOwner()->getParentOp());
+    for (Operation *user : next.getUsers())
+      visit(user);
+  }
+}
+
+void Assignment::set(Value value, const LinearLayout &layout) {
+  if (chosen.try_emplace(value, layout).second)
+    changed.push_back(value);
+}
+
+// The first value with a layout gives it to the rest.
+void Assignment::unify(ValueRange values) {
+  for (Value leader : values) {
+    auto found = chosen.find(leader);
+    if (found == chosen.end())
+      continue;
+    LinearLayout layout = found->second;
+    for (Value value : values)
+      set(value, layout);
+    return;
+  }
+}
+
+void Assignment::unifyControlFlow(Operation *op) {
+  auto group = [&](std::initializer_list<Value> values) {
+    if (isTensor(*values.begin()))
+      unify(SmallVector<Value>(values));
+  };
+  if (auto loop = dyn_cast<scf::ForOp>(op)) {
+    for (auto [init, arg, next, result] :
+         llvm::zip(loop.getInitArgs(), loop.getRegionIterArgs(), loop.getYieldedValues(), loop.getResults()))
+      group({arg, init, next, result});
+  } else if (auto loop = dyn_cast<scf::WhileOp>(op)) {
+    for (auto [init, arg, next] :
+         llvm::zip(loop.getInits(), loop.getBeforeArguments(), loop.getYieldOp().getOperands()))
+      group({arg, init, next});
+    for (auto [passed, arg, result] :
+         llvm::zip(loop.getConditionOp().getArgs(), loop.getAfterArguments(), loop.getResults()))
+      group({arg, passed, result});
+  } else if (auto branch = dyn_cast<scf::IfOp>(op); branch && branch.getNumResults()) {
+    for (auto [result, yes, no] :
+         llvm::zip(branch.getResults(), branch.thenYield().getOperands(), branch.elseYield().getOperands()))
+      group({result, yes, no});
+  }
+}
+
+void Assignment::visit(Operation *op) {
+  if (isa<scf::YieldOp, scf::ConditionOp>(op))
+    op = op->getParentOp();
+  unifyControlFlow(op);
+  unify(tied(op));
+  visitShape(op);
+}
+
+void Assignment::visitShape(Operation *op) {
+  auto layout = [&](Value value) -> const LinearLayout * {
+    auto found = chosen.find(value);
+    return found == chosen.end() ? nullptr : &found->second;
+  };
+  // set() may move the map's values, so each rule reads one layout and is done with it before it sets.
+  llvm::TypeSwitch<Operation *>(op)
+      .Case([&](tile::ReduceOp reduce) {
+        unify(SmallVector<Value>(reduce.getSources()));
+        if (auto *source = layout(reduce.getSources()[0]); source && isTensor(reduce.getResult(0))) {
+          LinearLayout result = reducedLayout(*source, reduce.getAxis());
+          for (Value value : reduce.getResults())
+            set(value, result);
+        }
+      })
+      .Case([&](tile::BroadcastOp broadcast) {
+        if (auto *result = layout(broadcast))
+          set(broadcast.getSource(), broadcastSourceLayout(*result, shapeOf(broadcast.getSource())));
+      })
+      .Case([&](tile::ReshapeOp reshape) {
+        ArrayRef<int64_t> from = shapeOf(reshape.getSource()), to = shapeOf(reshape);
+        if (auto *source = layout(reshape.getSource())) {
+          if (auto result = reshapedLayout(*source, from, to))
+            set(reshape, *result);
+        } else if (auto *result = layout(reshape)) {
+          if (auto source = reshapedLayout(*result, to, from))
+            set(reshape.getSource(), *source);
+        }
+      })
+      .Case([&](tile::TransposeOp transpose) {
+        if (auto *source = layout(transpose.getSource()))
+          set(transpose, transposedLayout(*source, transpose.getPermutation()));
+        else if (auto *result = layout(transpose))
+          set(transpose.getSource(), untransposedLayout(*result, transpose.getPermutation()));
+      })
+      .Case([&](tile::JoinOp join) {
+        unify({join.getLhs(), join.getRhs()});
+        if (auto *pair = layout(join)) {
+          LinearLayout half = halvedLayout(*pair);
+          set(join.getLhs(), half);
+          set(join.getRhs(), half);
+        } else if (auto *half = layout(join.getLhs())) {
+          set(join, joinedLayout(*half));
+        }
+      })
+      .Case([&](tile::SplitOp split) {
+        unify({split.getLhs(), split.getRhs()});
+        if (auto *pair = layout(split.getSource())) {
+          LinearLayout half = halvedLayout(*pair);
+          set(split.getLhs(), half);
+          set(split.getRhs(), half);
+        } else if (auto *half = layout(split.getLhs())) {
+          set(split.getSource(), joinedLayout(*half));
+        }
+      })
+      .Case([&](tile::SliceOp slice) {
+        if (auto *source = layout(slice.getSource()))
+          if (auto result = slicedLayout(*source, slice.getOffsets(), shapeOf(slice)))
+            set(slice, *result);
+      })
+      .Case([&](tile::UnpackOp unpack) {
+        Packing packing = Packing::parse(unpack.getPacking().getSpelling());
+        if (auto *values = layout(unpack))
+          set(unpack.getBytes(), bytesLayout(*values, packing));
+      })
+      .Case([&](tile::PackOp pack) {
+        Packing packing = Packing::parse(pack.getPacking().getSpelling());
+        if (auto *bytes = layout(pack))
+          set(pack.getValues(), valuesLayout(*bytes, packing));
+      });
+}
+
+// What the operation needs its operand's layout to be, its results having theirs; none: any layout will do.
+std::optional<LinearLayout> Assignment::needed(Operation *op, OpOperand &operand) {
+  Value value = operand.get();
+  if (isa<scf::YieldOp, scf::ConditionOp>(op)) {
+    Operation *parent = op->getParentOp();
+    unsigned index = operand.getOperandNumber();
+    if (auto loop = dyn_cast<scf::ForOp>(parent))
+      return chosen.at(loop.getRegionIterArg(index));
+    if (isa<scf::IfOp>(parent))
+      return chosen.at(parent->getResult(index));
+    auto loop = cast<scf::WhileOp>(parent);
+    if (isa<scf::YieldOp>(op))
+      return chosen.at(loop.getBeforeArguments()[index]);
+    return chosen.at(loop.getAfterArguments()[index - 1]); // after the condition itself
+  }
+  if (auto loop = dyn_cast<scf::ForOp>(op))
+    return chosen.at(loop.getTiedLoopRegionIterArg(&operand));
+  if (auto loop = dyn_cast<scf::WhileOp>(op))
+    return chosen.at(loop.getBeforeArguments()[operand.getOperandNumber()]);
+  SmallVector<Value> same = tied(op);
+  if (llvm::is_contained(same, value) && !(isa<tile::LutOp>(op) && operand.getOperandNumber() == 0) &&
+      !(isa<tile::DotOp>(op) && operand.getOperandNumber() != 2))
+    return chosen.at(same.front());
+  return llvm::TypeSwitch<Operation *, std::optional<LinearLayout>>(op)
+      .Case([&](tile::ReduceOp reduce) {
+        const LinearLayout &source = chosen.at(reduce.getSources()[0]);
+        return isReducible(source, reduce.getAxis()) ? source : canonicalLayout(shapeOf(value), 4, warps);
+      })
+      .Case([&](tile::BroadcastOp broadcast) { return broadcastSourceLayout(chosen.at(broadcast), shapeOf(value)); })
+      .Case(
+          [&](tile::ReshapeOp reshape) { return reshapedLayout(chosen.at(reshape), shapeOf(reshape), shapeOf(value)); })
+      .Case([&](tile::TransposeOp transpose) {
+        return untransposedLayout(chosen.at(transpose), transpose.getPermutation());
+      })
+      .Case([&](tile::JoinOp join) { return halvedLayout(chosen.at(join)); })
+      .Case([&](tile::SplitOp split) {
+        // As it is, if a register tells the halves apart.
+        const LinearLayout &source = chosen.at(value), &half = chosen.at(split.getLhs());
+        bool inRegisters = halvedLayout(source) == half;
+        for (const auto &in : source.ins())
+          for (const auto &basis : in.bases)
+            inRegisters &= in.name == reg || basis.back() == 0;
+        return inRegisters ? source : joinedLayout(half);
+      })
+      .Case([&](tile::UnpackOp unpack) {
+        return bytesLayout(chosen.at(unpack), Packing::parse(unpack.getPacking().getSpelling()));
+      })
+      .Case([&](tile::PackOp pack) {
+        return valuesLayout(chosen.at(pack), Packing::parse(pack.getPacking().getSpelling()));
+      })
+      .Default([](Operation *) { return std::nullopt; });
+}
+
+void Assignment::require(OpOperand &operand, const LinearLayout &layout) {
+  Value value = operand.get();
+  RankedTensorType type = withLayout(cast<RankedTensorType>(value.getType()), layout);
+  if (type == value.getType())
+    return;
+  OpBuilder builder(operand.getOwner());
+  Operation *producer = value.getDefiningOp();
+  if (producer && isa<tensor::SplatOp, tile::IotaOp, arith::ConstantOp>(producer)) {
+    builder.setInsertionPoint(producer);
+    Operation *copy = builder.clone(*producer);
+    copy->getResult(0).setType(type);
+    if (auto constant = dyn_cast<arith::ConstantOp>(copy))
+      constant.setValueAttr(cast<DenseElementsAttr>(constant.getValue()).reshape(type));
+    operand.set(copy->getResult(0));
+    return;
+  }
+  operand.set(tile::ConvertLayoutOp::create(builder, operand.getOwner()->getLoc(), type, value));
+}
+
+// The operation can give its result in `actual` alone: its users get the chosen layout by conversion.
+void Assignment::force(Value result, const LinearLayout &actual) {
+  auto wanted = cast<RankedTensorType>(result.getType()), type = withLayout(wanted, actual);
+  if (type == wanted)
+    return;
+  OpBuilder builder(result.getContext());
+  builder.setInsertionPointAfter(result.getDefiningOp());
+  result.setType(type);
+  auto converted = tile::ConvertLayoutOp::create(builder, result.getLoc(), wanted, result);
+  result.replaceAllUsesExcept(converted, converted);
+}
+
+void Assignment::settle(Operation *op) {
+  for (OpOperand &operand : op->getOpOperands())
+    if (isTensor(operand.get()))
+      if (std::optional<LinearLayout> layout = needed(op, operand))
+        require(operand, *layout);
+  if (auto reduce = dyn_cast<tile::ReduceOp>(op); reduce && isTensor(reduce.getResult(0))) {
+    Layouts layouts;
+    LinearLayout actual = reducedLayout(layouts.of(reduce.getSources()[0].getType()), reduce.getAxis());
+    for (Value result : reduce.getResults())
+      force(result, actual);
+  }
+  if (auto constant = dyn_cast<arith::ConstantOp>(op); constant && isTensor(constant))
+    constant.setValueAttr(cast<DenseElementsAttr>(constant.getValue()).reshape(cast<ShapedType>(constant.getType())));
+}
+
+LogicalResult Assignment::run() {
+  collectAccesses();
+  SmallVector<Value> values, packed;
+  SmallVector<Operation *> ops;
+  func.walk<WalkOrder::PreOrder>([&](Operation *op) {
+    if (op != func)
+      ops.push_back(op);
+    for (Value result : op->getResults())
+      if (isTensor(result))
+        (isa<tile::PackOp>(op) ? packed : values).push_back(result);
+    for (Region &region : op->getRegions())
+      for (Block &block : region)
+        for (Value argument : block.getArguments())
+          if (isTensor(argument))
+            values.push_back(argument);
+  });
+  DenseMap<Value, size_t> position;
+  for (auto [i, value] : llvm::enumerate(values))
+    position[value] = i;
+  llvm::sort(values, [&](Value a, Value b) {
+    int64_t left = paddedElements(a.getType()), right = paddedElements(b.getType());
+    return left != right ? left > right : position.at(a) < position.at(b);
+  });
+  // The bytes first: their values go with them, while the reverse would leave a byte's values in several threads.
+  for (ArrayRef<Value> list : {ArrayRef<Value>(packed), ArrayRef<Value>(values)})
+    for (Value value : list)
+      if (!chosen.contains(value))
+        seed(value);
+
+  // What must agree exactly follows its leader, even where different seeds met.
+  for (Operation *op : ops) {
+    auto follow = [&](Value value, Value leader) {
+      if (isTensor(value))
+        chosen[value] = LinearLayout(chosen.at(leader));
+    };
+    if (auto loop = dyn_cast<scf::ForOp>(op)) {
+      for (auto [result, arg] : llvm::zip(loop.getResults(), loop.getRegionIterArgs()))
+        follow(result, arg);
+    } else if (auto loop = dyn_cast<scf::WhileOp>(op)) {
+      for (auto [result, arg] : llvm::zip(loop.getResults(), loop.getAfterArguments()))
+        follow(result, arg);
+    } else if (!tied(op).empty() || isa<tile::SplitOp>(op)) {
+      for (Value result : op->getResults())
+        follow(result, op->getResult(0));
+    }
+  }
+  for (auto &[value, layout] : chosen) {
+    Value typed = value;
+    typed.setType(withLayout(cast<RankedTensorType>(typed.getType()), layout));
+  }
+  for (Operation *op : ops)
+    settle(op);
+  return success();
+}
+
+// Enough threads for 16 to 32 elements each of the largest tile, and for coalesced access to a small one.
+static int warpsFor(func::FuncOp func) {
+  int64_t largest = 1;
+  func.walk([&](Operation *op) {
+    for (Type type : op->getResultTypes())
+      if (isa<RankedTensorType>(type))
+        largest = std::max(largest, paddedElements(type));
+  });
+  return int(
+      std::clamp<int64_t>(std::max(std::min<int64_t>(largest / 256, 4), std::min<int64_t>(largest / 1024, 16)), 1, 16));
+}
+
+namespace {
+
+struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
+  using AssignLayoutsBase::AssignLayoutsBase;
+
+  void runOnOperation() override {
+    func::FuncOp func = getOperation();
+    if (!func->hasAttr(tile::kernelAttr))
+      return;
+    auto warps = func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr);
+    if (warps && (warps.getInt() < 1 || warps.getInt() > 32 || !llvm::isPowerOf2_64(warps.getInt()))) {
+      func.emitError() << tile::numWarpsAttr << ": expected a power of two from 1 to 32, got " << warps.getInt();
+      return signalPassFailure();
+    }
+    int count = warps ? int(warps.getInt()) : warpsFor(func);
+    if (!warps)
+      func->setAttr(tile::numWarpsAttr, Builder(func).getI32IntegerAttr(count));
+    try {
+      if (failed(Assignment(func, count).run()))
+        signalPassFailure();
+    } catch (const std::exception &error) {
+      func.emitError() << "layout assignment: " << error.what();
+      signalPassFailure();
+    }
+  }
+};
+
+} // namespace

@@ -1,0 +1,385 @@
+// What every lowering needs of a thread: its coordinates in a layout, shared memory, shuffles, constants.
+#include "bitloom/lowering/targets/nvptx/Emitter.h"
+
+#include "bitloom/lib/support/Error.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/LLVMIR/NVVMDialect.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "llvm/ADT/StringSwitch.h"
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace bitloom;
+using namespace bitloom::nvptx;
+
+static constexpr int64_t onceLimit = 16 << 10; // bytes of shared memory that may go to regions used only once
+
+static LLVM::LLVMPointerType pointerTo(MLIRContext *context, unsigned space) {
+  return LLVM::LLVMPointerType::get(context, space);
+}
+
+//===- Scalars
+//-------------------------------------------------------------------------------------------------------===//
+
+void Emitter::put(Value tile, Registers registers) { tiles[tile] = std::move(registers); }
+
+void Emitter::putLazily(Value tile, std::function<Registers()> unpack) {
+  tiles[tile] = {};
+  lazyTiles[tile] = {std::move(unpack)};
+}
+
+const Registers &Emitter::get(Value tile) {
+  if (auto lazy = lazyTiles.find(tile); lazy != lazyTiles.end() && lazy->second.done != builder.getInsertionBlock()) {
+    lazy->second.done = builder.getInsertionBlock();
+    tiles[tile] = lazy->second.unpack();
+  }
+  return tiles.at(tile);
+}
+
+Value Emitter::i32(int64_t value) {
+  return arith::ConstantOp::create(builder, loc, builder.getI32IntegerAttr(int32_t(value)));
+}
+Value Emitter::i64(int64_t value) { return arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(value)); }
+Value Emitter::zero(Type type) { return arith::ConstantOp::create(builder, loc, builder.getZeroAttr(type)); }
+Value Emitter::truth(bool value) { return arith::ConstantOp::create(builder, loc, builder.getBoolAttr(value)); }
+
+Value Emitter::both(Value a, Value b) {
+  if (!a || !b)
+    return a ? a : b;
+  return arith::AndIOp::create(builder, loc, a, b);
+}
+
+Value Emitter::select(Value condition, Value yes, Value no) {
+  if (!condition)
+    return yes;
+  return arith::SelectOp::create(builder, loc, condition, yes, no);
+}
+
+Value Emitter::compare(Value a, const char *predicate, Value b) {
+  return arith::CmpIOp::create(builder, loc, *arith::symbolizeCmpIPredicate(predicate), a, b);
+}
+
+Value Emitter::toBits(Value value) {
+  Type type = value.getType();
+  if (type.isInteger(1))
+    return arith::ExtUIOp::create(builder, loc, builder.getI8Type(), value);
+  if (isa<IntegerType>(type))
+    return value;
+  return LLVM::BitcastOp::create(builder, loc, builder.getIntegerType(type.getIntOrFloatBitWidth()), value);
+}
+
+Value Emitter::fromBits(Value bits, Type type) {
+  if (type == bits.getType())
+    return bits;
+  if (type.isInteger(1))
+    return compare(bits, "ne", zero(bits.getType()));
+  return LLVM::BitcastOp::create(builder, loc, type, bits);
+}
+
+Value Emitter::ptx(StringRef text, StringRef constraints, Type result, ValueRange operands, bool hasSideEffects) {
+  auto op =
+      LLVM::InlineAsmOp::create(builder, loc, result ? TypeRange(result) : TypeRange(), operands, text, constraints,
+                                hasSideEffects, /*is_align_stack=*/false, LLVM::TailCallKind::None,
+                                LLVM::AsmDialectAttr::get(builder.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr());
+  return result ? op.getRes() : Value();
+}
+
+void Emitter::when(Value condition, llvm::function_ref<void()> body) {
+  if (!condition)
+    return body();
+  auto branch = scf::IfOp::create(builder, loc, condition, /*withElseRegion=*/false);
+  OpBuilder::InsertionGuard guard(builder);
+  builder.setInsertionPointToStart(&branch.getThenRegion().front());
+  body();
+}
+
+//===- Coordinates
+//---------------------------------------------------------------------------------------------------===//
+
+int Emitter::registersOf(Type tile) { return isa<RankedTensorType>(tile) ? layout(tile).inSize(reg) : 1; }
+
+const std::vector<LinearLayout::Vector> &Emitter::registerCoordinates(const LinearLayout &layout) {
+  auto [entry, isNew] = coordinates.try_emplace(layout);
+  if (isNew) {
+    entry->second.assign(layout.inSize(reg), LinearLayout::Vector(layout.outs().size(), 0));
+    for (size_t r = 1; r < entry->second.size(); ++r) { // linear: one basis more than a smaller register's
+      entry->second[r] = entry->second[r & (r - 1)];
+      const LinearLayout::Vector &basis = layout.basis(reg, llvm::countr_zero(r));
+      for (size_t d = 0; d < basis.size(); ++d)
+        entry->second[r][d] ^= basis[d];
+    }
+  }
+  return entry->second;
+}
+
+Value Emitter::threadImage(const LinearLayout &layout, size_t out) {
+  Value sum;
+  for (auto [dim, id] : {std::pair(lane, laneValue), std::pair(warp, warpValue)}) {
+    int bits = layout.inBits(dim);
+    auto image = [&](int bit) { return layout.basis(dim, bit)[out]; };
+    for (int low = 0, high; low < bits; low = high) {
+      high = low + 1;
+      if (!image(low))
+        continue;
+      Value term;
+      if (llvm::isPowerOf2_32(image(low))) { // a run of bits that move together
+        while (high < bits && image(high) == image(low) << (high - low))
+          ++high;
+        term = arith::AndIOp::create(builder, loc, id, i32(((1 << high) - 1) & ~((1 << low) - 1)));
+        int shift = int(llvm::Log2_32(image(low))) - low;
+        if (shift > 0)
+          term = arith::ShLIOp::create(builder, loc, term, i32(shift));
+        if (shift < 0)
+          term = arith::ShRUIOp::create(builder, loc, term, i32(-shift));
+      } else {
+        Value bit = compare(arith::AndIOp::create(builder, loc, id, i32(1 << low)), "ne", i32(0));
+        term = select(bit, i32(image(low)), i32(0));
+      }
+      sum = sum ? arith::XOrIOp::create(builder, loc, sum, term).getResult() : term;
+    }
+  }
+  return sum;
+}
+
+Value Emitter::threadCoordinate(const LinearLayout &layout, int dim) {
+  std::vector<Value> &values = threadCoordinates[layout];
+  if (values.empty()) {
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPoint(prologueEnd);
+    for (size_t d = 0; d < layout.outs().size(); ++d) {
+      Value value = threadImage(layout, d);
+      values.push_back(value ? value : i32(0));
+    }
+  }
+  return values[dim];
+}
+
+int32_t Emitter::threadBits(const LinearLayout &layout, int dim) {
+  int32_t bits = 0;
+  for (const char *in : {lane, warp})
+    for (int bit = 0; bit < layout.inBits(in); ++bit)
+      bits |= layout.basis(in, bit)[dim];
+  return bits;
+}
+
+Value Emitter::coordinate(const LinearLayout &layout, int dim, int registerIndex) {
+  int32_t own = registerCoordinates(layout)[registerIndex][dim];
+  Value thread = threadCoordinate(layout, dim);
+  if (!own)
+    return thread;
+  if (own & threadBits(layout, dim))
+    return arith::XOrIOp::create(builder, loc, thread, i32(own));
+  return arith::AddIOp::create(builder, loc, thread, i32(own),
+                               arith::IntegerOverflowFlags::nsw | arith::IntegerOverflowFlags::nuw);
+}
+
+bool Emitter::isDead(const LinearLayout &layout, ArrayRef<int64_t> shape, int registerIndex) {
+  for (auto [d, extent] : llvm::enumerate(shape))
+    if ((registerCoordinates(layout)[registerIndex][d] & ~threadBits(layout, d)) >= extent)
+      return true;
+  return false;
+}
+
+Value Emitter::isFirstReplica(const LinearLayout &layout) {
+  Value first;
+  for (auto [dim, id] : {std::pair(lane, laneValue), std::pair(warp, warpValue)})
+    if (int32_t free = layout.freeBits(dim))
+      first = both(first, compare(arith::AndIOp::create(builder, loc, id, i32(free)), "eq", i32(0)));
+  return first;
+}
+
+//===- The block
+//-----------------------------------------------------------------------------------------------------===//
+
+void Emitter::barrier() { NVVM::Barrier0Op::create(builder, loc); }
+
+Value Emitter::scratch(int64_t bytes) {
+  bytes = llvm::alignTo(std::max<int64_t>(bytes, 1), 16);
+  bool isOnce = !loopDepth && onceBytes + bytes <= onceLimit;
+  Value base = LLVM::AddressOfOp::create(builder, loc, sharedMemory);
+  int64_t offset = isOnce ? onceBytes : 0;
+  auto at = LLVM::ConstantOp::create(builder, loc, builder.getI32Type(), builder.getI32IntegerAttr(int32_t(offset)));
+  if (isOnce) {
+    onceBytes += bytes;
+  } else {
+    barrier();
+    turnBytes = std::max(turnBytes, bytes);
+    turnOffsets.push_back(at);
+  }
+  if (onceBytes + turnBytes > target.maxSharedPerBlock)
+    throw UserError("expected at most " + std::to_string(target.maxSharedPerBlock) + " bytes of shared memory on " +
+                    target.name + ", got " + std::to_string(onceBytes + turnBytes) + "; use smaller tiles");
+  return LLVM::GEPOp::create(builder, loc, base.getType(), builder.getI8Type(), base,
+                             ArrayRef<LLVM::GEPArg>{at.getRes()});
+}
+
+Value Emitter::sharedAddress(Value base, Value index, Type element) {
+  Type stored = element.isInteger(1) ? builder.getI8Type() : element;
+  return LLVM::GEPOp::create(builder, loc, base.getType(), stored, base, ArrayRef<LLVM::GEPArg>{index});
+}
+
+void Emitter::sharedStore(Value address, Value value) { LLVM::StoreOp::create(builder, loc, toBits(value), address); }
+
+Value Emitter::sharedLoad(Value address, Type type) {
+  Type bits = builder.getIntegerType(std::max(8u, type.getIntOrFloatBitWidth()));
+  return fromBits(LLVM::LoadOp::create(builder, loc, bits, address), type);
+}
+
+Value Emitter::shuffle(Value value, Value offset, bool isXor) {
+  Type type = value.getType(), word = builder.getI32Type();
+  unsigned width = type.getIntOrFloatBitWidth();
+  auto one = [&](Value bits) -> Value {
+    return NVVM::ShflOp::create(builder, loc, word, i32(-1), bits, offset, i32(lanes - 1),
+                                isXor ? NVVM::ShflKind::bfly : NVVM::ShflKind::idx, UnitAttr());
+  };
+  if (width == 64) {
+    Value bits = toBits(value);
+    Value low = one(arith::TruncIOp::create(builder, loc, word, bits));
+    Value high = one(arith::TruncIOp::create(builder, loc, word, arith::ShRUIOp::create(builder, loc, bits, i64(32))));
+    Type wide = builder.getI64Type();
+    Value lowWide = arith::ExtUIOp::create(builder, loc, wide, low),
+          highWide = arith::ExtUIOp::create(builder, loc, wide, high);
+    Value joined = arith::OrIOp::create(builder, loc, lowWide, arith::ShLIOp::create(builder, loc, highWide, i64(32)));
+    return fromBits(joined, type);
+  }
+  Value bits = toBits(value);
+  if (width == 32)
+    return fromBits(one(bits), type);
+  Value moved = one(arith::ExtUIOp::create(builder, loc, word, bits));
+  return fromBits(arith::TruncIOp::create(builder, loc, bits.getType(), moved), type);
+}
+
+Value Emitter::shuffleXor(Value value, int mask) { return shuffle(value, i32(mask), true); }
+Value Emitter::shuffleFrom(Value value, Value from) { return shuffle(value, from, false); }
+
+//===- Globals
+//-------------------------------------------------------------------------------------------------------===//
+
+Value Emitter::globalConstant(DenseElementsAttr values) {
+  OpBuilder top(function);
+  Type element = values.getElementType();
+  if (element.isInteger(1)) { // memory holds bytes
+    SmallVector<int8_t> bytes;
+    for (bool value : values.getValues<bool>())
+      bytes.push_back(value);
+    element = builder.getI8Type();
+    values = DenseElementsAttr::get(RankedTensorType::get({int64_t(bytes.size())}, element), ArrayRef<int8_t>(bytes));
+  } else {
+    values = values.reshape(RankedTensorType::get({values.getNumElements()}, element));
+  }
+  auto global =
+      LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(element, values.getNumElements()), /*isConstant=*/true,
+                             LLVM::Linkage::Internal, "constant_" + std::to_string(constants++), values,
+                             /*alignment=*/16, /*addrSpace=*/1);
+  return LLVM::AddressOfOp::create(builder, loc, global);
+}
+
+Value Emitter::globalString(StringRef text) {
+  LLVM::GlobalOp &global = strings[text];
+  if (!global) {
+    OpBuilder top(function);
+    std::string terminated = text.str() + '\0';
+    global =
+        LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(builder.getI8Type(), terminated.size()),
+                               /*isConstant=*/true, LLVM::Linkage::Internal, "text_" + std::to_string(strings.size()),
+                               builder.getStringAttr(terminated), /*alignment=*/1, /*addrSpace=*/1);
+  }
+  Value address = LLVM::AddressOfOp::create(builder, loc, global);
+  return LLVM::AddrSpaceCastOp::create(builder, loc, pointerTo(builder.getContext(), 0), address);
+}
+
+LLVM::LLVMFuncOp Emitter::declare(StringRef name, LLVM::LLVMFunctionType type) {
+  auto module = function->getParentOfType<ModuleOp>();
+  if (auto found = module.lookupSymbol<LLVM::LLVMFuncOp>(name))
+    return found;
+  OpBuilder top(function);
+  return LLVM::LLVMFuncOp::create(top, loc, name, type);
+}
+
+//===- The kernel
+//----------------------------------------------------------------------------------------------------===//
+
+Emitter::Emitter(func::FuncOp kernel, Target target)
+    : builder(kernel.getContext()), loc(kernel.getLoc()), target(std::move(target)), kernel(kernel) {
+  auto warps = kernel->getAttrOfType<IntegerAttr>(tile::numWarpsAttr);
+  if (!warps)
+    throw InternalError("expected a kernel with layouts (tile-assign-layouts)");
+  warpCount = int(warps.getInt());
+}
+
+// Every parameter is one 64-bit word: a view's pointer, extents and strides, a scalar's bits in the low bytes.
+void Emitter::mapArguments() {
+  unsigned word = 0;
+  auto take = [&]() -> Value { return function.getArgument(word++); };
+  for (BlockArgument argument : kernel.getArguments()) {
+    if (auto type = dyn_cast<tile::ViewType>(argument.getType())) {
+      ViewWords words;
+      words.element = type.getElementType();
+      words.pointer = LLVM::IntToPtrOp::create(builder, loc, pointerTo(builder.getContext(), 1), take());
+      for (int64_t d = 0; d < type.getRank(); ++d)
+        words.extents.push_back(take());
+      for (int64_t d = 0; d < type.getRank(); ++d)
+        words.strides.push_back(take());
+      if (!type.getStrided())
+        words.strides.back() = Value();
+      auto align = kernel.getArgAttrOfType<IntegerAttr>(argument.getArgNumber(), tile::alignAttr);
+      words.alignment = align ? align.getInt() : 1;
+      views[argument] = words;
+      continue;
+    }
+    Type type = argument.getType();
+    Value bits = take();
+    unsigned width = type.getIntOrFloatBitWidth();
+    if (width < 64)
+      bits = arith::TruncIOp::create(builder, loc, builder.getIntegerType(width), bits);
+    put(argument, {type.isInteger(1) ? bits : fromBits(bits, type)});
+  }
+}
+
+LogicalResult Emitter::run() {
+  MLIRContext *context = builder.getContext();
+  unsigned words = 0;
+  for (Type type : kernel.getArgumentTypes()) {
+    auto view = dyn_cast<tile::ViewType>(type);
+    if (!view && !type.isIntOrFloat())
+      return kernel.emitError() << "kernel argument: expected a view or a scalar, got " << type;
+    words += view ? 1 + 2 * view.getRank() : 1;
+  }
+  OpBuilder top(kernel);
+  sharedMemory =
+      LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(builder.getI8Type(), 0), /*isConstant=*/false,
+                             LLVM::Linkage::External, "bitloom_shared", Attribute(), /*alignment=*/16, /*addrSpace=*/3);
+  auto type =
+      LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), SmallVector<Type>(words, builder.getI64Type()));
+  std::string name = kernel.getName().str();
+  kernel.setName(name + "_tiles");
+  function = LLVM::LLVMFuncOp::create(top, loc, name, type);
+  function->setAttr(NVVM::NVVMDialect::getKernelFuncAttrName(), builder.getUnitAttr());
+  function->setAttr(NVVM::NVVMDialect::getReqntidAttrName(), builder.getDenseI32ArrayAttr({lanes * warpCount}));
+  function->setAttr(tile::numWarpsAttr, builder.getI32IntegerAttr(warpCount));
+
+  builder.setInsertionPointToStart(function.addEntryBlock(builder));
+  mapArguments();
+  threadValue = NVVM::ThreadIdXOp::create(builder, loc, builder.getI32Type());
+  laneValue = arith::AndIOp::create(builder, loc, threadValue, i32(lanes - 1));
+  warpValue = warpCount == 1 ? i32(0) : arith::ShRUIOp::create(builder, loc, threadValue, i32(llvm::Log2_32(lanes)));
+  prologueEnd = LLVM::ReturnOp::create(builder, loc, ValueRange()); // erased below
+  builder.setInsertionPointAfter(prologueEnd);
+
+  hoistLoads(kernel, lanes * warpCount);
+  if (!kernel.getBody().hasOneBlock())
+    return kernel.emitError() << "expected a kernel of one block, got branches outside scf";
+  if (failed(emitBlock(kernel.getBody().front())))
+    return failure();
+  LLVM::ReturnOp::create(builder, loc, ValueRange());
+  prologueEnd->erase();
+
+  for (LLVM::ConstantOp offset : turnOffsets)
+    offset.setValueAttr(builder.getI32IntegerAttr(int32_t(onceBytes)));
+  function->setAttr(tile::sharedBytesAttr, builder.getI32IntegerAttr(int32_t(onceBytes + turnBytes)));
+  if (!onceBytes && !turnBytes)
+    sharedMemory.erase();
+  kernel.erase();
+  return expandMath(function);
+}

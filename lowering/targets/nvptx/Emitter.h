@@ -1,0 +1,182 @@
+// The state of lowering one kernel to one thread's program: every tile is one SSA value per register of its layout, a
+// scalar is a single value. The lowerings of the operations are free functions over an Emitter, a file per kind.
+#pragma once
+
+#include "bitloom/lib/target/Target.h"
+#include "bitloom/lowering/dialect/Tile.h"
+#include "bitloom/lowering/targets/nvptx/Layouts.h"
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/IR/Builders.h"
+
+#include <functional>
+#include <unordered_map>
+
+namespace bitloom::nvptx {
+
+using Registers = llvm::SmallVector<mlir::Value>;
+
+struct ViewWords {
+  mlir::Value pointer;                             // !llvm.ptr<1>
+  llvm::SmallVector<mlir::Value> extents, strides; // i64, in elements; strides.back() is null when it is known to be 1
+  mlir::Type element;
+  int64_t alignment; // of the pointer and the outer strides, in bytes
+};
+
+class Emitter {
+public:
+  Emitter(mlir::func::FuncOp kernel, Target target);
+
+  // Puts the lowered function in the place of the kernel.
+  llvm::LogicalResult run();
+
+  // --- Values ---
+  const Registers &get(mlir::Value tile);
+  mlir::Value scalar(mlir::Value value) { return get(value).front(); }
+  void put(mlir::Value tile, Registers registers);
+  // The registers are computed by `unpack` where they are used, and until then wait as what it takes them from.
+  void putLazily(mlir::Value tile, std::function<Registers()> unpack);
+  const ViewWords &view(mlir::Value value) const { return views.at(value); }
+
+  mlir::Value i32(int64_t value);
+  mlir::Value i64(int64_t value);
+  mlir::Value zero(mlir::Type scalarType);
+  mlir::Value truth(bool value);
+  mlir::Value both(mlir::Value a, mlir::Value b); // of i1, null standing for true
+  mlir::Value select(mlir::Value condition, mlir::Value yes, mlir::Value no);
+  mlir::Value compare(mlir::Value a, const char *predicate, mlir::Value b); // "slt", "ult", … of integers
+  // The value as an integer of as many bits as memory holds of it (i1 becomes i8), and back.
+  mlir::Value toBits(mlir::Value value);
+  mlir::Value fromBits(mlir::Value bits, mlir::Type type);
+  mlir::Value ptx(llvm::StringRef text, llvm::StringRef constraints, mlir::Type result, mlir::ValueRange operands,
+                  bool hasSideEffects);
+
+  // --- Layouts ---
+  const LinearLayout &layout(mlir::Type tile) { return layouts.of(tile); }
+  int registersOf(mlir::Type tile); // 1 for a scalar
+  const std::vector<LinearLayout::Vector> &registerCoordinates(const LinearLayout &layout);
+  // A register's coordinate along `dim`, i32: that of the thread, computed once at the kernel's entry, and the
+  // register's.
+  mlir::Value coordinate(const LinearLayout &layout, int dim, int registerIndex);
+  mlir::Value threadCoordinate(const LinearLayout &layout, int dim);
+  // The image of (0, lane, warp) under any layout from these dims; null when it is 0 in every thread.
+  mlir::Value threadImage(const LinearLayout &layout, size_t out);
+  int32_t threadBits(const LinearLayout &layout, int dim); // the bits that some lane or warp sets
+  // In no thread, or in every thread, does the register hold an element inside the shape.
+  bool isDead(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int registerIndex);
+  bool isInside(int32_t registerCoordinate, int32_t threadBits, int64_t extent) {
+    return (registerCoordinate | threadBits) < extent;
+  }
+  // Of the threads that hold replicas of the same elements, one; null when there are none.
+  mlir::Value isFirstReplica(const LinearLayout &layout);
+
+  // --- The block ---
+  mlir::Value laneId() const { return laneValue; }
+  mlir::Value warpId() const { return warpValue; }
+  mlir::Value linearThreadId() const { return threadValue; }
+  int warps() const { return warpCount; }
+  mlir::Value programId(int axis); // i32
+  llvm::StringRef kernelName() { return function.getName(); }
+  void barrier();
+  // Shared memory for one exchange, 16-byte aligned; !llvm.ptr<3>. Waits where earlier readers may not be done: then
+  // write, barrier(), read. UserError when the block cannot have that much.
+  mlir::Value scratch(int64_t bytes);
+  mlir::Value sharedAddress(mlir::Value base, mlir::Value index, mlir::Type element); // index: i32, in elements
+  void sharedStore(mlir::Value address, mlir::Value value);
+  mlir::Value sharedLoad(mlir::Value address, mlir::Type type);
+  // shfl.sync of any scalar: from lane ^ mask, or from the lane (i32) given.
+  mlir::Value shuffleXor(mlir::Value value, int mask);
+  mlir::Value shuffleFrom(mlir::Value value, mlir::Value lane);
+  // A private constant array in global memory, and a global string.
+  mlir::Value globalConstant(mlir::DenseElementsAttr values);
+  mlir::Value globalString(llvm::StringRef text); // a generic pointer, null-terminated
+  // The function of this name and type, declared at the first use.
+  mlir::LLVM::LLVMFuncOp declare(llvm::StringRef name, mlir::LLVM::LLVMFunctionType type);
+  // A body under a condition on this thread, without results; null stands for true.
+  void when(mlir::Value condition, llvm::function_ref<void()> body);
+
+  llvm::LogicalResult emit(mlir::Operation *op);
+  llvm::LogicalResult emitBlock(mlir::Block &block); // all but its terminator
+  llvm::LogicalResult emitElementwise(mlir::Operation *op);
+  // The combiner of a reduce or a scan on two tuples.
+  Registers combine(mlir::Region &combiner, mlir::ValueRange left, mlir::ValueRange right);
+
+  mlir::OpBuilder builder;
+  mlir::Location loc;
+  const Target target;
+
+private:
+  mlir::Value shuffle(mlir::Value value, mlir::Value offset, bool isXor);
+  llvm::LogicalResult emitFor(mlir::Operation *op);
+  llvm::LogicalResult emitWhile(mlir::Operation *op);
+  llvm::LogicalResult emitIf(mlir::Operation *op);
+  llvm::LogicalResult emitConstant(mlir::Operation *op);
+  void mapArguments();
+  Registers expand(mlir::ValueRange values);
+  // Takes as many of `values` as each of `tiles` has registers.
+  void bind(mlir::ValueRange tiles, mlir::ValueRange values);
+  llvm::SmallVector<mlir::Type> expandedTypes(mlir::TypeRange types);
+
+  mlir::func::FuncOp kernel;
+  mlir::LLVM::LLVMFuncOp function;
+  mlir::LLVM::GlobalOp sharedMemory;
+  mlir::Operation *prologueEnd = nullptr; // values of use everywhere are computed before it
+  int warpCount, loopDepth = 0, constants = 0;
+  mlir::Value laneValue, warpValue, threadValue;
+  struct Lazy {
+    std::function<Registers()> unpack;
+    mlir::Block *done = nullptr; // where the present registers were computed
+  };
+  llvm::DenseMap<mlir::Value, Registers> tiles;
+  llvm::DenseMap<mlir::Value, Lazy> lazyTiles;
+  llvm::DenseMap<mlir::Value, ViewWords> views;
+  Layouts layouts;
+  std::unordered_map<LinearLayout, std::vector<LinearLayout::Vector>> coordinates;
+  std::unordered_map<LinearLayout, std::vector<mlir::Value>> threadCoordinates;
+  llvm::StringMap<mlir::LLVM::GlobalOp> strings;
+  // Shared memory: regions used once, then one that exchanges take in turn, a barrier before each.
+  int64_t onceBytes = 0, turnBytes = 0;
+  llvm::SmallVector<mlir::LLVM::ConstantOp> turnOffsets;
+};
+
+// One lowering each; failure with a diagnostic on the operation. Emitter::emit dispatches to them.
+llvm::LogicalResult lower(Emitter &, tile::LoadOp);
+llvm::LogicalResult lower(Emitter &, tile::StoreOp);
+llvm::LogicalResult lower(Emitter &, tile::GatherOp);
+llvm::LogicalResult lower(Emitter &, tile::ScatterOp);
+llvm::LogicalResult lower(Emitter &, tile::AtomicOp);
+llvm::LogicalResult lower(Emitter &, tile::ReduceOp);
+llvm::LogicalResult lower(Emitter &, tile::ScanOp);
+llvm::LogicalResult lower(Emitter &, tile::ConvertLayoutOp);
+llvm::LogicalResult lower(Emitter &, tile::ReshapeOp);
+llvm::LogicalResult lower(Emitter &, tile::TransposeOp);
+llvm::LogicalResult lower(Emitter &, tile::BroadcastOp);
+llvm::LogicalResult lower(Emitter &, tile::JoinOp);
+llvm::LogicalResult lower(Emitter &, tile::SplitOp);
+llvm::LogicalResult lower(Emitter &, tile::SliceOp);
+llvm::LogicalResult lower(Emitter &, tile::UnpackOp);
+llvm::LogicalResult lower(Emitter &, tile::PackOp);
+llvm::LogicalResult lower(Emitter &, tile::LutOp);
+llvm::LogicalResult lower(Emitter &, tile::DotOp);
+llvm::LogicalResult lower(Emitter &, tile::PrintOp);
+llvm::LogicalResult lower(Emitter &, tile::AssertOp);
+// One scalar operation of math, or one of arith that needs more than its LLVM counterpart; null where it is neither.
+mlir::FailureOr<mlir::Value> lowerMath(Emitter &, mlir::Operation *op, mlir::ValueRange operands);
+// Rewrites what lowerMath left, as polynomials.
+llvm::LogicalResult expandMath(mlir::Operation *function);
+
+// Moves the loads of a kernel to where they can wait together. threads: of the block.
+void hoistLoads(mlir::Operation *kernel, int threads);
+
+// The tile `source`, held as `from` says, as `to` wants it: element i of the result is element i + offsets of the
+// source (offsets empty: 0). Both layouts have the same number of dims; `shape` is the source's.
+Registers exchange(Emitter &, const Registers &source, mlir::Type element, const LinearLayout &from,
+                   llvm::ArrayRef<int64_t> shape, const LinearLayout &to, llvm::ArrayRef<int64_t> offsets = {});
+// Writes the tile to `base` in row-major order of its real shape, each element once.
+void storeShared(Emitter &, const Registers &source, const LinearLayout &from, llvm::ArrayRef<int64_t> shape,
+                 mlir::Value base);
+// Sum over dims of coordinate · stride, i32.
+mlir::Value flatIndex(Emitter &, llvm::ArrayRef<mlir::Value> coordinates, llvm::ArrayRef<int64_t> shape);
+
+} // namespace bitloom::nvptx

@@ -1,0 +1,234 @@
+// Mathematical functions of scalars. PTX has a few in hardware; exp, sin and cos are built on those or on polynomials
+// here; the rest are MLIR's polynomial approximations of f32. f16 and bf16 are computed in f32.
+#include "bitloom/lowering/targets/nvptx/Emitter.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Arith/Transforms/Passes.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/Math/Transforms/Passes.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Transforms/GreedyPatternRewriteDriver.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace bitloom;
+using namespace bitloom::nvptx;
+
+namespace {
+
+// Straight-line float arithmetic.
+class Arithmetic {
+public:
+  Arithmetic(OpBuilder &b, Location loc, FloatType type) : b(b), loc(loc), type(type) {}
+
+  Value number(double value) { return arith::ConstantOp::create(b, loc, b.getFloatAttr(type, value)); }
+  Value integer(Type of, int64_t value) { return arith::ConstantOp::create(b, loc, b.getIntegerAttr(of, value)); }
+  Value mul(Value x, Value y) { return arith::MulFOp::create(b, loc, x, y); }
+  Value add(Value x, Value y) { return arith::AddFOp::create(b, loc, x, y); }
+  Value sub(Value x, Value y) { return arith::SubFOp::create(b, loc, x, y); }
+  Value neg(Value x) { return arith::NegFOp::create(b, loc, x); }
+  Value fma(Value x, Value y, Value z) { return LLVM::FMAOp::create(b, loc, x, y, z); }
+  Value abs(Value x) { return LLVM::FAbsOp::create(b, loc, x.getType(), x); }
+  Value less(Value x, Value y) { return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLT, x, y); }
+  Value select(Value c, Value x, Value y) { return arith::SelectOp::create(b, loc, c, x, y); }
+  Value ptx(StringRef text, Value x) {
+    auto dialect = LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT);
+    return LLVM::InlineAsmOp::create(b, loc, TypeRange(x.getType()), ValueRange(x), text, "=f,f",
+                                     /*has_side_effects=*/false,
+                                     /*is_align_stack=*/false, LLVM::TailCallKind::None, dialect, ArrayAttr())
+        .getRes();
+  }
+  // c[0] + x · (c[1] + x · (…))
+  Value polynomial(Value x, ArrayRef<double> c) {
+    Value sum = number(c.back());
+    for (double coefficient : llvm::reverse(c.drop_back()))
+      sum = fma(sum, x, number(coefficient));
+    return sum;
+  }
+
+  OpBuilder &b;
+  Location loc;
+  FloatType type;
+};
+
+} // namespace
+
+// 2^x to 2^-22 relative, results below 2^-126 flushed to 0.
+static Value exp2(Arithmetic &a, Value x) { return a.ptx("ex2.approx.ftz.f32 $0, $1;", x); }
+
+// e^x = 2^t · 2^e, with t = x·log2(e) rounded to f32 and e what the rounding left, so small that 2^e = 1 + e·ln 2.
+// Within 2 ulp of the truth where the result is normal.
+static Value exp(Arithmetic &a, Value x) {
+  Value high = a.number(0x1.715476p+0), low = a.number(0x1.4ae0cp-26); // log2(e) as a sum of two f32
+  Value t = a.mul(x, high);
+  Value e = a.fma(x, low, a.fma(x, high, a.neg(t)));
+  Value power = exp2(a, t);
+  Value exact = a.fma(power, a.mul(e, a.number(0x1.62e43p-1)), power);
+  return a.select(a.less(a.abs(t), a.number(128)), exact, power); // else 0, infinity or NaN, which e would spoil
+}
+
+// sin or cos: x = q · π/2 + r with |r| ≤ π/4. The reduction is Cody and Waite's, in f32 by three parts of π/2; from 1e5
+// on, where k no longer times a part exactly, in f64. Adding 1.5 · 2^(mantissa bits) rounds, and leaves q in the low
+// bits.
+static Value sinOrCos(Arithmetic &a, Value x, bool isCos) {
+  OpBuilder &b = a.b;
+  Type word = b.getI32Type();
+  auto large = scf::IfOp::create(b, a.loc, TypeRange{a.type, word}, a.less(a.abs(x), a.number(1e5)), true, true);
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(&large.getThenRegion().front());
+    Value shifted = a.fma(x, a.number(0x1.45f306p-1), a.number(0x1.8p23));
+    Value q = LLVM::BitcastOp::create(b, a.loc, word, shifted), k = a.neg(a.sub(shifted, a.number(0x1.8p23)));
+    Value r = a.fma(k, a.number(0x1.921fb4p+0), x);
+    r = a.fma(k, a.number(0x1.4442dp-24), r);
+    r = a.fma(k, a.number(0x1.84698ap-48), r);
+    scf::YieldOp::create(b, a.loc, ValueRange{r, q});
+  }
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(&large.getElseRegion().front());
+    Arithmetic d(b, a.loc, b.getF64Type());
+    Value wide = arith::ExtFOp::create(b, a.loc, d.type, x);
+    Value shifted = d.fma(wide, d.number(0x1.45f306dc9c883p-1), d.number(0x1.8p52));
+    Value q = arith::TruncIOp::create(b, a.loc, word, LLVM::BitcastOp::create(b, a.loc, b.getI64Type(), shifted));
+    Value k = d.neg(d.sub(shifted, d.number(0x1.8p52)));
+    Value r = d.fma(k, d.number(0x1.1a62633145c07p-54), d.fma(k, d.number(0x1.921fb54442d18p+0), wide));
+    scf::YieldOp::create(b, a.loc, ValueRange{arith::TruncFOp::create(b, a.loc, a.type, r).getResult(), q});
+  }
+  Value r = large.getResult(0), q = large.getResult(1), square = a.mul(r, r);
+  if (isCos)
+    q = arith::AddIOp::create(b, a.loc, q, a.integer(word, 1)); // cos x = sin(x + π/2)
+  Value sine = a.fma(a.mul(r, square), a.polynomial(square, {-1.6666654611e-1, 8.3321608736e-3, -1.9515295891e-4}), r);
+  Value cosine = a.fma(a.mul(square, square),
+                       a.polynomial(square, {4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5}),
+                       a.fma(square, a.number(-0.5), a.number(1)));
+  auto bit = [&](int64_t mask) {
+    Value masked = arith::AndIOp::create(b, a.loc, q, a.integer(word, mask));
+    return arith::CmpIOp::create(b, a.loc, arith::CmpIPredicate::ne, masked, a.integer(word, 0)).getResult();
+  };
+  Value value = a.select(bit(1), cosine, sine);
+  return a.select(bit(2), a.neg(value), value);
+}
+
+// What PTX computes directly, or by the formulas above; null for the rest.
+static Value direct(OpBuilder &b, Operation *op, ValueRange x) {
+  Location loc = op->getLoc();
+  Type type = x[0].getType();
+  auto floating = dyn_cast<FloatType>(type);
+  bool isF32 = type.isF32();
+  Arithmetic a(b, loc, floating);
+  return llvm::TypeSwitch<Operation *, Value>(op)
+      .Case([&](math::AbsFOp) { return LLVM::FAbsOp::create(b, loc, type, x[0]).getResult(); })
+      .Case([&](math::AbsIOp) { return LLVM::AbsOp::create(b, loc, type, x[0], false).getResult(); })
+      .Case([&](math::CeilOp) { return LLVM::FCeilOp::create(b, loc, type, x[0]).getResult(); })
+      .Case([&](math::FloorOp) { return LLVM::FFloorOp::create(b, loc, type, x[0]).getResult(); })
+      .Case([&](math::TruncOp) { return LLVM::FTruncOp::create(b, loc, type, x[0]).getResult(); })
+      .Case([&](math::RoundOp) { return LLVM::RoundOp::create(b, loc, type, x[0]).getResult(); })
+      .Case([&](math::RoundEvenOp) { return LLVM::RoundEvenOp::create(b, loc, type, x[0]).getResult(); })
+      .Case([&](math::CopySignOp) { return LLVM::CopySignOp::create(b, loc, type, x[0], x[1]).getResult(); })
+      .Case([&](math::FmaOp) { return LLVM::FMAOp::create(b, loc, type, x[0], x[1], x[2]).getResult(); })
+      .Case([&](math::SqrtOp) { return LLVM::SqrtOp::create(b, loc, type, x[0]).getResult(); })
+      .Case([&](math::RsqrtOp) -> Value {
+        if (isF32)
+          return a.ptx("rsqrt.approx.f32 $0, $1;", x[0]);
+        return arith::DivFOp::create(b, loc, a.number(1), LLVM::SqrtOp::create(b, loc, type, x[0]));
+      })
+      .Case([&](math::CtPopOp) { return LLVM::CtPopOp::create(b, loc, type, x[0]).getResult(); })
+      .Case([&](math::CountLeadingZerosOp) {
+        return LLVM::CountLeadingZerosOp::create(b, loc, type, x[0], false).getResult();
+      })
+      .Case([&](math::CountTrailingZerosOp) {
+        return LLVM::CountTrailingZerosOp::create(b, loc, type, x[0], false).getResult();
+      })
+      .Case([&](math::IsNaNOp) {
+        return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UNO, x[0], x[0]).getResult();
+      })
+      .Case([&](math::IsInfOp) {
+        Value infinity = a.number(std::numeric_limits<double>::infinity());
+        return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OEQ, a.abs(x[0]), infinity).getResult();
+      })
+      .Case([&](math::IsFiniteOp) { return a.less(a.abs(x[0]), a.number(std::numeric_limits<double>::infinity())); })
+      .Case([&](math::ExpOp) { return isF32 ? exp(a, x[0]) : Value(); })
+      .Case([&](math::Exp2Op) { return isF32 ? exp2(a, x[0]) : Value(); })
+      .Case([&](math::SinOp) { return isF32 ? sinOrCos(a, x[0], false) : Value(); })
+      .Case([&](math::CosOp) { return isF32 ? sinOrCos(a, x[0], true) : Value(); })
+      .Default([](Operation *) { return Value(); });
+}
+
+// Rounding modes other than to the nearest even: by cvt, to 16 bits.
+static FailureOr<Value> lowerTruncF(Emitter &e, arith::TruncFOp op, Value x) {
+  std::optional<arith::RoundingMode> mode = op.getRoundingmode();
+  if (!mode)
+    return Value();
+  Type to = tile::elementOf(op.getType());
+  if (*mode == arith::RoundingMode::to_nearest_even)
+    return arith::TruncFOp::create(e.builder, e.loc, to, x).getResult();
+  if (*mode == arith::RoundingMode::toward_zero && x.getType().isF32() && (to.isF16() || to.isBF16())) {
+    Value bits = e.ptx(to.isF16() ? "cvt.rz.f16.f32 $0, $1;" : "cvt.rz.bf16.f32 $0, $1;", "=h,f",
+                       e.builder.getI16Type(), x, false);
+    return e.fromBits(bits, to);
+  }
+  op.emitOpError() << "expected rounding to the nearest even, or of f32 to 16 bits toward zero, on NVIDIA targets, got "
+                   << arith::stringifyRoundingMode(*mode);
+  return failure();
+}
+
+FailureOr<Value> nvptx::lowerMath(Emitter &e, Operation *op, ValueRange operands) {
+  OpBuilder &b = e.builder;
+  if (auto truncate = dyn_cast<arith::TruncFOp>(op))
+    return lowerTruncF(e, truncate, operands[0]);
+  if (!isa<math::MathDialect>(op->getDialect()))
+    return Value();
+  Type type = operands[0].getType(), result = tile::elementOf(op->getResult(0).getType());
+  SmallVector<Value> wide(operands);
+  bool isNarrow = (type.isF16() || type.isBF16()) && !isa<math::FmaOp, math::AbsFOp, math::CopySignOp>(op);
+  if (isNarrow)
+    for (Value &x : wide)
+      if (isa<FloatType>(x.getType()))
+        x = arith::ExtFOp::create(b, e.loc, b.getF32Type(), x);
+  Value value = direct(b, op, wide);
+  if (!value) { // expandMath rewrites it
+    if (type.isF64())
+      return op->emitOpError() << "of f64 is not supported on NVIDIA targets";
+    IRMapping mapping;
+    mapping.map(op->getOperands(), wide);
+    Operation *copy = b.clone(*op, mapping);
+    copy->getResult(0).setType(isNarrow && isa<FloatType>(result) ? b.getF32Type() : result);
+    value = copy->getResult(0);
+  }
+  if (value.getType() != result)
+    value = arith::TruncFOp::create(b, e.loc, result, value);
+  return value;
+}
+
+LogicalResult nvptx::expandMath(Operation *function) {
+  SmallVector<Operation *> ops;
+  function->walk([&](Operation *op) {
+    if (isa<math::MathDialect>(op->getDialect()) ||
+        isa<arith::FloorDivSIOp, arith::CeilDivSIOp, arith::CeilDivUIOp>(op))
+      ops.push_back(op);
+  });
+  if (ops.empty())
+    return success();
+  RewritePatternSet patterns(function->getContext());
+  populateMathPolynomialApproximationPatterns(patterns);
+  math::populateExpansionPatterns(patterns);
+  arith::populateCeilFloorDivExpandOpsPatterns(patterns);
+  if (failed(applyOpPatternsGreedily(ops, std::move(patterns),
+                                     GreedyRewriteConfig().setStrictness(GreedyRewriteStrictness::ExistingAndNewOps))))
+    return function->emitError() << "the expansion of mathematical functions did not end";
+  auto walked = function->walk([&](Operation *op) {
+    if (!isa<math::MathDialect>(op->getDialect()))
+      return WalkResult::advance();
+    OpBuilder b(op);
+    Value value = direct(b, op, op->getOperands());
+    if (!value) {
+      op->emitOpError() << "is not supported on NVIDIA targets";
+      return WalkResult::interrupt();
+    }
+    op->getResult(0).replaceAllUsesWith(value);
+    op->erase();
+    return WalkResult::advance();
+  });
+  return failure(walked.wasInterrupted());
+}

@@ -1,0 +1,321 @@
+// Dispatches each operation of a kernel to its lowering, and lowers control flow, constants and elementwise operations.
+// The result holds llvm, nvvm, arith and scf operations on scalars.
+#include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/Passes.h"
+#include "bitloom/lowering/targets/nvptx/Emitter.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/LLVMIR/NVVMDialect.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
+#include "mlir/IR/IRMapping.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+namespace bitloom {
+#define GEN_PASS_DEF_TILETONVVM
+#include "lowering/Passes.h.inc"
+} // namespace bitloom
+
+using namespace mlir;
+using namespace bitloom;
+using namespace bitloom::nvptx;
+
+//===- Control flow
+//--------------------------------------------------------------------------------------------------===//
+
+Registers Emitter::expand(ValueRange values) {
+  Registers all;
+  for (Value value : values)
+    llvm::append_range(all, get(value));
+  return all;
+}
+
+SmallVector<Type> Emitter::expandedTypes(TypeRange types) {
+  SmallVector<Type> all;
+  for (Type type : types)
+    all.append(registersOf(type), tile::elementOf(type));
+  return all;
+}
+
+void Emitter::bind(ValueRange owners, ValueRange values) {
+  for (Value owner : owners) {
+    int count = registersOf(owner.getType());
+    put(owner, Registers(values.take_front(count)));
+    values = values.drop_front(count);
+  }
+}
+
+LogicalResult Emitter::emitFor(Operation *op) {
+  auto loop = cast<scf::ForOp>(op);
+  auto lowered = scf::ForOp::create(builder, loc, scalar(loop.getLowerBound()), scalar(loop.getUpperBound()),
+                                    scalar(loop.getStep()), expand(loop.getInitArgs()), {}, loop.getUnsignedCmp());
+  {
+    OpBuilder::InsertionGuard guard(builder);
+    Block &body = *lowered.getBody();
+    if (!body.empty())
+      body.back().erase(); // the implicit yield of a loop that carries nothing
+    builder.setInsertionPointToEnd(&body);
+    put(loop.getInductionVar(), {lowered.getInductionVar()});
+    bind(loop.getRegionIterArgs(), lowered.getRegionIterArgs());
+    ++loopDepth;
+    if (failed(emitBlock(*loop.getBody())))
+      return failure();
+    --loopDepth;
+    scf::YieldOp::create(builder, loc, expand(loop.getYieldedValues()));
+  }
+  bind(loop.getResults(), lowered.getResults());
+  return success();
+}
+
+LogicalResult Emitter::emitWhile(Operation *op) {
+  auto loop = cast<scf::WhileOp>(op);
+  auto lowered = scf::WhileOp::create(builder, loc, expandedTypes(loop.getResultTypes()), expand(loop.getInits()));
+  {
+    OpBuilder::InsertionGuard guard(builder);
+    auto start = [&](Region &region, ValueRange owners) {
+      SmallVector<Type> types = expandedTypes(owners.getTypes());
+      Block *block = builder.createBlock(&region, {}, types, SmallVector<Location>(types.size(), loc));
+      bind(owners, block->getArguments());
+    };
+    ++loopDepth;
+    start(lowered.getBefore(), loop.getBeforeArguments());
+    if (failed(emitBlock(*loop.getBeforeBody())))
+      return failure();
+    scf::ConditionOp::create(builder, loc, scalar(loop.getConditionOp().getCondition()),
+                             expand(loop.getConditionOp().getArgs()));
+    start(lowered.getAfter(), loop.getAfterArguments());
+    if (failed(emitBlock(*loop.getAfterBody())))
+      return failure();
+    scf::YieldOp::create(builder, loc, expand(loop.getYieldOp().getOperands()));
+    --loopDepth;
+  }
+  bind(loop.getResults(), lowered.getResults());
+  return success();
+}
+
+LogicalResult Emitter::emitIf(Operation *op) {
+  auto branch = cast<scf::IfOp>(op);
+  bool hasElse = !branch.getElseRegion().empty();
+  auto lowered = scf::IfOp::create(builder, loc, expandedTypes(branch.getResultTypes()), scalar(branch.getCondition()),
+                                   /*addThenBlock=*/true, /*addElseBlock=*/hasElse);
+  auto fill = [&](Region &from, Region &to) -> LogicalResult {
+    OpBuilder::InsertionGuard guard(builder);
+    Block &body = to.front();
+    if (!body.empty())
+      body.back().erase();
+    builder.setInsertionPointToEnd(&body);
+    if (failed(emitBlock(from.front())))
+      return failure();
+    scf::YieldOp::create(builder, loc, expand(from.front().getTerminator()->getOperands()));
+    return success();
+  };
+  if (failed(fill(branch.getThenRegion(), lowered.getThenRegion())))
+    return failure();
+  if (hasElse && failed(fill(branch.getElseRegion(), lowered.getElseRegion())))
+    return failure();
+  bind(branch.getResults(), lowered.getResults());
+  return success();
+}
+
+//===- Elementwise
+//---------------------------------------------------------------------------------------------------===//
+
+LogicalResult Emitter::emitConstant(Operation *op) {
+  auto constant = cast<arith::ConstantOp>(op);
+  auto tensor = dyn_cast<RankedTensorType>(constant.getType());
+  if (!tensor) {
+    put(constant, {builder.clone(*op)->getResult(0)});
+    return success();
+  }
+  auto values = dyn_cast<DenseElementsAttr>(constant.getValue());
+  if (!values)
+    return constant.emitOpError() << "expected dense elements on NVIDIA targets";
+  Type element = tensor.getElementType();
+  int count = registersOf(tensor);
+  if (values.isSplat()) {
+    Value value = arith::ConstantOp::create(builder, loc, values.getSplatValue<TypedAttr>());
+    put(constant, Registers(count, value));
+    return success();
+  }
+  const LinearLayout &held = layout(tensor);
+  Value base = globalConstant(values);
+  Registers registers;
+  for (int r = 0; r < count; ++r) {
+    if (isDead(held, tensor.getShape(), r)) {
+      registers.push_back(zero(element));
+      continue;
+    }
+    SmallVector<Value> at;
+    for (auto [d, extent] : llvm::enumerate(tensor.getShape())) {
+      Value index = coordinate(held, d, r);
+      if (!isInside(registerCoordinates(held)[r][d], threadBits(held, d), extent)) // padding reads the last element
+        index = arith::MinUIOp::create(builder, loc, index, i32(extent - 1));
+      at.push_back(index);
+    }
+    registers.push_back(sharedLoad(sharedAddress(base, flatIndex(*this, at, tensor.getShape()), element), element));
+  }
+  put(constant, registers);
+  return success();
+}
+
+LogicalResult Emitter::emitElementwise(Operation *op) {
+  Type type = op->getResult(0).getType();
+  SmallVector<Registers> results(op->getNumResults());
+  for (int r = 0, count = registersOf(type); r < count; ++r) {
+    if (auto tensor = dyn_cast<RankedTensorType>(type); tensor && isDead(layout(tensor), tensor.getShape(), r)) {
+      for (auto [result, registers] : llvm::zip(op->getResults(), results))
+        registers.push_back(zero(tile::elementOf(result.getType())));
+      continue;
+    }
+    SmallVector<Value> operands;
+    for (Value operand : op->getOperands())
+      operands.push_back(get(operand)[isa<RankedTensorType>(operand.getType()) ? r : 0]);
+    if (op->getNumResults() == 1) {
+      FailureOr<Value> special = lowerMath(*this, op, operands);
+      if (failed(special))
+        return failure();
+      if (*special) {
+        results[0].push_back(*special);
+        continue;
+      }
+    }
+    IRMapping mapping;
+    mapping.map(op->getOperands(), operands);
+    Operation *copy = builder.clone(*op, mapping);
+    for (auto [result, registers] : llvm::zip(copy->getResults(), results)) {
+      result.setType(tile::elementOf(result.getType()));
+      registers.push_back(result);
+    }
+  }
+  for (auto [result, registers] : llvm::zip(op->getResults(), results))
+    put(result, registers);
+  return success();
+}
+
+Registers Emitter::combine(Region &combiner, ValueRange left, ValueRange right) {
+  Block &body = combiner.front();
+  for (auto [argument, value] : llvm::zip(body.getArguments().take_front(left.size()), left))
+    put(argument, {value});
+  for (auto [argument, value] : llvm::zip(body.getArguments().drop_front(left.size()), right))
+    put(argument, {value});
+  if (failed(emitBlock(body)))
+    throw InternalError("a combiner that cannot be lowered");
+  Registers results;
+  for (Value value : body.getTerminator()->getOperands())
+    results.push_back(scalar(value));
+  return results;
+}
+
+//===- Dispatch
+//------------------------------------------------------------------------------------------------------===//
+
+Value Emitter::programId(int axis) {
+  Type word = builder.getI32Type();
+  if (axis == 0)
+    return NVVM::BlockIdXOp::create(builder, loc, word);
+  if (axis == 1)
+    return NVVM::BlockIdYOp::create(builder, loc, word);
+  return NVVM::BlockIdZOp::create(builder, loc, word);
+}
+
+static Value gridExtent(Emitter &emitter, int axis) {
+  Type word = emitter.builder.getI32Type();
+  if (axis == 0)
+    return NVVM::GridDimXOp::create(emitter.builder, emitter.loc, word);
+  if (axis == 1)
+    return NVVM::GridDimYOp::create(emitter.builder, emitter.loc, word);
+  return NVVM::GridDimZOp::create(emitter.builder, emitter.loc, word);
+}
+
+static LogicalResult emitIota(Emitter &emitter, tile::IotaOp iota) {
+  const LinearLayout &layout = emitter.layout(iota.getType());
+  Type element = tile::elementOf(iota.getType());
+  unsigned width = element.getIntOrFloatBitWidth();
+  Registers registers;
+  for (int r = 0; r < emitter.registersOf(iota.getType()); ++r) {
+    Value index = emitter.coordinate(layout, 0, r);
+    if (width > 32)
+      index = arith::ExtUIOp::create(emitter.builder, emitter.loc, element, index);
+    if (width < 32)
+      index = arith::TruncIOp::create(emitter.builder, emitter.loc, element, index);
+    registers.push_back(index);
+  }
+  emitter.put(iota, registers);
+  return success();
+}
+
+LogicalResult Emitter::emit(Operation *op) {
+  for (Type type : op->getResultTypes()) {
+    if (isa<RankedTensorType>(type) && !hasLayout(type))
+      return op->emitOpError() << "expected a result with a layout (run tile-assign-layouts first), got " << type;
+    if (isa<FloatType>(tile::elementOf(type)) && !type.isIndex())
+      if (Type element = tile::elementOf(type);
+          !element.isF16() && !element.isBF16() && !element.isF32() && !element.isF64())
+        return op->emitOpError() << "expected f16, bf16, f32 or f64 on NVIDIA targets, got " << element;
+  }
+  loc = op->getLoc();
+  auto widen = [&](Value word) -> Value { return arith::ExtUIOp::create(builder, loc, builder.getI64Type(), word); };
+  return llvm::TypeSwitch<Operation *, LogicalResult>(op)
+      .Case<tile::LoadOp, tile::StoreOp, tile::GatherOp, tile::ScatterOp, tile::AtomicOp, tile::ReduceOp, tile::ScanOp,
+            tile::ConvertLayoutOp, tile::ReshapeOp, tile::TransposeOp, tile::BroadcastOp, tile::JoinOp, tile::SplitOp,
+            tile::SliceOp, tile::UnpackOp, tile::PackOp, tile::LutOp, tile::DotOp, tile::PrintOp, tile::AssertOp>(
+          [&](auto known) { return lower(*this, known); })
+      .Case([&](tile::ProgramIdOp id) { return put(id, {widen(programId(id.getAxis()))}), success(); })
+      .Case(
+          [&](tile::NumProgramsOp count) { return put(count, {widen(gridExtent(*this, count.getAxis()))}), success(); })
+      .Case([&](tile::ExtentOp extent) {
+        return put(extent, {view(extent.getView()).extents[extent.getDim()]}), success();
+      })
+      .Case([&](tile::IotaOp iota) { return emitIota(*this, iota); })
+      .Case([&](tensor::SplatOp splat) {
+        return put(splat, Registers(registersOf(splat.getType()), scalar(splat.getInput()))), success();
+      })
+      .Case([&](arith::ConstantOp constant) { return emitConstant(constant); })
+      .Case([&](scf::ForOp loop) { return emitFor(loop); })
+      .Case([&](scf::WhileOp loop) { return emitWhile(loop); })
+      .Case([&](scf::IfOp branch) { return emitIf(branch); })
+      .Default([&](Operation *other) -> LogicalResult {
+        if (other->getNumResults() && isa<arith::ArithDialect, math::MathDialect>(other->getDialect()))
+          return emitElementwise(other);
+        return other->emitOpError() << "is not supported on NVIDIA targets";
+      });
+}
+
+LogicalResult Emitter::emitBlock(Block &block) {
+  for (Operation &op : block.without_terminator())
+    if (failed(emit(&op)))
+      return failure();
+  loc = block.getTerminator()->getLoc();
+  return success();
+}
+
+namespace {
+
+struct TileToNVVM : bitloom::impl::TileToNVVMBase<TileToNVVM> {
+  using TileToNVVMBase::TileToNVVMBase;
+
+  void runOnOperation() override {
+    ModuleOp module = getOperation();
+    for (auto func : llvm::make_early_inc_range(module.getOps<func::FuncOp>())) {
+      if (!func->hasAttr(tile::kernelAttr))
+        continue;
+      // A UserError of a lowering (too much shared memory, say) is reported at the operation being lowered.
+      try {
+        Emitter emitter(func, parseTarget(target));
+        try {
+          if (failed(emitter.run()))
+            return signalPassFailure();
+        } catch (const std::exception &error) {
+          emitError(emitter.loc) << error.what();
+          return signalPassFailure();
+        }
+      } catch (const std::exception &error) {
+        func.emitError() << error.what();
+        return signalPassFailure();
+      }
+    }
+  }
+};
+
+} // namespace

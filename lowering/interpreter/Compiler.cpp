@@ -127,10 +127,7 @@ Slot Compiler::allocate(int64_t cells) {
 
 void Compiler::release(Value value) {
   auto found = slots.find(value);
-  if (found == slots.end() || isa<BlockArgument>(value))
-    return;
-  // What is set when the frame is made must last for every program of the grid.
-  if (std::any_of(constants.begin(), constants.end(), [&](const Constant &one) { return one.slot == found->second; }))
+  if (found == slots.end() || isa<BlockArgument>(value) || permanent.contains(value))
     return;
   freed[cellsOf(value.getType())].push_back(found->second);
 }
@@ -159,6 +156,7 @@ void Compiler::setConstant(Value value, std::vector<Cell> cells) {
     cells.assign(laneLimit, cells.front());
   Slot slot = reserve(cells.size());
   alias(value, slot);
+  permanent.insert(value);
   constants.push_back({slot, std::move(cells)});
 }
 

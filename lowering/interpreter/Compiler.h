@@ -7,6 +7,7 @@
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "llvm/ADT/DenseMap.h"
+#include "llvm/ADT/DenseSet.h"
 #include "llvm/ADT/StringMap.h"
 
 #include <array>
@@ -74,7 +75,7 @@ public:
   Number inMemory(mlir::Type type) const;           // UserError: an element that no memory holds
   Number::Kind roundingOf(mlir::Value value) const; // of the results of float operations
   int wordOf(mlir::Value view) const { return firstWord.lookup(view); }
-  void setConstant(mlir::Value value, std::vector<Cell> cells);
+  void setConstant(mlir::Value value, std::vector<Cell> cells); // instead of define and add
   void makeSequential() { isSequential = true; }
   void compileBlock(mlir::Block &block, Code &into);
   // Copies of whole values as if all at once.
@@ -98,6 +99,7 @@ private:
     std::vector<Cell> cells;
   };
   std::vector<Constant> constants;
+  llvm::DenseSet<mlir::Value> permanent; // filled once a frame, so never released
   struct ScalarArgument {
     Slot slot;
     int word;

@@ -30,7 +30,7 @@ struct View {
     int64_t elements = dim == rank - 1 && !strided ? 1 : frame.words[word + 1 + rank + dim];
     return elements * (element.width / 8);
   }
-  bool contains(const Frame &frame, int dim, int64_t coordinate) const {
+  bool contains(const Frame &frame, int dim, __int128 coordinate) const {
     return coordinate >= 0 && coordinate < extent(frame, dim);
   }
 };
@@ -88,7 +88,7 @@ struct Rectangle {
       for (int64_t k = int64_t(shape.size()) - 2; k >= 0; --k) {
         int64_t i = rest % shape[k];
         rest /= shape[k];
-        rowInside &= view.contains(frame, dims[k], offset(dims[k]) + i);
+        rowInside &= view.contains(frame, dims[k], __int128(offset(dims[k])) + i);
         at += std::uint64_t(i) * std::uint64_t(view.stride(frame, dims[k]));
       }
       if (rowInside)

@@ -102,7 +102,10 @@ inline std::vector<double> someNumbers(size_t count, std::uint64_t seed = 1) {
 template <class T> std::vector<T> some(size_t count, std::uint64_t seed = 1) {
   std::vector<T> values;
   for (double number : someNumbers(count, seed))
-    values.push_back(T(float(number)));
+    if constexpr (std::is_integral_v<T>)
+      values.push_back(T(int64_t(number * 8)));
+    else
+      values.push_back(T(float(number)));
   return values;
 }
 

@@ -311,6 +311,30 @@ func.func @k(%out: !tile.view<?x?xi64>) attributes {tile.kernel} {
   }
 }
 
+// Cells are used again after a value's last use, but those of constants are filled once for all programs.
+TEST(Interpreter, ConstantsOutliveAProgram) {
+  std::vector<i32> out(5 * 4);
+  interpretText(R"(
+func.func @k(%out: !tile.view<?x?xi32>) attributes {tile.kernel} {
+  %z = arith.constant 0 : i64
+  %p = tile.program_id 0
+  %i = tile.iota : tensor<4xi32>
+  %c = arith.constant dense<[10, 20, 30, 40]> : tensor<4xi32>
+  %a = arith.addi %i, %c : tensor<4xi32>
+  %b = arith.muli %a, %a : tensor<4xi32>
+  %d = arith.subi %b, %a : tensor<4xi32>
+  %e = arith.addi %d, %d : tensor<4xi32>
+  tile.store %e, %out[%p, %z] dims [1] : tensor<4xi32>, !tile.view<?x?xi32>
+  return
+})",
+                {matrix(out, 5, 4)}, {5, 1, 1});
+  for (int p = 0; p < 5; ++p)
+    for (int i = 0; i < 4; ++i) {
+      i32 a = i + 10 * (i + 1);
+      EXPECT_EQ(out[p * 4 + i], 2 * (a * a - a));
+    }
+}
+
 //===- Control flow -----------------------------------------------------------------------------------------------===//
 
 // Fibonacci numbers: each carried value becomes another.

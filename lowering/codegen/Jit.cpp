@@ -70,6 +70,8 @@ private:
     };
     define("bitloom_rt_assert", &bitloom_rt_assert);
     define("bitloom_rt_print", &bitloom_rt_print);
+    define("aligned_alloc", &::aligned_alloc); // for tiles too large for a thread's stack
+    define("free", &::free);
     // Named here since a process need not export its libm: it may be linked statically, or loaded with RTLD_LOCAL.
 #define BITLOOM_LIBM(name)                                                                                             \
   define(#name, static_cast<double (*)(double)>(::name));                                                              \

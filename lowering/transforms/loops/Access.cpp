@@ -1,0 +1,335 @@
+// Views: where an element is, whether it is there at all, and how chunks of them are read and written.
+#include "bitloom/lowering/transforms/loops/KernelLowering.h"
+
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+
+using namespace mlir;
+using namespace bitloom::tile;
+
+namespace bitloom::loops {
+
+constexpr auto below = arith::CmpIPredicate::ult; // unsigned: a negative coordinate is above every extent
+
+KernelLowering::Access KernelLowering::access(Operation *op, Value viewValue, ValueRange offsets,
+                                              ArrayRef<int32_t> dims, ArrayRef<int64_t> shape, const Place &place) {
+  const View &memory = view(viewValue, op);
+  auto type = cast<ViewType>(viewValue.getType());
+  int vecDim = place.vec < 0 ? -1 : dims[place.vec];
+  Access result;
+  SmallVector<Value> terms;
+  Value inside = i1(true);
+  for (int dim = 0; dim < int(type.getRank()); ++dim) {
+    bool unit = dim == type.getRank() - 1 && !type.getStrided();
+    auto scaled = [&](Value index) { return unit ? index : mul(index, memory.strides[dim]); };
+    Value offset = scalar(offsets[dim]);
+    terms.push_back(scaled(offset));
+    if (dim == vecDim) {
+      if (!unit)
+        result.stride = memory.strides[dim];
+      continue;
+    }
+    SmallVector<Value> parts = {offset};
+    if (auto it = llvm::find(dims, dim); it != dims.end()) {
+      const Coord &coord = place.at[it - dims.begin()];
+      if (coord.dyn)
+        parts.push_back(coord.dyn);
+      if (coord.cst)
+        parts.push_back(i64(coord.cst));
+      for (Value part : ArrayRef<Value>(parts).drop_front())
+        terms.push_back(scaled(part));
+    }
+    Value within = compare(below, sum(parts), memory.extents[dim]);
+    inside = andI(inside, within);
+  }
+  result.pointer = address(memory.pointer, sum(terms), type.getElementType());
+  result.inBounds = inside;
+  if (place.vec < 0)
+    return result;
+
+  Key key = {3, int64_t(op), place.vec};
+  for (auto [dim, coord] : llvm::enumerate(place.at))
+    if (int(dim) != place.vec) {
+      key.push_back(int64_t(coord.dyn.getAsOpaquePointer()));
+      key.push_back(coord.cst);
+    }
+  for (const auto &scope : llvm::reverse(scopes))
+    if (auto it = scope->bounds.find(key); it != scope->bounds.end()) {
+      result.bounds = it->second;
+      return result;
+    }
+  Value offset = scalar(offsets[vecDim]), extent = i64(shape[place.vec]), none = i64(0);
+  auto clamped = [&](Value value) { return minS(maxS(value, none), extent); };
+  Value lo = clamped(sub(none, offset)), hi = clamped(sub(memory.extents[vecDim], offset));
+  result.bounds = {lo, select(inside, hi, lo)};
+  scopes[depthOf(ValueRange{lo, result.bounds.hi})]->bounds[key] = result.bounds;
+  return result;
+}
+
+bool KernelLowering::isGuarded(const Access &access) {
+  return currentSplit && depthOf(ValueRange{access.bounds.lo, access.bounds.hi}) <= currentSplit->outside;
+}
+
+Value KernelLowering::maskOf(const Access &access, const Place &place, int64_t extent) {
+  const Coord &start = place.at[place.vec];
+  auto [lo, hi] = access.bounds;
+  if (isGuarded(access)) {
+    bool relative = start.dyn && start.dyn == currentSplit->iv;
+    bool anywhere = start.dyn && !relative;
+    Split::Guard guard{lo, hi, relative, anywhere ? 0 : start.cst, anywhere ? extent : start.cst + place.width};
+    auto *known = llvm::find_if(currentSplit->guards, [&](const Split::Guard &other) {
+      return other.lo == lo && other.hi == hi && other.relative == relative;
+    });
+    if (currentSplit->fast) {
+      if (known != currentSplit->guards.end())
+        return {};
+    } else if (known == currentSplit->guards.end()) {
+      currentSplit->guards.push_back(guard);
+    } else {
+      known->first = std::min(known->first, guard.first);
+      known->last = std::max(known->last, guard.last);
+    }
+  }
+  // lo <= start + lane < hi, by one comparison of differences; tiles have fewer than 2^31 elements.
+  Type i32 = builder.getI32Type();
+  Value from = sub(valueOf(start), lo), span = sub(hi, lo);
+  from = pure<arith::TruncIOp>(from, i32, from);
+  span = pure<arith::TruncIOp>(span, i32, span);
+  Value first = broadcast(from, place.width), lane = iota(place.width, i32);
+  Value index = pure<arith::AddIOp>({first, lane}, first, lane);
+  return compare(below, index, broadcast(span, place.width));
+}
+
+Value KernelLowering::readScalar(Value pointer, Value inBounds, Value other, Type element) {
+  Value safe = select(inBounds, pointer, spare);
+  hoistRead(safe);
+  Value value = fromStored(LLVM::LoadOp::create(builder, loc, stored(element), safe, bytesOf(element)), element);
+  return select(inBounds, value, other);
+}
+
+Value KernelLowering::readElements(Value pointers, Value mask, Value other, Type element, int64_t lanes) {
+  if (lanes == 1)
+    return readScalar(pointers, mask ? mask : i1(true), other, element);
+  if (!mask)
+    mask = constant(builder.getBoolAttr(true), lanes);
+  Value rest = toStored(broadcast(other, lanes));
+  hoistRead({pointers, mask, rest});
+  Value value = LLVM::masked_gather::create(builder, loc, vectorOf(stored(element), lanes), pointers, mask,
+                                            ValueRange{rest}, uint32_t(bytesOf(element)));
+  return fromStored(value, element);
+}
+
+Value KernelLowering::evaluateLoad(LoadOp op, const Place &place) {
+  Type element = elementOf(op.getType());
+  Value other = op.getOther() ? scalar(op.getOther()) : zero(element);
+  ArrayRef<int64_t> shape = shapeOf(op.getType());
+  Access from = access(op, op.getView(), op.getOffsets(), op.getDims(), shape, place);
+  if (place.vec < 0)
+    return readScalar(from.pointer, from.inBounds, other, element);
+  int floor = memoryFloor;
+  if (isGuarded(from)) // the two parts read differently
+    memoryFloor = std::max(memoryFloor, currentSplit->outside + 1);
+  Value mask = maskOf(from, place, shape[place.vec]);
+  Value start = valueOf(place.at[place.vec]), value;
+  if (from.stride) {
+    Value first = broadcast(start, place.width), lane = iota(place.width, builder.getI64Type());
+    Value index = pure<arith::AddIOp>({first, lane}, first, lane);
+    Value stride = broadcast(from.stride, place.width);
+    index = pure<arith::MulIOp>({index, stride}, index, stride);
+    value = readElements(address(from.pointer, index, element), mask, other, element, place.width);
+  } else {
+    Value pointer = address(from.pointer, start, element);
+    Type chunk = vectorOf(stored(element), place.width);
+    if (mask) {
+      Value rest = toStored(broadcast(other, place.width));
+      hoistRead({pointer, mask, rest});
+      value = LLVM::MaskedLoadOp::create(builder, loc, chunk, pointer, mask, rest, uint32_t(bytesOf(element)));
+    } else {
+      hoistRead(pointer);
+      value = LLVM::LoadOp::create(builder, loc, chunk, pointer, bytesOf(element));
+    }
+    value = fromStored(value, element);
+  }
+  memoryFloor = floor;
+  return value;
+}
+
+void KernelLowering::lowerStore(StoreOp op) {
+  Value tile = op.getValue();
+  if (!isTile(tile))
+    return storeAt(op, Place(), scalar(tile), nullptr);
+  ArrayRef<int64_t> shape = shapeOf(tile.getType());
+  int dim = vectorDim(shape);
+  int64_t width = dim < 0 ? 1 : lanesFor(tile, shape[dim]);
+  // What is kept for later is wanted in full; otherwise nothing is computed past the end of a row.
+  Value clip;
+  Value *wanted = keepsSomething(tile) ? nullptr : &clip;
+  nest(
+      shape, width, fusion.cost(tile) > 40 ? 2 : 4,
+      [&](const Place &place) -> Values { return {evaluate(tile, place)}; },
+      [&](const Place &place, ValueRange values) { storeAt(op, place, values[0], wanted); }, {}, wanted);
+}
+
+void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, Value *clip) {
+  Type element = elementOf(op.getValue().getType());
+  ArrayRef<int64_t> shape = shapeOf(op.getValue().getType());
+  Access to = access(op, op.getView(), op.getOffsets(), op.getDims(), shape, place);
+  value = toStored(broadcast(value, place.width));
+  uint32_t alignment = bytesOf(element);
+  if (place.vec < 0) {
+    here();
+    auto branch = scf::IfOp::create(builder, loc, to.inBounds, /*withElseRegion=*/false);
+    builder.setInsertionPointToStart(branch.thenBlock());
+    LLVM::StoreOp::create(builder, loc, value, to.pointer, alignment);
+    return;
+  }
+  Value mask = maskOf(to, place, shape[place.vec]);
+  if (clip)
+    *clip = to.bounds.hi;
+  Value start = valueOf(place.at[place.vec]);
+  if (to.stride) {
+    Value first = broadcast(start, place.width), lane = iota(place.width, builder.getI64Type());
+    Value index = pure<arith::AddIOp>({first, lane}, first, lane);
+    Value stride = broadcast(to.stride, place.width);
+    index = pure<arith::MulIOp>({index, stride}, index, stride);
+    Value pointers = address(to.pointer, index, element);
+    if (!mask)
+      mask = constant(builder.getBoolAttr(true), place.width);
+    here();
+    LLVM::masked_scatter::create(builder, loc, value, pointers, mask, alignment);
+    return;
+  }
+  Value pointer = address(to.pointer, start, element);
+  here();
+  if (mask)
+    LLVM::MaskedStoreOp::create(builder, loc, value, pointer, mask, alignment);
+  else
+    LLVM::StoreOp::create(builder, loc, value, pointer, alignment);
+}
+
+//===- Coordinates computed element by element
+//----------------------------------------------------------------------===//
+
+std::pair<Value, Value> KernelLowering::elementsAt(Operation *op, Value viewValue, ValueRange indices, Value mask,
+                                                   const Place &place) {
+  const View &memory = view(viewValue, op);
+  auto type = cast<ViewType>(viewValue.getType());
+  Value scalarPart = i64(0), vectorPart, inside = i1(true);
+  if (mask)
+    inside = evaluate(mask, place);
+  for (auto [dim, index] : llvm::enumerate(indices)) {
+    Value at = extend(isTile(index) ? evaluate(index, place) : scalar(index));
+    int64_t lanes = lanesOf(at);
+    Value within = compare(below, at, broadcast(memory.extents[dim], lanes));
+    if (int64_t wanted = std::max(lanes, lanesOf(inside)); wanted > 1) {
+      within = broadcast(within, wanted);
+      inside = broadcast(inside, wanted);
+    }
+    inside = andI(inside, within);
+    bool unit = int64_t(dim) == type.getRank() - 1 && !type.getStrided();
+    Value term = unit ? at : mul(at, broadcast(memory.strides[dim], lanes));
+    if (lanes == 1)
+      scalarPart = add(scalarPart, term);
+    else
+      vectorPart = vectorPart ? add(vectorPart, term) : term;
+  }
+  Value pointer = address(memory.pointer, scalarPart, type.getElementType());
+  if (place.width > 1)
+    pointer = address(pointer, vectorPart ? vectorPart : broadcast(i64(0), place.width), type.getElementType());
+  return {pointer, broadcast(inside, place.width)};
+}
+
+Value KernelLowering::evaluateGather(GatherOp op, const Place &place) {
+  Type element = elementOf(op.getType());
+  Value other = op.getOther() ? scalar(op.getOther()) : zero(element);
+  auto [pointers, inside] = elementsAt(op, op.getView(), op.getIndices(), op.getMask(), place);
+  return readElements(pointers, inside, other, element, place.width);
+}
+
+void KernelLowering::lowerScatter(ScatterOp op) {
+  Value tile = op.getValue();
+  ArrayRef<int64_t> shape = shapeOf(tile.getType());
+  Type element = elementOf(tile.getType());
+  auto compute = [&](const Place &place) -> Values {
+    auto [pointers, inside] = elementsAt(op, op.getView(), op.getIndices(), op.getMask(), place);
+    return {toStored(evaluate(tile, place)), pointers, inside};
+  };
+  auto commit = [&](const Place &place, ValueRange values) {
+    here();
+    uint32_t alignment = bytesOf(element);
+    if (place.width > 1) {
+      LLVM::masked_scatter::create(builder, loc, values[0], values[1], values[2], alignment);
+      return;
+    }
+    auto branch = scf::IfOp::create(builder, loc, values[2], /*withElseRegion=*/false);
+    builder.setInsertionPointToStart(branch.thenBlock());
+    LLVM::StoreOp::create(builder, loc, values[0], values[1], alignment);
+  };
+  int dim = vectorDim(shape);
+  nest(shape, dim < 0 ? 1 : lanesFor(tile, shape[dim]), 1, compute, commit);
+}
+
+static std::optional<LLVM::AtomicBinOp> operationOf(Atomic kind, Type element) {
+  using Op = LLVM::AtomicBinOp;
+  bool isFloat = isa<FloatType>(element);
+  switch (kind) {
+  case Atomic::Add:
+    return isFloat ? Op::fadd : Op::add;
+  case Atomic::Max:
+    return isFloat ? Op::fmax : Op::max;
+  case Atomic::Min:
+    return isFloat ? Op::fmin : Op::min;
+  case Atomic::MaxU:
+    return Op::umax;
+  case Atomic::MinU:
+    return Op::umin;
+  case Atomic::And:
+    return Op::_and;
+  case Atomic::Or:
+    return Op::_or;
+  case Atomic::Xor:
+    return Op::_xor;
+  case Atomic::Exchange:
+    return Op::xchg;
+  }
+  return {};
+}
+
+void KernelLowering::lowerAtomic(AtomicOp op) {
+  Value tile = op.getValue();
+  ArrayRef<int64_t> shape = shapeOf(tile.getType());
+  Type element = elementOf(tile.getType());
+  std::optional<LLVM::AtomicBinOp> kind = operationOf(op.getKind(), element);
+  if (!kind || element.isInteger(1))
+    throw Unsupported{op, "this operation on elements of this type"};
+  std::optional<Buffer> result;
+  if (isTile(tile) && !op->use_empty())
+    result = allocate(shape, element);
+  auto compute = [&](const Place &place) -> Values {
+    auto [pointer, inside] = elementsAt(op, op.getView(), op.getIndices(), op.getMask(), place);
+    return {evaluate(tile, place), pointer, inside};
+  };
+  auto commit = [&](const Place &place, ValueRange values) {
+    Value none = zero(element);
+    here();
+    auto branch = scf::IfOp::create(builder, loc, TypeRange{element}, values[2], /*withElseRegion=*/true);
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPointToStart(branch.thenBlock());
+    Value old = LLVM::AtomicRMWOp::create(builder, loc, *kind, values[1], values[0], LLVM::AtomicOrdering::monotonic);
+    scf::YieldOp::create(builder, loc, old);
+    builder.setInsertionPointToStart(branch.elseBlock());
+    scf::YieldOp::create(builder, loc, none);
+    if (result)
+      write(*result, place, branch.getResult(0));
+    else if (!isTile(tile))
+      bind(op, branch.getResult(0));
+  };
+  if (!isTile(tile)) {
+    Values values = compute(Place());
+    return commit(Place(), values);
+  }
+  nest(shape, 1, 1, compute, commit); // element by element
+  if (result)
+    scopes.back()->buffers[op] = *result;
+}
+
+} // namespace bitloom::loops

@@ -1,0 +1,243 @@
+// The lowering of one kernel. Each group of members is one file of this folder.
+#pragma once
+
+#include "bitloom/lib/target/Target.h"
+#include "bitloom/lowering/transforms/loops/Emitter.h"
+#include "bitloom/lowering/transforms/loops/Fusion.h"
+
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/IR/BuiltinOps.h"
+
+#include <string>
+
+namespace bitloom::loops {
+
+using namespace tile; // the operations
+using llvm::ArrayRef;
+using llvm::SmallVector;
+
+// Why a kernel cannot be lowered; thrown, and reported on the operation.
+struct Unsupported {
+  Operation *op;
+  std::string what;
+};
+
+class KernelLowering : Emitter {
+public:
+  KernelLowering(mlir::func::FuncOp kernel, const Target &target);
+  // Writes the llvm.func before the kernel, which stays. Throws Unsupported.
+  void run();
+
+private:
+  struct View {
+    Value pointer;
+    SmallVector<Value> extents, strides; // i64
+  };
+  // The part of an access that does not depend on the vectorised coordinate.
+  struct Access {
+    Value pointer;  // of the element at vectorised coordinate 0
+    Value inBounds; // i1 over the other dimensions
+    Value stride;   // of the vectorised dimension; none when it is 1
+    Bounds bounds;  // of the vectorised coordinate; none for a scalar
+  };
+  // A range of the innermost loop that is run twice: without masks where all is in bounds, and with them for the rest.
+  struct Split {
+    Value iv;          // the loop's; none when it is unrolled
+    int outside;       // the depth that surrounds it
+    bool fast = false; // now writing the part without masks
+    struct Guard {
+      Value lo, hi;
+      bool relative;       // the places are iv + first … iv + last, otherwise first … last
+      int64_t first, last; // last is one past the end
+    };
+    SmallVector<Guard> guards{};
+  };
+  using Values = SmallVector<Value>;
+  using Compute = llvm::function_ref<Values(const Place &)>;
+  using Commit = llvm::function_ref<void(const Place &, ValueRange)>;
+  using Fixed = SmallVector<std::optional<Coord>>; // coordinates that are not looped over
+
+  //===- KernelLowering.cpp: the function, and operations one after another
+  //-----------------------------------------===//
+
+  void unpackArguments();
+  void lowerBlock(Block &block); // but its terminator
+  void lowerOp(Operation *op);
+  void lowerScalar(Operation *op);
+  Value scalar(Value original);
+  void bind(Value original, Value scalar) { scopes.back()->scalars[original] = scalar; }
+  const View &view(Value original, Operation *op);
+  Buffer allocate(ArrayRef<int64_t> shape, Type element);
+  void placeBuffers(mlir::scf::ForOp programs); // on the stack, and on the heap what is too much for it
+  mlir::LLVM::LLVMFuncOp runtimeFunction(llvm::StringRef name, ArrayRef<Type> parameters, Type result = {});
+  Value cString(llvm::StringRef text);
+  Value globalOf(mlir::DenseElementsAttr data, Type element);
+  void lowerAssert(AssertOp op);
+  void lowerPrint(PrintOp op);
+
+  //===- Control.cpp: regions that the kernel has
+  //--------------------------------------------------------------------===//
+
+  void lowerFor(mlir::scf::ForOp op);
+  static bool accumulatesOnly(DotOp dot, Value tile);
+  void lowerIf(mlir::scf::IfOp op);
+  void lowerWhile(mlir::scf::WhileOp op);
+  // The body of a region, then its values: tiles into buffers, scalars returned. `arguments`, when given, are the
+  // block's, whose tiles live in those same buffers.
+  Values lowerRegion(Block &block, ValueRange values, ArrayRef<Buffer> into, ValueRange arguments);
+  void carry(ValueRange values, ArrayRef<Buffer> into, ValueRange arguments);
+  SmallVector<Buffer> buffersFor(mlir::TypeRange types); // one a tile; empty ones for scalars
+
+  //===- Evaluate.cpp: one chunk of a tile
+  //----------------------------------------------------------------------------===//
+
+  Value evaluate(Value tile, Place place);
+  Values compute(Operation *op, const Place &place);
+  Value evaluateBroadcast(BroadcastOp op, Place place);
+  Value evaluateJoin(JoinOp op, const Place &place);
+  Value evaluateSplit(SplitOp op, Place place, int64_t half);
+  Value evaluateReshape(ReshapeOp op, const Place &place);
+  // Elements [start, start + width) of the row-major order.
+  Value evaluateLinear(Value tile, Coord start, int64_t width);
+  Value evaluateConstant(mlir::arith::ConstantOp op, const Place &place);
+  Coord linearIndex(ArrayRef<int64_t> shape, const Place &place); // of the first lane, in row-major order
+  Place normal(ArrayRef<int64_t> shape, Place place);
+  static Key keyOf(Value tile, const Place &place);
+
+  //===- Kept.cpp: tiles in memory
+  //------------------------------------------------------------------------------------===//
+
+  const Buffer *bufferOf(Value tile);
+  const Buffer &materialise(Value tile); // before the present statement's loops
+  Value read(const Buffer &buffer, const Place &place);
+  void write(const Buffer &buffer, const Place &place, Value value);
+  void fill(const Buffer &buffer, Value tile); // a nest of its own
+  bool mayKeepHere(Value tile, const Place &place);
+  void keepHere(Value tile, const Place &place, Value value);
+  bool keepsSomething(Value tile); // among the inline values under it
+
+  //===- Nest.cpp: loops over an index space
+  //--------------------------------------------------------------------------===//
+
+  // Visits each element of `shape` once; `compute` of up to `unroll` chunks comes before their `commit`.
+  void nest(ArrayRef<int64_t> shape, int64_t width, int64_t unroll, Compute compute, Commit commit, Fixed fixed = {},
+            Value *clip = nullptr);
+  // Around nests that together visit each element of `shape`: what they keep is complete at the end.
+  void beginNest(ArrayRef<int64_t> shape);
+  void endNest();
+  // A loop over [begin, end), a multiple of `width`. `body` takes the starts of its chunks, `unroll` of them without
+  // masks and one with, and what is carried. It may set `clip`: from there on masked chunks have no effect.
+  using SplitBody = llvm::function_ref<Values(ArrayRef<Coord>, ValueRange)>;
+  Values split(int64_t begin, int64_t end, int64_t width, int64_t unroll, ValueRange inits, SplitBody body,
+               Value *clip = nullptr);
+  // As split, for a body that visits everything by constant coordinates.
+  Values splitUnrolled(ArrayRef<Type> types, llvm::function_ref<Values()> body);
+  // The end of the part of [begin, end) without masks; a multiple of `step` past begin.
+  Value fastEnd(const Split &split, int64_t begin, int64_t end, int64_t width, int64_t step);
+  Value allInBounds(const Split &split, int64_t begin);
+  void loop(int64_t begin, int64_t end, int64_t step, llvm::function_ref<void(Coord)> body);
+  int64_t lanesFor(ValueRange tiles, int64_t extent);
+  static int vectorDim(ArrayRef<int64_t> shape, const Fixed &fixed = {});
+
+  //===- Access.cpp: views
+  //--------------------------------------------------------------------------------------------===//
+
+  Access access(Operation *op, Value viewValue, ValueRange offsets, ArrayRef<int32_t> dims, ArrayRef<int64_t> shape,
+                const Place &place);
+  // Whether the present split is decided by its bounds, too.
+  bool isGuarded(const Access &access);
+  // None when all lanes are known to be in bounds.
+  Value maskOf(const Access &access, const Place &place, int64_t extent);
+  Value evaluateLoad(LoadOp op, const Place &place);
+  Value evaluateGather(GatherOp op, const Place &place);
+  void lowerStore(StoreOp op);
+  void lowerScatter(ScatterOp op);
+  void lowerAtomic(AtomicOp op);
+  void storeAt(StoreOp op, const Place &place, Value value, Value *clip);
+  // Pointers and in-bounds mask of a gather's or scatter's elements.
+  std::pair<Value, Value> elementsAt(Operation *op, Value viewValue, ValueRange indices, Value mask,
+                                     const Place &place);
+  Value readElements(Value pointers, Value mask, Value other, Type element, int64_t lanes);
+  Value readScalar(Value pointer, Value inBounds, Value other, Type element);
+
+  //===- Reduce.cpp
+  //-----------------------------------------------------------------------------------------------------===//
+
+  // Reductions over one domain, done together. A *partial* is one value a source of each.
+  struct Reduction {
+    SmallVector<ReduceOp, 2> ops;
+    SmallVector<int64_t> shape;
+    int axis;
+    SmallVector<Value> sources, results;
+    SmallVector<Buffer> buffers; // of the results; empty when they are scalars
+  };
+  void lowerReduce(ReduceOp op);
+  Reduction reducedTogether(ReduceOp op);
+  Values combine(mlir::Region &region, ValueRange left, ValueRange right);
+  Values combineAll(const Reduction &reduction, ValueRange left, ValueRange right);
+  // Adds what is at `place`; an empty partial becomes it.
+  Values accumulate(const Reduction &reduction, Place place, ValueRange partial);
+  Values neutral(const Reduction &reduction, int64_t lanes); // empty when some reduction has no known one
+  void reduceInner(const Reduction &reduction);
+  void reduceRows(const Reduction &reduction, const Place &first, int rowDim, int64_t rows, int64_t width);
+  void reduceOuter(const Reduction &reduction);
+  // One partial for each of the 2^k rows: the lanes of each are combined, and row r's value goes to lane r.
+  Values horizontal(const Reduction &reduction, SmallVector<Values> rows);
+  Value readNow(const Buffer &buffer, const Place &place); // not hoisted: the loop changes it
+
+  //===- Scan.cpp
+  //-------------------------------------------------------------------------------------------------------===//
+
+  void lowerScan(ScanOp op);
+  Values scanChunk(ScanOp op, const Place &place, ValueRange carried, ArrayRef<Buffer> results);
+  void scanInner(ScanOp op, ArrayRef<Buffer> results);
+  void scanOuter(ScanOp op, ArrayRef<Buffer> results);
+
+  //===- Dot.cpp
+  //--------------------------------------------------------------------------------------------------------===//
+
+  void lowerDot(DotOp op);
+  Buffer operandAs(Value tile, Type element, bool isUnsigned);
+  Value convert(Value value, Type element, bool isUnsigned);
+  // Rows [row, row + rows) by columns [column, column + chunks * width) of the product, in registers.
+  void dotBlock(DotOp op, ArrayRef<Buffer> operands, const Buffer &result, Coord row, int64_t rows, Coord column,
+                int64_t width, int64_t chunks);
+
+  //===- Packed.cpp
+  //-----------------------------------------------------------------------------------------------------===//
+
+  Value evaluateUnpack(UnpackOp op, const Place &place, Type element); // i8, or i32 when that is what becomes of it
+  Value evaluatePack(PackOp op, const Place &place);
+  Value evaluateLut(LutOp op, const Place &place);
+  const Buffer &lutTable(Value table); // padded to a power of two
+  // A cast from i8 to 32 bits or more, of values whose range is known: the arithmetic before it is done in i32. None
+  // when `cast` is no such thing.
+  Value evaluateWidened(Operation *cast, const Place &place);
+  Value evaluateWide(Value tile, const Place &place);
+  std::optional<std::pair<int64_t, int64_t>> rangeOf(Value tile);
+  // The image of a coordinate: bit k goes to basis[k], a power of two or 0.
+  Coord mapBits(ArrayRef<int64_t> basis, const Coord &coord);
+
+  mlir::func::FuncOp kernel;
+  const Target &target;
+  Fusion fusion;
+  mlir::LLVM::LLVMFuncOp function;
+  llvm::DenseMap<Value, View> views;
+  Value arguments, grid; // the function's
+  Value programIds[3];   // of the program being run
+  Value programCounts[3];
+  SmallVector<std::pair<Value, int64_t>> allocations; // placeholder and bytes
+  Value spare;                                        // memory that is always valid to read
+  int statement = 0;                                  // the depth at which the present statement began
+  Block *statementBlock = nullptr;                    // the block that holds it, in the kernel
+  SmallVector<int64_t> nestShape;                     // of the nest being written
+  std::optional<Place> nestPlace;                     // the chunk it visits
+  int nestLevel = 0;
+  llvm::DenseMap<Value, Buffer> keeping; // kept by that nest, complete when it ends
+  Split *currentSplit = nullptr;
+  llvm::DenseMap<Operation *, Buffer> inPlace; // dots that may write to their accumulator's memory
+  llvm::SmallPtrSet<Operation *, 4> done;      // reductions lowered together with one before
+  int names = 0;
+};
+
+} // namespace bitloom::loops

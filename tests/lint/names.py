@@ -21,4 +21,26 @@ def check_passes(root: Path) -> Iterator[str]:
             yield f"lowering/Passes.td: expected a lit test {name}.mlir for the pass {name}, got none"
 
 
-CHECKS = [check_passes]
+KERNEL = re.compile(r"^\s*static constexpr auto name = \"(\w+)\"", re.MULTILINE)
+
+
+def pascal_case(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def check_kernels(root: Path) -> Iterator[str]:
+    """A kernel my_kernel is alone in its MyKernel.cpp, beside a reference.py that defines my_kernel."""
+    for folder in sorted(path for path in (root / "kernels").glob("*") if path.is_dir()):
+        reference = folder / "reference.py"
+        defined = re.findall(r"^def (\w+)", reference.read_text(), re.MULTILINE) if reference.exists() else []
+        for path in sorted(folder.glob("*.cpp")):
+            file = path.relative_to(root).as_posix()
+            names = KERNEL.findall(path.read_text())
+            if [pascal_case(name) for name in names] != [path.stem]:
+                yield f"{file}: expected one kernel, named as the file is, got {names}"
+            for name in names:
+                if name not in defined:
+                    yield f"{file}: expected {name} in {folder.name}/reference.py, got none"
+
+
+CHECKS = [check_passes, check_kernels]

@@ -8,6 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+RMS_NORM = '  static constexpr auto name = "rms_norm";\n'
+
 # For each check: the files of a tree that breaks it once (path to text), and a piece of what it must say.
 VIOLATIONS = {
     "check_layers": [
@@ -40,6 +42,15 @@ VIOLATIONS = {
         ({"lowering/Passes.td": 'def Fuse : Pass<"tile-fuse"> {\n', "lowering/Fuse.cpp": ""}, "lit test Fuse.mlir"),
         ({"lowering/Passes.td": 'def Fuse : Pass<"tile-fuse"> {\n', "tests/lit/Fuse.mlir": ""}, "file Fuse.cpp"),
     ],
+    "check_kernels": [
+        ({"kernels/norm/RmsNorm.cpp": RMS_NORM}, "expected rms_norm in norm/reference.py"),
+        (
+            {"kernels/norm/RmsNorm.cpp": RMS_NORM, "kernels/norm/reference.py": "def norm(): ..."},
+            "expected rms_norm in",
+        ),
+        ({"kernels/norm/Norm.cpp": RMS_NORM, "kernels/norm/reference.py": "def rms_norm(): ..."}, "got ['rms_norm']"),
+        ({"kernels/norm/Helpers.cpp": "", "kernels/norm/reference.py": ""}, "expected one kernel"),
+    ],
 }
 
 # What comes close to a violation and is none.
@@ -47,6 +58,8 @@ LEGAL = {
     "dsl/Trace.cpp": '#include "mlir/IR/Builders.h"\n#include "bitloom/lowering/Program.h"\n',
     "dsl/internal/Trace.h": '#include "mlir/IR/Builders.h"\n',
     "dsl/Value.h": '#include "bitloom/lib/dtype/DType.h"\n#include <vector>\n',
+    "kernels/norm/RmsNorm.cpp": RMS_NORM,
+    "kernels/norm/reference.py": "def rms_norm(x): ...\n",
     "kernels/k/K.h": '#include "bitloom/dsl/Value.h"\n',
     "lib/runtime/Cuda.h": "int cudaLaunch();\n",
     "lowering/Pipeline.cpp": "// unlike CUDA, a block here is one thread\n",

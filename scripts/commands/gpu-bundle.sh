@@ -1,0 +1,48 @@
+# dist/bitloom-gpu.tar.xz: what tests and measures on a GPU machine that has Python 3.12 and torch; run.sh runs it
+source scripts/machine.sh
+
+bundle=dist/bitloom-gpu
+largest=$((60 << 20)) # bytes of the archive
+
+# A working python3.12: a version manager's may need its full path.
+find_python312() {
+  local candidate
+  for candidate in python3.12 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12*/bin/python3.12; do
+    if "$candidate" --version >/dev/null 2>&1; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  fail "expected a python3.12 on PATH or in pyenv, got none"
+}
+
+ensure_python312() {
+  local environment=build-static/python3.12
+  [[ -x $environment/bin/python ]] && "$environment/bin/python" -c 'import pybind11' 2>/dev/null && return
+  "$(find_python312)" -m venv --clear "$environment" && "$environment/bin/python" -m pip install pybind11
+}
+
+fill_bundle() {
+  rm -rf "$bundle"
+  cmake --install build-static --strip --prefix "$bundle"
+  install -s -m 755 build-static/bin/lib_tests "$bundle/bin/"
+  mkdir -p "$bundle/perf"
+  cp tests/perf/*.py "$bundle/perf/"
+}
+
+pack_bundle() {
+  tar -C "$bundle" -c . | xz -T "$jobs" -6 >"$bundle.tar.xz"
+  cp tests/gpu/run.sh dist/
+}
+
+run_command() {
+  local size
+  ensure_machine
+  run_logged "Python 3.12 environment" ensure_python312
+  build_preset gpu-bundle build-static
+  run_logged "fill $bundle" fill_bundle
+  run_logged "pack $bundle" pack_bundle
+  size=$(stat -c %s "$bundle.tar.xz")
+  say "$bundle.tar.xz: $((size >> 10)) KiB"
+  ((size <= largest)) || fail "expected an archive of at most $((largest >> 20)) MiB"
+}

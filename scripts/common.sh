@@ -29,7 +29,7 @@ show_progress() {
 # run_logged TITLE COMMAND...: the output goes to a file; a failure prints its end and returns the command's failure.
 run_logged() {
   local title=$1 started=$SECONDS log
-  log=$log_dir/${title// /-}.log
+  log=$log_dir/${title//[ \/]/-}.log
   mkdir -p "$log_dir"
   say "$title"
   if "${@:2}" 2>&1 | tee "$log" | show_progress; then

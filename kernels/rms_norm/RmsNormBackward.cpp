@@ -11,7 +11,7 @@ template <class T> struct RmsNormBackward {
   static constexpr auto name = "rms_norm_backward";
   static constexpr auto summary = "the gradients of rms_norm: dx, and dweight as one partial sum a program";
   static constexpr auto tests =
-      "rows=1 cols=1; rows=3 cols=17; rows=17 cols=199; rows=3 cols=4097; rows=199 cols=128; rows=2 cols=20000";
+      "rows=1 cols=3; rows=3 cols=17; rows=17 cols=199; rows=3 cols=4097; rows=199 cols=128; rows=2 cols=20000";
   static constexpr auto benchmarks = "rows=4096 cols=4096; rows=8192 cols=8192";
 
   View<const T, 2> dy{"rows, cols"}, x{"rows, cols"};

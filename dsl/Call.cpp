@@ -1,12 +1,14 @@
 #include "bitloom/dsl/Call.h"
 
 #include "bitloom/dsl/internal/Session.h"
+#include "bitloom/lib/runtime/DeviceMemory.h"
 #include "bitloom/lib/runtime/Launch.h"
 #include "bitloom/lib/support/Expression.h"
 #include "bitloom/lib/support/Suggest.h"
 #include "bitloom/lowering/Executable.h"
 #include "bitloom/lowering/Interpreter.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -57,7 +59,7 @@ void Call::set(std::string_view name, int64_t number) {
   if (declared(*row)[i].kind == Kind::Meta)
     numbers[i] = number;
   else
-    scalars[i] = double(number);
+    scalars[i] = number;
 }
 
 void Call::chooseVariant(DType dtype) {
@@ -152,6 +154,17 @@ void Call::fillMetas() {
   }
 }
 
+// A scalar's bits, with zeros above. Every 64-bit integer is kept exactly.
+static int64_t bitsOf(DType dtype, const std::variant<int64_t, double> &number) {
+  int64_t bits = 0;
+  auto whole = std::get_if<int64_t>(&number);
+  if (whole && !isFloat(dtype) && dtype != DType::b1)
+    std::memcpy(&bits, whole, size_t(bytesOf(dtype))); // every target is little-endian
+  else
+    writeFromDouble(dtype, &bits, whole ? double(*whole) : std::get<double>(number));
+  return bits;
+}
+
 void Call::resolve() {
   pickVariant();
   checkViews();
@@ -199,12 +212,7 @@ void Call::resolve() {
                       " has none here");
     if (parameter.kind != Kind::Scalar)
       continue;
-    numbers[i] = parameter.bits;
-    if (!scalars[i])
-      continue;
-    int64_t bits = 0;
-    writeFromDouble(parameter.dtype, &bits, *scalars[i]);
-    numbers[i] = bits;
+    numbers[i] = scalars[i] ? bitsOf(parameter.dtype, *scalars[i]) : parameter.bits;
   }
 }
 
@@ -280,7 +288,7 @@ static int alignmentOf(const TensorRef &tensor) {
   return bits % wanted ? 0 : wanted;
 }
 
-Program Call::trace() const {
+Program Call::trace(const std::string &entry) const {
   std::vector<trace::Argument> arguments;
   std::vector<Slot> slots(views.size());
   for (size_t i = 0; i < views.size(); ++i) {
@@ -292,7 +300,7 @@ Program Call::trace() const {
       argument.strided = isStrided(*views[i]), argument.align = alignmentOf(*views[i]);
     arguments.push_back(argument);
   }
-  trace::Session session(row->name, arguments);
+  trace::Session session(entry.empty() ? row->name : entry, arguments);
   size_t next = 0;
   for (size_t i = 0; i < views.size(); ++i) {
     slots[i].number = numbers[i].value_or(0);
@@ -304,7 +312,8 @@ Program Call::trace() const {
 }
 
 std::array<int64_t, 3> Call::grid() const {
-  std::array<int64_t, 3> grid = variant().grid(slots());
+  std::array<int64_t, 3> grid;
+  std::ranges::transform(variant().grid(slots()), grid.begin(), &trace::Node::hostInt);
   for (int64_t extent : grid)
     if (extent < 0)
       throw UserError(row->name + ": expected a grid of extents 0 or more, got " + std::to_string(extent));
@@ -361,11 +370,8 @@ void Call::launch(const Target &target, void *stream) const {
 }
 
 void Call::launch(void *stream) const {
-  if (device().kind == Device::Kind::Cpu)
-    return launch(hostTarget(), stream);
-  cuda::ContextScope scope(device().index);
-  static const Target target = parseTarget("cuda");
-  launch(target, stream);
+  DeviceScope scope(device());
+  launch(targetOf(device()), stream);
 }
 
 void Call::interpret() const { bitloom::interpret(trace(), words(), grid()); }

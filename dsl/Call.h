@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 namespace bitloom {
@@ -24,8 +25,8 @@ public:
   void set(std::string_view name, const TensorRef &tensor);
   void set(std::string_view name, double number);
   void set(std::string_view name, int64_t number);
-  // Gives an extent's name its value, for a call that is described and not run: the views become contiguous tensors
-  // without memory. Names that are Meta parameters set those.
+  // Gives the names of extents their values before any view is bound: missingViews() then says what the views must be.
+  // Names that are Meta parameters set those.
   void setSizes(const std::map<std::string, int64_t> &sizes);
   // Takes the variant of this index, or the first whose view parameters have elements of `dtype`, whatever is bound.
   void chooseVariant(size_t index) { chosen = index; }
@@ -55,7 +56,8 @@ public:
   int64_t minimalBytes() const;
 
   // After resolve(), with every view bound:
-  Program trace() const; // throws UserError with the kernel's file and line
+  // The function is called `entry`, by default as the kernel is. Throws UserError with the kernel's file and line.
+  Program trace(const std::string &entry = "") const;
   std::array<int64_t, 3> grid() const;
   std::vector<int64_t> words() const; // by the calling convention of lib/runtime/Launch.h
   // Compiled code is kept for calls with the same element types, Meta parameters, alignment and target.
@@ -78,7 +80,8 @@ private:
   std::optional<size_t> chosen;
   std::vector<std::optional<TensorRef>> views; // by parameter
   std::vector<std::optional<int64_t>> numbers; // a scalar's bits, a Meta's value
-  std::vector<std::optional<double>> scalars;  // as given, before the variant says their type
+  // As given, before the variant says their type.
+  std::vector<std::optional<std::variant<int64_t, double>>> scalars;
   std::map<std::string, int64_t> sizes;
 };
 

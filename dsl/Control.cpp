@@ -34,7 +34,7 @@ Node beginFor(Node lower, Node upper, Node step, SourceLocation at) {
   Session::Impl &state = session(at);
   auto loop = scf::ForOp::create(state.builder, locationOf(at), valueOf(lower, DType::i64, at),
                                  valueOf(upper, DType::i64, at), valueOf(step, DType::i64, at));
-  state.scopes.push_back({Scope::Kind::Loop, loop.getBody(), {}, {}, {}, loop});
+  state.push({Scope::Kind::Loop, loop.getBody(), {}, {}, {}, loop});
   state.builder.setInsertionPoint(loop.getBody()->getTerminator());
   return nodeOf(loop.getInductionVar());
 }
@@ -76,7 +76,7 @@ void branch(Node condition, const std::function<void()> &yes, const std::functio
   Value test = valueOf(condition, DType::b1, at);
   auto old = scf::IfOp::create(state.builder, where, TypeRange{}, test, /*addThenBlock=*/true, /*addElseBlock=*/true);
   auto traceBranch = [&](Block *block, const std::function<void()> &body) {
-    state.scopes.push_back({Scope::Kind::Branch, block, {}, {}, {}});
+    state.push({Scope::Kind::Branch, block, {}, {}, {}});
     state.builder.setInsertionPointToEnd(block);
     body();
     return popScope(state);
@@ -118,11 +118,11 @@ void loopWhile(const std::function<Node()> &condition, const std::function<void(
   Block *before = state.builder.createBlock(&old.getBefore());
   Block *after = state.builder.createBlock(&old.getAfter());
 
-  state.scopes.push_back({Scope::Kind::Loop, before, {}, {}, {}});
+  state.push({Scope::Kind::Loop, before, {}, {}, {}});
   state.builder.setInsertionPointToEnd(before);
   Value test = valueOf(condition(), DType::b1, at);
   Scope tested = popScope(state);
-  state.scopes.push_back({Scope::Kind::Loop, after, {}, {}, {}});
+  state.push({Scope::Kind::Loop, after, {}, {}, {}});
   state.builder.setInsertionPointToEnd(after);
   body();
   Scope done = popScope(state);

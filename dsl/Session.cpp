@@ -1,4 +1,5 @@
 #include "bitloom/dsl/internal/Scopes.h"
+#include "bitloom/lowering/Diagnostics.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -44,7 +45,7 @@ Session::Session(const std::string &kernel, const std::vector<Argument> &argumen
   impl->function = function;
   mlir::Block *entry = function.addEntryBlock();
   builder.setInsertionPointToEnd(entry);
-  impl->scopes.push_back({Scope::Kind::Function, entry, {}, {}, {}});
+  impl->push({Scope::Kind::Function, entry, {}, {}, {}});
 }
 
 Session::~Session() { current = nullptr; }
@@ -67,7 +68,7 @@ Variable::Variable(Node initial) : held(initial) {
     return;
   session = current->serial;
   id = current->nextVariable++;
-  current->variables[id] = {current->scopes.size() - 1, mlir::Value::getFromOpaquePointer(initial.value)};
+  current->variables[id] = current->declared(initial);
 }
 
 Variable::~Variable() {
@@ -101,11 +102,25 @@ void Variable::assign(Node value) {
   held = value; // it was a number of the host, and becomes a variable of this trace
   session = current->serial;
   id = current->nextVariable++;
-  current->variables[id] = {current->scopes.size() - 1, mlir::Value::getFromOpaquePointer(value.value)};
+  current->variables[id] = current->declared(value);
+}
+
+void Session::Impl::push(Scope scope) {
+  scope.serial = nextScope++;
+  scopes.push_back(std::move(scope));
+}
+
+VariableState Session::Impl::declared(Node initial) {
+  mlir::Value value = mlir::Value::getFromOpaquePointer(initial.value);
+  return {scopes.size() - 1, scopes.back().serial, value, value.getLoc()};
 }
 
 mlir::Value Session::Impl::read(uint32_t variable, size_t depth) {
   const VariableState &state = variables.at(variable);
+  if (state.depth >= scopes.size() || scopes[state.depth].serial != state.scope)
+    throw UserError(sourceOf(state.place),
+                    "expected this value to be used in its own block alone, got a use after the range, "
+                    "when or while_ has ended: declare its variable before that");
   if (depth <= state.depth)
     return state.value;
   Scope &scope = scopes[depth];
@@ -127,14 +142,10 @@ void Session::Impl::assign(uint32_t variable, mlir::Value value) {
   if (depth > state.depth) {
     mlir::Value before = read(variable, depth); // a loop needs what it starts from
     if (before.getType() != value.getType()) {
-      SourceLocation where;
-      if (auto file = value.getLoc()->findInstanceOf<mlir::FileLineColLoc>()) {
-        where.file = file.getFilename().data();
-        where.line = file.getLine();
-      }
-      throw UserError(where, "expected a variable assigned inside a loop or branch to keep the shape " +
-                                 shapeText(tile::shapeOf(before.getType())) + ", got " +
-                                 shapeText(tile::shapeOf(value.getType())));
+      throw UserError(sourceOf(value.getLoc()),
+                      "expected a variable assigned inside a loop or branch to keep the shape " +
+                          shapeText(tile::shapeOf(before.getType())) + ", got " +
+                          shapeText(tile::shapeOf(value.getType())));
     }
     scopes[depth].values[variable] = value;
     for (size_t d = depth; d > state.depth; --d)

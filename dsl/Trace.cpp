@@ -452,11 +452,16 @@ Node slice(Node node, const Shape &offsets, const Shape &extents, SourceLocation
 //===- The grid and the views
 //---------------------------------------------------------------------------------------===//
 
+static int checkAxis(int axis, const char *name, SourceLocation at) {
+  if (axis < 0 || axis > 2)
+    throw UserError(at, std::string(name) + ": expected an axis from 0 to 2, got " + std::to_string(axis));
+  return axis;
+}
 Node programId(int axis, SourceLocation at) {
-  return nodeOf(tile::ProgramIdOp::create(session(at).builder, locationOf(at), axis));
+  return nodeOf(tile::ProgramIdOp::create(session(at).builder, locationOf(at), checkAxis(axis, "program_id", at)));
 }
 Node numPrograms(int axis, SourceLocation at) {
-  return nodeOf(tile::NumProgramsOp::create(session(at).builder, locationOf(at), axis));
+  return nodeOf(tile::NumProgramsOp::create(session(at).builder, locationOf(at), checkAxis(axis, "num_programs", at)));
 }
 
 Node extent(Node view, int dim, SourceLocation at) {
@@ -588,7 +593,7 @@ static void traceCombiner(Region &region, ArrayRef<Type> elements, const Combine
   SmallVector<Type> types(elements);
   types.append(elements.begin(), elements.end());
   Block *block = state.builder.createBlock(&region, {}, types, SmallVector<Location>(types.size(), at));
-  state.scopes.push_back({Scope::Kind::Combiner, block, {}, {}, {}});
+  state.push({Scope::Kind::Combiner, block, {}, {}, {}});
   std::vector<Node> left, right;
   for (size_t i = 0; i < elements.size(); ++i) {
     left.push_back(nodeOf(block->getArgument(i)));

@@ -79,6 +79,14 @@ public:
   template <detail::ConstantFor<std::remove_const_t<T>> C> void operator=(C number) && {
     place.store(detail::constant(number));
   }
+  template <detail::Tiled V>
+    requires(!std::same_as<detail::TileOf<V>, Value>)
+  void operator=(const V &) && {
+    static_assert(std::same_as<typename detail::TileOf<V>::element, typename Value::element>,
+                  "expected a tile of the view's element type to store: convert it, as in cast<f32>(x)");
+    static_assert(!std::same_as<typename detail::TileOf<V>::element, typename Value::element>,
+                  "expected a tile with one dimension for each Span among the indices to store");
+  }
   Access &operator=(const Value &value) & {
     Value::operator=(value);
     return *this;

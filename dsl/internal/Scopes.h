@@ -20,11 +20,14 @@ struct Scope {
   std::map<uint32_t, mlir::Value> placeholders;     // Loop: by variable, ordered so that IR is deterministic
   std::map<uint32_t, bool> assigned;                // variables of outer scopes assigned in here
   mlir::Operation *loop = nullptr;                  // Loop: the scf.for under construction
+  uint32_t serial = 0;                              // tells scopes of one depth apart
 };
 
 struct VariableState {
-  size_t depth;      // of the scope that declares it
-  mlir::Value value; // in that scope
+  size_t depth;             // of the scope that declares it
+  uint32_t scope;           // its serial
+  mlir::Value value;        // in that scope
+  mlir::LocationAttr place; // where it was declared, for errors once the scope has ended
 };
 
 struct Session::Impl {
@@ -34,10 +37,13 @@ struct Session::Impl {
   std::vector<Scope> scopes;
   std::unordered_map<uint32_t, VariableState> variables;
   uint32_t nextVariable = 1;
+  uint32_t nextScope = 1;
   uint32_t serial; // tells variables of an earlier session apart
 
   explicit Impl(uint32_t serial) : builder(program.context()), serial(serial) {}
 
+  void push(Scope scope);
+  VariableState declared(Node initial); // a variable of the innermost scope
   mlir::Value read(uint32_t variable, size_t depth);
   void assign(uint32_t variable, mlir::Value value);
 };

@@ -1,0 +1,171 @@
+// What a call checks of its arguments, and the names of extents that it works out.
+#include "bitloom/dsl/Call.h"
+#include "bitloom/dsl/Kernel.h"
+
+#include <gtest/gtest.h>
+
+namespace bitloom::test {
+
+template <class T> struct Gemv {
+  static constexpr auto name = "test_gemv";
+  static constexpr auto summary = "packed weights times x";
+  static constexpr auto tests = "n=3 k=32; n=1 k=64 bits=2", benchmarks = "n=4096 k=4096";
+
+  View<const u8, 2> weights{"n, k * bits / 8"};
+  View<const T, 1> x{"k"};
+  View<T, 1> out{"n"};
+  Param<f32> scale = 0.5f;
+  Meta<int> bits = 4;
+  Meta<int> block = "min(next_pow2(k), 128)";
+  BITLOOM_PARAMS(weights, x, out, scale, bits, block)
+
+  Grid grid() const { return {out.extent(0), ceil_div(x.extent(0), block)}; }
+  void operator()() const {}
+};
+static const KernelRow &gemv() {
+  static const KernelRow row = detail::rowOf<Gemv<f32>, Gemv<f16>>(__FILE__);
+  return row;
+}
+
+// Tensors for n = 3, k = 32, which a test changes.
+struct Arguments {
+  TensorRef weights{memory, DType::u8, {3, 16}}, x{memory, DType::f32, {32}}, out{memory, DType::f32, {3}};
+
+  Call call() const {
+    Call call(gemv());
+    call.set("weights", weights);
+    call.set("x", x);
+    call.set("out", out);
+    return call;
+  }
+  std::string error() const {
+    try {
+      call().resolve();
+    } catch (const UserError &error) {
+      return error.what();
+    }
+    return "";
+  }
+
+private:
+  alignas(16) static inline char memory[4096];
+};
+
+TEST(Call, Registration) {
+  const KernelRow &row = gemv();
+  EXPECT_EQ(row.name, "test_gemv");
+  EXPECT_EQ(row.tests, (std::vector<std::string>{"n=3 k=32", "n=1 k=64 bits=2"}));
+  ASSERT_EQ(row.variants.size(), 2u);
+  const std::vector<Parameter> &parameters = row.variants[1].parameters;
+  ASSERT_EQ(parameters.size(), 6u);
+  EXPECT_EQ(parameters[0].name, "weights");
+  EXPECT_EQ(parameters[0].shape, (std::vector<std::string>{"n", "k * bits / 8"}));
+  EXPECT_FALSE(parameters[0].output);
+  EXPECT_EQ(parameters[1].dtype, DType::f16);
+  EXPECT_TRUE(parameters[2].output);
+  EXPECT_EQ(parameters[3].kind, Parameter::Kind::Scalar);
+  EXPECT_EQ(parameters[5].expression, "min(next_pow2(k), 128)");
+}
+
+TEST(Call, NamesOfExtentsAndDefaults) {
+  Call call = Arguments().call();
+  call.resolve();
+  EXPECT_EQ(call.names(), (std::map<std::string, int64_t>{{"n", 3}, {"k", 32}, {"bits", 4}, {"block", 32}}));
+  EXPECT_EQ(call.grid(), (std::array<int64_t, 3>{3, 1, 1}));
+  EXPECT_EQ(call.minimalBytes(), 3 * 16 + 32 * 4 + 3 * 4);
+}
+
+TEST(Call, OutputsAreMadeFromTheNames) {
+  Call call(gemv());
+  call.chooseVariant(DType::u8); // the first view's, which both have: the first
+  call.setSizes({{"n", 5}, {"k", 64}, {"bits", 2}});
+  call.resolve();
+  auto missing = call.missingViews();
+  ASSERT_EQ(missing.size(), 3u);
+  EXPECT_EQ(missing[0].extents, (Dims{5, 16}));
+  EXPECT_EQ(missing[1].extents, (Dims{64}));
+  EXPECT_EQ(missing[2].name, "out");
+  EXPECT_FALSE(call.complete());
+}
+
+TEST(Call, TheVariantIsThatOfTheTensors) {
+  Arguments arguments;
+  arguments.x.dtype = arguments.out.dtype = DType::f16;
+  Call call = arguments.call();
+  call.resolve();
+  EXPECT_EQ(call.variant().parameters[2].dtype, DType::f16);
+}
+
+TEST(CallErrors, Extents) {
+  Arguments arguments;
+  arguments.out = TensorRef(arguments.out.data, DType::f32, {4});
+  EXPECT_EQ(arguments.error(),
+            "test_gemv: argument out: expected extent 3 in dimension 0 (n, as weights in dimension 0), got 4");
+  arguments = {};
+  arguments.weights = TensorRef(arguments.weights.data, DType::u8, {3, 17});
+  EXPECT_EQ(arguments.error(), "test_gemv: argument weights: expected extent 16 in dimension 1 (k * bits / 8), got 17");
+}
+
+TEST(CallErrors, Dtypes) {
+  Arguments arguments;
+  arguments.x.dtype = DType::i32;
+  EXPECT_EQ(arguments.error(), "test_gemv: argument x: expected dtype f32, f16, got i32");
+  arguments = {};
+  arguments.out.dtype = DType::f16; // x decides
+  EXPECT_EQ(arguments.error(), "test_gemv: argument out: expected dtype f32, got f16");
+}
+
+TEST(CallErrors, RankDeviceAndStride) {
+  Arguments arguments;
+  arguments.x = TensorRef(arguments.x.data, DType::f32, {1, 32});
+  EXPECT_EQ(arguments.error(), "test_gemv: argument x: expected 1 dimensions, got 2");
+  arguments = {};
+  arguments.out.device = {Device::Kind::Cuda, 1};
+  EXPECT_EQ(arguments.error(), "test_gemv: argument out: expected a tensor on cpu as the others, got one on cuda:1");
+  arguments = {};
+  arguments.out = TensorRef(arguments.out.data, DType::f32, {3}, {0});
+  EXPECT_EQ(arguments.error(),
+            "test_gemv: argument out: expected distinct elements to write, got stride 0 in dimension 0");
+}
+
+static std::string errorOf(const std::function<void(Call &)> &action) {
+  Call call(gemv());
+  try {
+    action(call);
+  } catch (const UserError &error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(CallErrors, NamesAndKinds) {
+  EXPECT_EQ(errorOf([](Call &call) { call.set("y", 1.0); }),
+            "test_gemv: expected an argument named weights, x, out, scale, bits, block, got 'y'");
+  EXPECT_EQ(errorOf([](Call &call) { call.set("x", 1.0); }), "test_gemv: argument x: expected a tensor, got a number");
+  EXPECT_EQ(errorOf([](Call &call) { call.set("scale", TensorRef()); }),
+            "test_gemv: argument scale: expected a number, got a tensor");
+  EXPECT_EQ(errorOf([](Call &call) { call.set("block", 1.5); }),
+            "test_gemv: argument block: expected an integer, got 1.500000");
+}
+
+TEST(CallErrors, WhatIsNotGiven) {
+  EXPECT_EQ(errorOf([](Call &call) {
+              call.setSizes({{"n", 3}});
+              call.resolve();
+            }),
+            "test_gemv: argument weights: expected a tensor, got none");
+}
+
+TEST(Registry, UnknownKernelsAreSuggested) {
+  registerKernel(gemv());
+  try {
+    kernelNamed("test_gemw");
+    FAIL() << "expected a UserError";
+  } catch (const UserError &error) {
+    EXPECT_EQ(std::string(error.what()).find("unknown kernel 'test_gemw': did you mean 'test_gemv'? expected one of "),
+              0u)
+        << error.what();
+  }
+}
+
+} // namespace bitloom::test

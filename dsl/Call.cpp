@@ -288,7 +288,7 @@ static int alignmentOf(const TensorRef &tensor) {
   return bits % wanted ? 0 : wanted;
 }
 
-Program Call::trace(const std::string &entry) const {
+Program Call::trace() const {
   std::vector<trace::Argument> arguments;
   std::vector<Slot> slots(views.size());
   for (size_t i = 0; i < views.size(); ++i) {
@@ -300,7 +300,7 @@ Program Call::trace(const std::string &entry) const {
       argument.strided = isStrided(*views[i]), argument.align = alignmentOf(*views[i]);
     arguments.push_back(argument);
   }
-  trace::Session session(entry.empty() ? row->name : entry, arguments);
+  trace::Session session(row->name, arguments);
   size_t next = 0;
   for (size_t i = 0; i < views.size(); ++i) {
     slots[i].number = numbers[i].value_or(0);

@@ -56,8 +56,7 @@ public:
   int64_t minimalBytes() const;
 
   // After resolve(), with every view bound:
-  // The function is called `entry`, by default as the kernel is. Throws UserError with the kernel's file and line.
-  Program trace(const std::string &entry = "") const;
+  Program trace() const; // throws UserError with the kernel's file and line
   std::array<int64_t, 3> grid() const;
   std::vector<int64_t> words() const; // by the calling convention of lib/runtime/Launch.h
   // Compiled code is kept for calls with the same element types, Meta parameters, alignment and target.

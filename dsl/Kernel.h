@@ -4,6 +4,7 @@
 //     static constexpr auto name = "vector_add";
 //     static constexpr auto summary = "out = x + y";
 //     static constexpr auto tests = "n=1; n=4097", benchmarks = "n=67108864";
+//     // and, where random inputs must lie in some range: inputs = "target=0..cols-1" (KernelRow::inputs)
 //
 //     View<const f32, 1> x{"n"}, y{"n"};
 //     View<f32, 1> out{"n"};
@@ -94,7 +95,7 @@ template <class K> Variant variantOf() {
   variant.body = [](const std::vector<Slot> &slots) { bound<K>(slots)(); };
   variant.grid = [](const std::vector<Slot> &slots) {
     Grid grid = bound<K>(slots).grid();
-    return std::array<int64_t, 3>{grid.x.node().hostInt, grid.y.node().hostInt, grid.z.node().hostInt};
+    return std::array<trace::Node, 3>{grid.x.node(), grid.y.node(), grid.z.node()};
   };
   return variant;
 }
@@ -110,8 +111,11 @@ template <class First, class... Rest> KernelRow rowOf(const char *source) {
     }
     return all;
   };
-  return {First::name,         First::summary,          source, {variantOf<First>(), variantOf<Rest>()...},
-          cases(First::tests), cases(First::benchmarks)};
+  KernelRow row{First::name,         First::summary,          source, {variantOf<First>(), variantOf<Rest>()...},
+                cases(First::tests), cases(First::benchmarks)};
+  if constexpr (requires { First::inputs; })
+    row.inputs = First::inputs;
+  return row;
 }
 
 struct Registered {
@@ -120,8 +124,8 @@ struct Registered {
 } // namespace detail
 
 #define BITLOOM_PARAM_ACCESSOR(r, data, i, field)                                                                      \
-  BOOST_PP_COMMA_IF(i)::boost::hana::make_pair(BOOST_HANA_STRING(BOOST_PP_STRINGIZE(field)),                                              \
-                                               [](auto &self) -> auto & { return self.field; })
+  BOOST_PP_COMMA_IF(i)::boost::hana::make_pair(BOOST_HANA_STRING(BOOST_PP_STRINGIZE(field)),                           \
+                                                                 [](auto &self) -> auto & { return self.field; })
 
 // Reflects the parameters of a kernel's struct, in call order, as a Boost.Hana Struct.
 #define BITLOOM_PARAMS(...)                                                                                            \

@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -22,6 +23,21 @@ void registerKernel(KernelRow row) {
   auto &entry = rows()[row.name];
   if (!entry)
     entry = std::make_unique<KernelRow>(std::move(row)); // the same library may be loaded twice
+}
+
+std::string nameOf(const KernelRow &kernel, size_t variant) {
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < kernel.variants[variant].parameters.size(); ++i) {
+    const Parameter &parameter = kernel.variants[variant].parameters[i];
+    bool differs = false;
+    for (const Variant &other : kernel.variants)
+      differs |= other.parameters[i].dtype != parameter.dtype;
+    bool first = kernel.variants.size() == 1 && parts.empty() && parameter.kind == Parameter::Kind::View;
+    std::string name(nameOf(parameter.dtype));
+    if ((differs || first) && std::find(parts.begin(), parts.end(), name) == parts.end())
+      parts.push_back(std::move(name));
+  }
+  return joined(parts, "/");
 }
 
 std::vector<const KernelRow *> allKernels() {

@@ -35,8 +35,9 @@ struct Slot {
 // A kernel for one choice of element types.
 struct Variant {
   std::vector<Parameter> parameters;
-  std::function<void(const std::vector<Slot> &)> body;                   // traces, inside a session
-  std::function<std::array<int64_t, 3>(const std::vector<Slot> &)> grid; // of a call
+  std::function<void(const std::vector<Slot> &)> body; // traces, inside a session
+  // The extents of the grid: numbers outside a session, inside one traced from its views.
+  std::function<std::array<trace::Node, 3>(const std::vector<Slot> &)> grid;
 };
 
 struct KernelRow {
@@ -47,7 +48,14 @@ struct KernelRow {
   // Sizes to test and to measure with, separated by semicolons: "rows=3 cols=199; rows=17 cols=4097". They give values
   // to the names of the extents and, where wanted, to Meta parameters.
   std::vector<std::string> tests, benchmarks;
+  // What random inputs lie between, where their dtype's own range will not do: "target=0..cols-1; scale=0.5..2", each
+  // bound a decimal number or an expression of the names (dsl/Example.h).
+  std::string inputs{};
 };
+
+// What tells a variant from its kernel's others: the dtypes in which they differ, as in "f32" or "f16/i8"; of a kernel
+// with one variant, its first view's.
+std::string nameOf(const KernelRow &kernel, size_t variant);
 
 // Every registered kernel, by name. Pointers stay valid.
 std::vector<const KernelRow *> allKernels();

@@ -312,15 +312,15 @@ static MachineCode compileFrom(const Program &program, const Target &target, boo
 
 MachineCode compile(const Program &program, const Target &target) { return compileFrom(program, target, false); }
 
-std::string replay(const std::string &file) {
+Replay replay(const std::string &file) {
   Reproducer reproducer = readReproducer(file);
   Program program = Program::parse(reproducer.text, file);
   std::string header = file + ": stage '" + reproducer.stage + "' for " + reproducer.target.name + ": ";
   try {
     MachineCode code = compileFrom(program, reproducer.target, /*verifyEach=*/true);
-    return header + "passes now (" + std::to_string(code.image.size()) + " bytes of machine code)";
+    return {true, header + "passes now (" + std::to_string(code.image.size()) + " bytes of machine code)"};
   } catch (const std::exception &error) {
-    return header + "fails\n" + error.what();
+    return {false, header + "fails\n" + error.what()};
   }
 }
 

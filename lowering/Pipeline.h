@@ -41,8 +41,11 @@ struct MachineCode {
 };
 MachineCode compile(const Program &program, const Target &target);
 
-// Runs again what an InternalError saved, checking the IR after every pass, and says what came of it.
-// UserError: `file` is no reproducer.
-std::string replay(const std::string &file);
+// Runs again what an InternalError saved, checking the IR after every pass. UserError: `file` is no reproducer.
+struct Replay {
+  bool passes;
+  std::string report; // what came of it
+};
+Replay replay(const std::string &file);
 
 } // namespace bitloom

@@ -1,6 +1,7 @@
 #include "bitloom/lib/target/Target.h"
 
 #include "bitloom/lib/runtime/Cuda.h"
+#include "bitloom/lib/runtime/Tensor.h"
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lib/support/Suggest.h"
 
@@ -320,6 +321,20 @@ bool runsOnHost(const Target &target) {
 // ------------------------------------------------------------------------------------------------------- GPU devices
 
 static bool isArchSpecific(const Target &target) { return target.cpu.back() == 'a'; }
+
+const Target &targetOf(Device device) {
+  if (device.kind == Device::Kind::Cpu)
+    return hostTarget();
+  static const std::vector<Target> targets = [] {
+    std::vector<Target> all;
+    for (int i = 0; i < cuda::deviceCount(); ++i)
+      all.push_back(targetOfDevice(cuda::deviceInfo(i).computeCapability));
+    return all;
+  }();
+  if (device.index < 0 || size_t(device.index) >= targets.size())
+    cuda::deviceInfo(device.index); // says why
+  return targets[size_t(device.index)];
+}
 
 bool cubinRunsOn(const Target &target, int computeCapability) {
   if (target.family != Family::Nvptx)

@@ -8,6 +8,8 @@
 
 namespace bitloom {
 
+struct Device; // lib/runtime/Tensor.h
+
 enum class Family : std::uint8_t { Cpu_x86, Cpu_aarch64, Nvptx };
 
 inline bool isCpu(Family family) { return family != Family::Nvptx; }
@@ -50,6 +52,9 @@ const Target &hostTarget();
 
 // Whether this processor executes `target`'s code. Always false for Nvptx.
 bool runsOnHost(const Target &target);
+
+// What code for this device is compiled for: the host, or the GPU's own target. UserError: no such device.
+const Target &targetOf(Device device);
 
 // The best target for a device of this compute capability (10 * major + minor). UserError when it is below every row's.
 // The cubin of the result runs on the device only where cubinRunsOn says so; its PTX always does, through the driver.

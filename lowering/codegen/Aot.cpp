@@ -118,7 +118,8 @@ static std::string describe(const Parameter &parameter) {
   return text + ".\n";
 }
 
-std::string aotHeader(const Program &program, const std::string &name, const Target &target) {
+std::string aotHeader(const Program &program, const std::string &name, const Target &target,
+                      const std::string &declarations) {
   const std::vector<Parameter> parameters = parametersOf(kernelOf(program));
   std::string guard = "BITLOOM_KERNEL_" + name + "_H", signature, packing, documentation;
   size_t words = 0;
@@ -152,8 +153,8 @@ std::string aotHeader(const Program &program, const std::string &name, const Tar
          "_programs(const int64_t *words, const int64_t grid[3], int64_t begin, int64_t end);\n\n"
          "static inline void " +
          name + "(" + signature + "const int64_t grid[3], int threads) {\n  int64_t words[" + count + "] = {0};\n" +
-         packing + "  bitloom_rt_run(" + name +
-         "_programs, words, grid, threads);\n}\n\n#ifdef __cplusplus\n}\n#endif\n#endif\n";
+         packing + "  bitloom_rt_run(" + name + "_programs, words, grid, threads);\n}\n\n" +
+         (declarations.empty() ? "" : declarations + "\n") + "#ifdef __cplusplus\n}\n#endif\n#endif\n";
 }
 
 static void writeFile(const std::filesystem::path &path, std::string_view text, std::vector<std::string> &written) {
@@ -186,7 +187,7 @@ std::vector<std::string> writeAot(std::span<const AotKernel> kernels, const Targ
     Program renamed = kernel.program->clone();
     kernelOf(renamed).setName(name + "_programs");
     MachineCode code = compile(renamed, target);
-    writeFile(folder / (name + ".h"), aotHeader(*kernel.program, name, target), written);
+    writeFile(folder / (name + ".h"), aotHeader(*kernel.program, name, target, kernel.declarations), written);
     writeFile(folder / (name + ".o"), code.image, written);
   }
   writeFile(folder / "bitloom_rt.h", runtimeHeader, written);

@@ -13,6 +13,7 @@ namespace bitloom {
 struct AotKernel {
   const Program *program = nullptr; // tile IR: the header is made from its kernel's parameters
   std::string name;                 // of the C function and its files, a C identifier; empty: the kernel's own name
+  std::string declarations = "";    // C text that the header ends with
 };
 
 // Writes for each kernel `name.o` and `name.h`, and once `bitloom_rt.h` and `bitloom_rt.c`, which the program compiles
@@ -27,7 +28,8 @@ struct AotKernel {
 std::vector<std::string> writeAot(std::span<const AotKernel> kernels, const Target &target,
                                   const std::string &directory);
 
-// The text of name.h.
-std::string aotHeader(const Program &program, const std::string &name, const Target &target);
+// The text of name.h, which ends with `declarations`.
+std::string aotHeader(const Program &program, const std::string &name, const Target &target,
+                      const std::string &declarations = "");
 
 } // namespace bitloom

@@ -1,0 +1,104 @@
+// RUN: bitloom-opt %s --tile-to-loops=target=x86-64-v4 --canonicalize --cse --split-input-file | FileCheck %s
+
+// Two loads, one addition and one store to a chunk, four chunks at a time while all are in bounds; then with masks.
+// CHECK-LABEL: llvm.func @add(%arg0: !llvm.ptr {llvm.noalias, llvm.readonly}, %arg1: !llvm.ptr {llvm.noalias, llvm.readonly}, %arg2: i64, %arg3: i64) attributes {tile.kernel}
+// CHECK: scf.for {{.*}} = %arg2 to %arg3
+// CHECK: scf.for {{.*}} = %c0_i64 to [[MIDDLE:%.*]] step %c64_i64
+// CHECK-COUNT-8: llvm.load {{.*}} -> vector<16xf32>
+// CHECK-COUNT-4: llvm.store {{.*}} : vector<16xf32>
+// CHECK: scf.for {{.*}} = [[MIDDLE]] to {{.*}} step %c16_i64
+// CHECK-COUNT-2: llvm.intr.masked.load
+// CHECK: llvm.intr.masked.store
+// CHECK-NOT: llvm.intr.masked
+func.func @add(%x: !tile.view<?xf32>, %y: !tile.view<?xf32>, %out: !tile.view<?xf32>) attributes {tile.kernel} {
+  %block = arith.constant 1024 : i64
+  %pid = tile.program_id 0
+  %o = arith.muli %pid, %block : i64
+  %a = tile.load %x[%o] dims [0] : !tile.view<?xf32> -> tensor<1024xf32>
+  %b = tile.load %y[%o] dims [0] : !tile.view<?xf32> -> tensor<1024xf32>
+  %s = arith.addf %a, %b : tensor<1024xf32>
+  tile.store %s, %out[%o] dims [0] : tensor<1024xf32>, !tile.view<?xf32>
+  return
+}
+
+// -----
+
+// The exponential is computed once, in the loop of the sum, and read again by that of the quotient.
+// CHECK-LABEL: llvm.func @softmax
+// CHECK: [[KEPT:%.*]] = llvm.alloca {{.*}} x !llvm.array<16384 x i8>
+// CHECK: arith.maximumf
+// CHECK-COUNT-5: math.exp
+// CHECK-NOT: math.exp
+// CHECK: arith.divf
+// CHECK-NOT: math.exp
+func.func @softmax(%x: !tile.view<?x?xf32>, %out: !tile.view<?x?xf32>) attributes {tile.kernel} {
+  %zero = arith.constant 0 : i64
+  %low = arith.constant 0xFF800000 : f32
+  %row = tile.program_id 0
+  %a = tile.load %x[%row, %zero] dims [1] else %low : !tile.view<?x?xf32> -> tensor<4096xf32>
+  %max = tile.reduce %a axis 0 : tensor<4096xf32> -> f32 {
+  ^bb0(%l: f32, %r: f32):
+    %m = arith.maximumf %l, %r : f32
+    tile.yield %m : f32
+  }
+  %top = tensor.splat %max : tensor<4096xf32>
+  %d = arith.subf %a, %top : tensor<4096xf32>
+  %e = math.exp %d : tensor<4096xf32>
+  %sum = tile.reduce %e axis 0 : tensor<4096xf32> -> f32 {
+  ^bb0(%l: f32, %r: f32):
+    %s = arith.addf %l, %r : f32
+    tile.yield %s : f32
+  }
+  %total = tensor.splat %sum : tensor<4096xf32>
+  %y = arith.divf %e, %total : tensor<4096xf32>
+  tile.store %y, %out[%row, %zero] dims [1] : tensor<4096xf32>, !tile.view<?x?xf32>
+  return
+}
+
+// -----
+
+// Two reductions of one tile are one loop.
+// CHECK-LABEL: llvm.func @moments
+// CHECK: scf.for {{.*}} = %arg2 to %arg3
+// CHECK: scf.for {{.*}} step %c64_i64 iter_args
+// CHECK: arith.addf
+// CHECK: math.fma
+// CHECK: scf.for {{.*}} step %c16_i64 iter_args
+// CHECK-NOT: scf.for
+func.func @moments(%x: !tile.view<?xf32>, %out: !tile.view<?xf32>) attributes {tile.kernel} {
+  %zero = arith.constant 0 : i64
+  %one = arith.constant 1 : i64
+  %a = tile.load %x[%zero] dims [0] : !tile.view<?xf32> -> tensor<4096xf32>
+  %sum = tile.reduce %a axis 0 : tensor<4096xf32> -> f32 {
+  ^bb0(%l: f32, %r: f32):
+    %s = arith.addf %l, %r : f32
+    tile.yield %s : f32
+  }
+  %aa = arith.mulf %a, %a : tensor<4096xf32>
+  %squares = tile.reduce %aa axis 0 : tensor<4096xf32> -> f32 {
+  ^bb0(%l: f32, %r: f32):
+    %s = arith.addf %l, %r : f32
+    tile.yield %s : f32
+  }
+  tile.store %sum, %out[%zero] dims [] : f32, !tile.view<?xf32>
+  tile.store %squares, %out[%one] dims [] : f32, !tile.view<?xf32>
+  return
+}
+
+// -----
+
+// Each output may be the input again: what a later store needs of it is read before.
+// CHECK-LABEL: llvm.func @swap
+// CHECK: llvm.intr.masked.load
+// CHECK: llvm.intr.masked.load
+// CHECK: llvm.intr.masked.store
+// CHECK: llvm.intr.masked.store
+func.func @swap(%x: !tile.view<?xf32>, %out: !tile.view<?xf32>) attributes {tile.kernel} {
+  %zero = arith.constant 0 : i64
+  %half = arith.constant 16 : i64
+  %a = tile.load %x[%zero] dims [0] : !tile.view<?xf32> -> tensor<16xf32>
+  %b = tile.load %x[%half] dims [0] : !tile.view<?xf32> -> tensor<16xf32>
+  tile.store %b, %out[%zero] dims [0] : tensor<16xf32>, !tile.view<?xf32>
+  tile.store %a, %out[%half] dims [0] : tensor<16xf32>, !tile.view<?xf32>
+  return
+}

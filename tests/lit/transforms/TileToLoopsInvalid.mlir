@@ -4,7 +4,7 @@ func.func @planes(%x: !tile.view<?xi8>, %out: !tile.view<?xi8>) attributes {tile
   %zero = arith.constant 0 : i64
   %bytes = tile.load %x[%zero] dims [0] : !tile.view<?xi8> -> tensor<24xi8>
   // expected-error@below {{tile-to-loops cannot lower a packing of several planes or with a sign; expected tile-decompose-packing to have run}}
-  %v = tile.unpack %bytes #tile.packing<"bits=3,order=low,block=64"> : tensor<24xi8> -> tensor<64xi8>
+  %v = tile.unpack %bytes <"bits=3,order=low,block=64"> : tensor<24xi8> -> tensor<64xi8>
   tile.store %v, %out[%zero] dims [0] : tensor<64xi8>, !tile.view<?xi8>
   return
 }

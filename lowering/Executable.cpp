@@ -15,8 +15,7 @@
 
 namespace bitloom {
 
-//===- Machine code as bytes
-//---------------------------------------------------------------------------------------===//
+//===- Machine code as bytes --------------------------------------------------------------------------------------===//
 
 namespace {
 // Numbers as 8 bytes, strings as their length and bytes.
@@ -88,8 +87,7 @@ std::optional<MachineCode> MachineCode::deserialize(std::string_view bytes) {
   return code;
 }
 
-//===- From program to executable
-//----------------------------------------------------------------------------------===//
+//===- From program to executable ---------------------------------------------------------------------------------===//
 
 std::shared_ptr<Executable> Executable::load(const MachineCode &code, const Target &target) {
   return backendOf(target.family).load(code, target);

@@ -27,8 +27,7 @@ using namespace mlir;
 
 namespace bitloom {
 
-//===- Which passes, in which order, and why
-//-----------------------------------------------------------------------===//
+//===- Which passes, in which order, and why ----------------------------------------------------------------------===//
 
 static void tilePasses(OpPassManager &passes, const Target &) {
   // Tracing leaves constants unfolded and every use of an expression spelt out again; patterns match what is left.
@@ -90,8 +89,7 @@ static void llvmPasses(OpPassManager &passes, const Target &target) {
   passes.addPass(createReconcileUnrealizedCastsPass());
 }
 
-//===- What is legal after each stage
-//------------------------------------------------------------------------------===//
+//===- What is legal after each stage -----------------------------------------------------------------------------===//
 
 static bool fromDialect(Operation *op, std::initializer_list<StringRef> dialects) {
   return llvm::is_contained(dialects, op->getName().getDialectNamespace());
@@ -135,8 +133,7 @@ static bool legalLlvm(Operation *op) {
   return isa<ModuleOp>(op) || fromDialect(op, {"llvm", "nvvm", "arm_neon", "arm_sve"});
 }
 
-//===- Running them
-//------------------------------------------------------------------------------------------------===//
+//===- Running them -----------------------------------------------------------------------------------------------===//
 
 namespace {
 struct Step {

@@ -118,8 +118,6 @@ private:
 #undef BITLOOM_LIBM
     define("fma", static_cast<double (*)(double, double, double)>(::fma));
     define("fmaf", static_cast<float (*)(float, float, float)>(::fmaf));
-    define("aligned_alloc", &std::aligned_alloc);
-    define("free", &std::free);
     define("memcpy", &std::memcpy);
     define("memmove", &std::memmove);
     define("memset", &std::memset);

@@ -88,7 +88,7 @@ TEST(GpuCode, WhatPtxasRefusesIsSaved) {
     FAIL() << "expected an InternalError";
   } catch (const InternalError &error) {
     EXPECT_TRUE(contains(error.what(), "ptxas refused the code"));
-    EXPECT_TRUE(contains(replay(error.reproducer()), "Not a name of any known instruction"));
+    EXPECT_TRUE(contains(replay(error.reproducer()).report, "Not a name of any known instruction"));
   }
 }
 

@@ -99,6 +99,24 @@ TEST(Pipeline, AProgramWithoutAKernelIsTheUsersError) {
   EXPECT_THROW(compile(Program::parse("llvm.func @f()"), hostTarget()), UserError);
 }
 
+TEST(Pipeline, WhatAPassRefusesNamesTheUsersLine) {
+  // libm has no functions of vectors whose length is the processor's.
+  const char *text = R"(
+llvm.func @f(%p: !llvm.ptr) attributes {tile.kernel} {
+  %x = llvm.load %p : !llvm.ptr -> vector<[4]xf32>
+  %y = math.atan %x : vector<[4]xf32>
+  llvm.store %y, %p : vector<[4]xf32>, !llvm.ptr
+  llvm.return
+})";
+  try {
+    compile(Program::parse(text, "atan.cpp"), parseTarget("aarch64+sve2"));
+    FAIL() << "expected a UserError";
+  } catch (const UserError &error) {
+    EXPECT_STREQ(error.what(), "atan.cpp:4: error: math.atan: expected a function that vectors of any length have, got "
+                               "one of libm");
+  }
+}
+
 TEST(Pipeline, InlineAssemblyThatDoesNotAssembleIsTheUsersError) {
   std::string body = R"(
     %y = llvm.inline_asm "no_such_instruction $0, $1", "=x,x" %x : (vector<16xf32>) -> vector<16xf32>)";

@@ -92,7 +92,6 @@ std::optional<MachineCode> MachineCode::deserialize(std::string_view bytes) {
 std::shared_ptr<Executable> Executable::load(const MachineCode &code, const Target &target) {
   return backendOf(target.family).load(code, target);
 }
-//----------------------------------------------------------------------------------===//
 
 // All that determines the machine code. Where an operation stands in the source does not, but for assertions, whose
 // messages name it.

@@ -187,6 +187,7 @@ static void runStep(const Step &step, Program &program, const Target &target, bo
   std::string failedPass;
   passes.addInstrumentation(std::make_unique<FailureRecorder>(failedPass));
   passes.enableVerifier(verifyEach);
+  program.context()->printOpOnDiagnostic(verifyEach); // a user knows the line, not the IR
   step.passes(passes, target);
   if (failed(passes.run(program.module()))) {
     // A pass of ours that rejects a program says why, at the op; upstream's conversions only say that they are stuck.

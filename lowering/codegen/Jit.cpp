@@ -13,6 +13,14 @@
 #include <cstdlib>
 #include <cstring>
 
+#ifdef __x86_64__
+// Of the compiler's run-time library. Named, since it may be loaded with RTLD_LOCAL.
+extern "C" float __extendhfsf2(_Float16);
+extern "C" double __extendhfdf2(_Float16);
+extern "C" _Float16 __truncsfhf2(float);
+extern "C" _Float16 __truncdfhf2(double);
+#endif
+
 namespace bitloom {
 
 using namespace llvm::orc;
@@ -118,11 +126,19 @@ private:
 #undef BITLOOM_LIBM
     define("fma", static_cast<double (*)(double, double, double)>(::fma));
     define("fmaf", static_cast<float (*)(float, float, float)>(::fmaf));
+    define("aligned_alloc", &std::aligned_alloc);
+    define("free", &std::free);
+#ifdef __x86_64__ // conversions of f16 on processors without them
+    define("__extendhfsf2", &__extendhfsf2);
+    define("__extendhfdf2", &__extendhfdf2);
+    define("__truncsfhf2", &__truncsfhf2);
+    define("__truncdfhf2", &__truncdfhf2);
+#endif
     define("memcpy", &std::memcpy);
     define("memmove", &std::memmove);
     define("memset", &std::memset);
     check(runtime.define(absoluteSymbols(std::move(symbols))));
-    // The rest: conversions of f16 on processors without them, say.
+    // Whatever else the compiler's own run-time library has.
     runtime.addGenerator(valueOf(EPCDynamicLibrarySearchGenerator::GetForTargetProcess(session)));
   }
 

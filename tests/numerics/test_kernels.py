@@ -1,0 +1,98 @@
+"""Every kernel against float64: all element types, all test sizes of the registry, dense and strided memory.
+
+The error may be twice that of torch's own operation in the same type, and 1e-4; integers are exact.
+"""
+
+import bitloom
+import numpy as np
+import pytest
+import torch
+from cases import TORCH, Case, all_cases, by_torch, exact, expected, results
+
+CASES = all_cases()
+GUARD = 3  # elements between the rows of strided memory
+INTERPRETED = 5000  # elements: the interpreter takes about a second for ten times as many
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+
+def poisoned(shape, dtype, device, strided):
+    """A tensor and the memory that it lies in: NaN, or for integers 0x55 in each byte, in and between the rows."""
+    memory_shape = (*shape[:-1], shape[-1] + GUARD) if strided else tuple(shape)
+    memory = torch.empty(memory_shape, dtype=dtype, device=device)
+    memory.view(torch.uint8).fill_(0x55) if not dtype.is_floating_point else memory.fill_(float("nan"))
+    return memory[..., : shape[-1]], memory
+
+
+def untouched(memory, columns):
+    """Whether what lies between the rows is as it was."""
+    between = memory[..., columns:]
+    if memory.is_floating_point():
+        return bool(between.isnan().all())
+    return bool((between.contiguous().view(torch.uint8) == 0x55).all())
+
+
+def run(case: Case, inputs, device, strided=False):
+    """The outputs, each of whose elements the kernel wrote, and nothing beside them."""
+    given = {}
+    for name, tensor in inputs.items():
+        place, _ = poisoned(tensor.shape, tensor.dtype, device, strided)
+        given[name] = place.copy_(tensor)
+    places = {}
+    for name in case.outputs():
+        dtype, shape = case.shapes()[name]
+        places[name] = poisoned(shape, TORCH[dtype], device, strided)
+    outputs = {name: place for name, (place, _) in places.items()}
+    getattr(bitloom, case.kernel)(**given, **outputs, **case.metas())
+    for name, (place, memory) in places.items():
+        assert untouched(memory, place.shape[-1]), f"{name}: expected writes inside the view only"
+    return outputs
+
+
+def check(case: Case, outputs, inputs):
+    wanted = expected(case, inputs)
+    got = results(case, outputs)
+    theirs = by_torch(case, inputs)
+    assert len(got) == len(wanted) == len(theirs)
+    integers = not any(tensor.is_floating_point() for tensor in outputs.values())
+    for ours, peer, true in zip(got, theirs, wanted, strict=True):
+        assert ours.shape == true.shape
+        if integers:
+            dtype = next(iter(outputs.values())).dtype
+            np.testing.assert_array_equal(ours, exact(torch.from_numpy(true).to(dtype)))
+            continue
+        assert not np.isnan(ours).any(), "expected every element to be written"
+        error = np.abs(ours - true).max()
+        bound = 2 * np.abs(peer - true).max() + 1e-4
+        assert error <= bound, f"expected an error of at most {bound:.3g}, got {error:.3g}"
+
+
+@pytest.mark.parametrize("strided", [False, True], ids=["dense", "strided"])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel}-{case.dtype}-{case.sizes.replace(' ', '-')}")
+def test_error(case, device, strided):
+    inputs = case.inputs()
+    check(case, run(case, inputs, device, strided), inputs)
+
+
+@pytest.mark.parametrize("target", ["x86-64", "interpreter"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel}-{case.dtype}-{case.sizes.replace(' ', '-')}")
+def test_error_on_target(case, target):
+    inputs = case.inputs()
+    if target == "interpreter" and sum(tensor.numel() for tensor in inputs.values()) > INTERPRETED:
+        pytest.skip("too large for the interpreter")
+    with bitloom.use_target(target):
+        check(case, run(case, inputs, "cpu"), inputs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kernel", bitloom.kernels())
+def test_same_bits_each_time(kernel, device):
+    case = max((case for case in CASES if case.kernel == kernel), key=lambda case: len(case.sizes))
+    inputs = case.inputs()
+    first, second = run(case, inputs, device), run(case, inputs, device)
+    for name in first:
+        assert torch.equal(first[name].view(torch.uint8), second[name].view(torch.uint8))
+
+
+def test_every_kernel_has_cases():
+    assert {case.kernel for case in CASES} == set(bitloom.kernels())

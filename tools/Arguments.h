@@ -41,11 +41,11 @@ class Arguments;
 // A subcommand. Its help page is made from this.
 struct Command {
   std::string name;
-  std::string operands; // as the usage line shows them: "KERNEL"
+  std::string operands = {}; // as the usage line shows them: "KERNEL"
   size_t leastOperands = 0, mostOperands = 0;
-  std::string summary;     // one line
-  std::string description; // paragraphs, each line at most 100 columns
-  std::vector<Option> options;
+  std::string summary;          // one line
+  std::string description = {}; // paragraphs, each line at most 100 columns
+  std::vector<Option> options = {};
   int (*run)(const Arguments &); // gives the exit code
 };
 

@@ -44,7 +44,7 @@ public:
       int device = 0;
       const Place place = placeOf(target, device);
       if (place == Place::Nowhere) {
-        rows.push_back(withResult(row, "", "", "", compiledOnly(resolved, target)));
+        rows.push_back(withResult(row, "", "", "", assembled(resolved, target)));
         return;
       }
       Run actual(resolved, seed, place == Place::Device ? Device{Device::Kind::Cuda, device} : Device{});
@@ -89,13 +89,14 @@ public:
 private:
   static size_t variantIndex(const Call &call) { return size_t(&call.variant() - call.kernel().variants.data()); }
 
-  static std::string compiledOnly(Call call, const Target &target) {
+  // For a GPU that is not here. UserError: not even that is possible.
+  static std::string assembled(Call call, const Target &target) {
+    if (isCpu(target.family))
+      throw UserError("could not run " + target.name + ": " + whyNotEmulated(target));
     bindWithoutMemory(call);
     MachineCode code = compile(call.trace(), target);
-    if (isCpu(target.family))
-      return "compiled, not run: " + whyNotEmulated(target);
     if (!code.resources)
-      return "compiled to PTX: no device to run it, no ptxas to assemble it";
+      throw UserError("could not run " + target.name + ": no device for it, nor ptxas to assemble it");
     return "assembled by ptxas, not run: no device for it; " + std::to_string(code.resources->registers) +
            " registers, " + std::to_string(code.resources->spillStoreBytes) + " bytes spilled";
   }
@@ -156,7 +157,8 @@ static int runCheck(const Arguments &arguments) {
   if (arguments.has("--all"))
     kernels = allKernels();
   for (const std::string &operand : arguments.operands())
-    kernels.push_back(&kernelOf(operand));
+    for (const KernelRow *kernel : kernelsOf(operand))
+      kernels.push_back(kernel);
   if (kernels.empty())
     throw UsageError("expected KERNEL or --all, got neither");
   Checker checker(arguments);
@@ -190,6 +192,7 @@ static int runCheck(const Arguments &arguments) {
 static std::string helpText() {
   std::string text =
       std::string(kernelHelp) +
+      "LIBRARY.so alone stands for all of its kernels.\n"
       "\nRuns the kernel on random tensors, in the interpreter and on each target, and compares every output. "
       "Without\n--set, the sizes are those that the kernel is tested with, and all its variants are "
       "checked. Outputs hold a\npattern first, so that an element never written is found, and guards "
@@ -210,7 +213,6 @@ static std::string helpText() {
 const Command checkCommand = {
     .name = "check",
     .operands = "KERNEL...",
-    .leastOperands = 0,
     .mostOperands = 64,
     .summary = "compare a kernel with the interpreter, on any target",
     .description = helpText(),

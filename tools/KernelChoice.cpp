@@ -39,6 +39,12 @@ const KernelRow &kernelOf(const std::string &operand) {
                    (names.empty() ? ": it registers none" : expectedOneOf(name, names)));
 }
 
+std::vector<const KernelRow *> kernelsOf(const std::string &operand) {
+  if (!operand.ends_with(".so"))
+    return {&kernelOf(operand)};
+  return asUsage([&] { return loadKernels(operand); });
+}
+
 std::vector<size_t> variantsOf(const KernelRow &kernel, const Arguments &arguments) {
   std::vector<size_t> all;
   std::vector<std::string> names;

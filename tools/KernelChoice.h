@@ -9,6 +9,9 @@ namespace bitloom::tools {
 // The row of "rms_norm", or of "./libmine.so:my_kernel". UsageError: no such kernel or library.
 const KernelRow &kernelOf(const std::string &operand);
 
+// The same, or every row of "./libmine.so".
+std::vector<const KernelRow *> kernelsOf(const std::string &operand);
+
 // The options that every command on a kernel takes, and the paragraph of its help page on them.
 Option dtypeOption();
 Option setOption();

@@ -411,7 +411,8 @@ LogicalResult Assignment::run() {
   return success();
 }
 
-// Enough threads for 16 to 32 elements each of the largest tile, and for coalesced access to a small one.
+// Enough threads for 16 to 32 elements each of the largest tile, and for coalesced access to a small one. 32 where what
+// is loaded and carried of that size leaves a thread registers to spare.
 static int warpsFor(func::FuncOp func) {
   int64_t largest = 1;
   func.walk([&](Operation *op) {
@@ -419,8 +420,20 @@ static int warpsFor(func::FuncOp func) {
       if (isa<RankedTensorType>(type))
         largest = std::max(largest, paddedElements(type));
   });
-  return int(
-      std::clamp<int64_t>(std::max(std::min<int64_t>(largest / 256, 4), std::min<int64_t>(largest / 1024, 16)), 1, 16));
+  double words = 1; // a thread's registers an element: those, and the value under way
+  auto count = [&](ValueRange values) {
+    for (Value value : values)
+      if (isTensor(value) && paddedElements(value.getType()) == largest)
+        words += double(bytesOf(tile::elementOf(value.getType()))) / 4;
+  };
+  func.walk([&](Operation *op) {
+    if (isa<tile::LoadOp, scf::ForOp, scf::WhileOp>(op))
+      count(op->getResults());
+  });
+  constexpr double mostRegisters = 100;
+  int64_t perThread = words * 32 <= mostRegisters ? 32 : 16;
+  int64_t ample = std::min<int64_t>(largest / (lanes * perThread), 16);
+  return int(std::clamp<int64_t>(std::max(std::min<int64_t>(largest / 256, 4), ample), 1, 16));
 }
 
 namespace {

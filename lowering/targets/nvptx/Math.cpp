@@ -152,6 +152,14 @@ static Value direct(OpBuilder &b, Operation *op, ValueRange x) {
       .Case([&](math::Exp2Op) { return isF32 ? exp2(a, x[0]) : Value(); })
       .Case([&](math::SinOp) { return isF32 ? sinOrCos(a, x[0], false) : Value(); })
       .Case([&](math::CosOp) { return isF32 ? sinOrCos(a, x[0], true) : Value(); })
+      .Case([&](math::TanOp) {
+        if (!isF32)
+          return Value();
+        return arith::DivFOp::create(b, loc, sinOrCos(a, x[0], false), sinOrCos(a, x[0], true)).getResult();
+      })
+      .Case([&](math::Log10Op) {
+        return isF32 ? a.mul(math::LogOp::create(b, loc, x[0]), a.number(0x1.bcb7b2p-2)) : Value(); // log10(e)
+      })
       .Default([](Operation *) { return Value(); });
 }
 

@@ -367,6 +367,14 @@ py::object allocate(const ArrayType &like, DType dtype, const Dims &extents, Dev
     return torch.attr("empty")(shapeOf(extents), py::arg("dtype") = torch.attr(arrayNameOf(dtype)),
                                py::arg("device") = nameOf(device));
   }
+  if (device.kind == Device::Kind::Cuda && dtype != DType::bf16 && moduleOf(like.type).starts_with("cupy")) {
+    py::module_ cupy = py::module_::import("cupy");
+    py::object previous = cupy.attr("cuda").attr("Device")(); // the current one
+    cupy.attr("cuda").attr("Device")(device.index).attr("use")();
+    py::object made = cupy.attr("empty")(shapeOf(extents), arrayNameOf(dtype));
+    previous.attr("use")();
+    return made;
+  }
   if (device.kind != Device::Kind::Cpu || dtype == DType::bf16)
     throw UserError(where + ": expected a tensor to write to, since " + std::string(like.type->tp_name) +
                     " gives no way to make one of " + std::string(nameOf(dtype)) + " on " + nameOf(device));

@@ -1,6 +1,7 @@
 """A user's own kernel, built with find_package(bitloom) against the build folder and against an installation."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ cmake_minimum_required(VERSION 3.25)
 project(mine CXX)
 find_package(bitloom 0.1 REQUIRED)
 bitloom_add_kernels(mine ScaledAdd.cpp)
+"""
+
+FROM_PYTHON = """
+import sys
+import bitloom, numpy as np
+assert bitloom.load_kernels(sys.argv[1]) == ["scaled_add"]
+x = np.arange(5, dtype=np.float32)
+assert bitloom.scaled_add(x, np.ones_like(x), a=2).tolist() == [1, 3, 5, 7, 9]
 """
 
 
@@ -42,4 +51,4 @@ def test_kernel_library(prefix, tmp_path):
     compiler = "-DCMAKE_CXX_COMPILER=clang++-22"
     run("cmake", "-G", "Ninja", "-S", source, "-B", tmp_path / "out", f"-DCMAKE_PREFIX_PATH={prefix}", compiler)
     run("cmake", "--build", tmp_path / "out")
-    assert (tmp_path / "out" / "libmine.so").exists()
+    run(sys.executable, "-c", FROM_PYTHON, tmp_path / "out" / "libmine.so")

@@ -14,7 +14,7 @@ export PATH=$folder/bin:$PATH PYTHONPATH=$folder/python BITLOOM_CACHE_DIR=$folde
 
 run_tests() {
   lib_tests --gtest_filter='*Cuda*' --gtest_brief=1
-  bitloom check --target cuda
+  bitloom check --all --target cuda
 }
 
 run_benchmark() { python3 "$folder/perf/gpu.py" "$@"; }

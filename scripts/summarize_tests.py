@@ -25,7 +25,7 @@ def count(report: Path) -> Counter:
 
 
 def count_ctest(results: Path) -> dict[str, Counter]:
-    """One suite for each program that ctest ran."""
+    """One suite for each program that wrote a report, and one, "programs", for all that did not."""
     own_report = results / "ctest.xml"
     if not own_report.exists():
         return {}
@@ -37,7 +37,7 @@ def count_ctest(results: Path) -> dict[str, Counter]:
         cases = count(report) if report else Counter([outcome(case)])
         if outcome(case) == "failed" and not cases["failed"]:
             cases["failed"] += 1
-        suites[name] = cases
+        suites.setdefault(name if report else "programs", Counter()).update(cases)
     return suites
 
 

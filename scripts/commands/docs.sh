@@ -2,7 +2,7 @@
 source scripts/machine.sh
 
 run_command() {
-  build_preset dev build references bitloom-cli
+  build_preset dev build references
   rm -rf docs/reference
   cp -r build/docs/reference docs/reference
   python3 scripts/walkthrough.py docs/architecture.md build/bin/bitloom

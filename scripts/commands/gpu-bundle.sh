@@ -24,10 +24,13 @@ ensure_python312() {
 
 fill_bundle() {
   rm -rf "$bundle"
-  cmake --install build-static --strip --prefix "$bundle"
+  mkdir -p "$bundle/bin" "$bundle/lib"
+  cmake --install build-static --strip --component python --prefix "$bundle/python"
+  cmake --install build-static --strip --component tools --prefix "$bundle"
+  ln -s ../python/bitloom/libbitloom.so "$bundle/lib/" # where the tools look
   install -s -m 755 build-static/bin/lib_tests "$bundle/bin/"
-  mkdir -p "$bundle/perf"
-  cp tests/perf/*.py "$bundle/perf/"
+  cp python/bitloom/*.py "$bundle/python/bitloom/"
+  cp -r tests/perf "$bundle/"
 }
 
 pack_bundle() {

@@ -51,5 +51,12 @@ def test_closing_line(tmp_path, reports, code, closing):
 
 
 def test_one_line_a_suite(tmp_path):
-    _, lines = summarize(tmp_path, {"ctest.xml": ctest("lib", "run"), "python.xml": PASS, "lint.xml": FAIL})
-    assert [line.split()[0] for line in lines[:-1]] == ["lib", "lint", "python"]
+    programs = "".join(ctest(name, "run") for name in ("lib", "lesson_1", "lesson_2"))
+    reports = {"ctest.xml": programs, "cpp/lib.xml": PASS, "python.xml": PASS, "lint.xml": FAIL}
+    _, lines = summarize(tmp_path, reports)
+    assert [line.split()[:2] for line in lines[:-1]] == [
+        ["lib", "1"],
+        ["programs", "2"],
+        ["lint", "0"],
+        ["python", "1"],
+    ]

@@ -9,6 +9,7 @@
 //    repeated in the needed layout if that is free (constants, splats, iota), else a tile.convert_layout is inserted.
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
+#include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
@@ -453,6 +454,7 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
     int count = warps ? int(warps.getInt()) : warpsFor(func);
     if (!warps)
       func->setAttr(tile::numWarpsAttr, Builder(func).getI32IntegerAttr(count));
+    narrowIndices(func);
     try {
       if (failed(Assignment(func, count).run()))
         signalPassFailure();

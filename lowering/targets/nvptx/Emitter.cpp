@@ -2,6 +2,7 @@
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
 
 #include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/LLVMIR/NVVMDialect.h"

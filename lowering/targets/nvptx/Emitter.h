@@ -6,6 +6,7 @@
 #include "bitloom/lowering/dialect/Tile.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
 
+#include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/IR/Builders.h"
@@ -112,6 +113,7 @@ private:
   llvm::LogicalResult emitWhile(mlir::Operation *op);
   llvm::LogicalResult emitIf(mlir::Operation *op);
   llvm::LogicalResult emitConstant(mlir::Operation *op);
+  bool emitRangeTest(mlir::Operation *op); // false where it is none
   void mapArguments();
   Registers expand(mlir::ValueRange values);
   // Takes as many of `values` as each of `tiles` has registers.
@@ -163,11 +165,10 @@ llvm::LogicalResult lower(Emitter &, tile::PrintOp);
 llvm::LogicalResult lower(Emitter &, tile::AssertOp);
 // One scalar operation of math, or one of arith that needs more than its LLVM counterpart; null where it is neither.
 mlir::FailureOr<mlir::Value> lowerMath(Emitter &, mlir::Operation *op, mlir::ValueRange operands);
+// A division of f32 tiles where several registers have the same divisor; false where that does not hold.
+bool lowerDivision(Emitter &, mlir::arith::DivFOp division);
 // Rewrites what lowerMath left, as polynomials.
 llvm::LogicalResult expandMath(mlir::Operation *function);
-
-// Moves the loads of a kernel to where they can wait together. threads: of the block.
-void hoistLoads(mlir::Operation *kernel, int threads);
 
 // The tile `source`, held as `from` says, as `to` wants it: element i of the result is element i + offsets of the
 // source (offsets empty: 0). Both layouts have the same number of dims; `shape` is the source's.

@@ -1,14 +1,17 @@
 // Loads early: a load moves up to the load before it in its block, past whatever only computes (a reduction's barriers
 // above all), so that the reads of a program are in flight together. Writes stay in order with loads.
-#include "bitloom/lowering/targets/nvptx/Emitter.h"
+#include "bitloom/lowering/targets/nvptx/Rewrites.h"
+
+#include "bitloom/lowering/dialect/Tile.h"
 
 #include "mlir/Interfaces/SideEffectInterfaces.h"
 
 using namespace mlir;
 using namespace bitloom;
-using namespace bitloom::nvptx;
 
-static constexpr int64_t mostWords = 32; // registers a thread that a load may occupy while it waits
+// Registers a thread that loads may occupy while they wait: one load, and several together. What they take is not there
+// for another block on the same SM, whose loads would hide the latency as well.
+static constexpr int64_t mostWordsOfOne = 32, mostWords = 24;
 
 static bool onlyReads(Operation *op) { return isa<tile::LoadOp, tile::GatherOp>(op) || isMemoryEffectFree(op); }
 
@@ -34,11 +37,14 @@ static bool moveScalars(Value value, Operation *place) {
 
 static void hoistLoads(Block &block, int threads) {
   Operation *previous = nullptr; // the last load, nothing since having written
+  int64_t waiting = 0;           // words a thread of the loads that were moved
   for (Operation &op : llvm::make_early_inc_range(block)) {
     auto load = dyn_cast<tile::LoadOp>(op);
     if (!load) {
-      if (!onlyReads(&op))
+      if (!onlyReads(&op)) {
         previous = nullptr;
+        waiting = 0;
+      }
       continue;
     }
     int64_t bytes = std::max(1u, tile::elementOf(load.getType()).getIntOrFloatBitWidth() / 8);
@@ -46,9 +52,12 @@ static void hoistLoads(Block &block, int threads) {
     Operation *place = previous ? previous->getNextNode() : nullptr;
     while (place && place != &op && isScalar(place))
       place = place->getNextNode(); // it may be an operand's
-    if (place && place != &op && words <= mostWords &&
-        llvm::all_of(load->getOperands(), [&](Value operand) { return moveScalars(operand, place); }))
+    bool isAffordable = words <= mostWordsOfOne && (!waiting || waiting + words <= mostWords);
+    if (place && place != &op && isAffordable &&
+        llvm::all_of(load->getOperands(), [&](Value operand) { return moveScalars(operand, place); })) {
       op.moveBefore(place);
+      waiting += words;
+    }
     previous = &op;
   }
 }

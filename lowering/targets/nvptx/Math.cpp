@@ -8,6 +8,7 @@
 #include "mlir/Dialect/Math/Transforms/Passes.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/Transforms/GreedyPatternRewriteDriver.h"
+#include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/TypeSwitch.h"
 
 using namespace mlir;
@@ -110,6 +111,31 @@ static Value sinOrCos(Arithmetic &a, Value x, bool isCos) {
   return a.select(bit(2), a.neg(value), value);
 }
 
+// The method and the coefficients of tile-expand-math, with the hardware's 2^x: the outer polynomial is times -log2(e).
+static Value erf(Arithmetic &a, Value x) {
+  Value size = arith::MinimumFOp::create(a.b, a.loc, a.abs(x), a.number(4)); // beyond, it rounds to 1
+  Value p = a.polynomial(a.mul(x, x), {0.12837910652160645, -0.3761228919029236, 0.11280146986246109,
+                                       -0.02671639807522297, 0.004929663613438606, -0.0005704551003873348});
+  constexpr double scale = -1.4426950408889634;
+  Value q =
+      a.polynomial(size, {-0.00016920527559705079 * scale, 1.1294883489608765 * scale, 0.633401095867157 * scale,
+                          0.10821996629238129 * scale, -0.025080252438783646 * scale, 0.004156084731221199 * scale,
+                          -0.0004313533427193761 * scale, 2.0824892999371514e-05 * scale});
+  Value outer = LLVM::CopySignOp::create(a.b, a.loc, x.getType(), a.sub(a.number(1), exp2(a, q)), x);
+  return a.select(a.less(size, a.number(0.93)), a.fma(x, p, x), outer);
+}
+
+// tanh |x| = 1 - 2 / (e^2|x| + 1), and near 0, where that cancels, the odd polynomial of Moshier's Cephes library.
+static Value tanh(Arithmetic &a, Value x) {
+  Value size = a.abs(x), square = a.mul(x, x);
+  Value power = exp2(a, a.mul(size, a.number(2 * 1.4426950408889634)));
+  Value inverse = a.ptx("rcp.approx.ftz.f32 $0, $1;", a.add(power, a.number(1)));
+  Value outer = LLVM::CopySignOp::create(a.b, a.loc, x.getType(), a.fma(inverse, a.number(-2), a.number(1)), x);
+  Value p = a.polynomial(square,
+                         {-3.33332819422e-1, 1.33314422036e-1, -5.37397155531e-2, 2.06390887954e-2, -5.70498872745e-3});
+  return a.select(a.less(size, a.number(0.625)), a.fma(a.mul(x, square), p, x), outer);
+}
+
 // What PTX computes directly, or by the formulas above; null for the rest.
 static Value direct(OpBuilder &b, Operation *op, ValueRange x) {
   Location loc = op->getLoc();
@@ -150,6 +176,8 @@ static Value direct(OpBuilder &b, Operation *op, ValueRange x) {
       .Case([&](math::IsFiniteOp) { return a.less(a.abs(x[0]), a.number(std::numeric_limits<double>::infinity())); })
       .Case([&](math::ExpOp) { return isF32 ? exp(a, x[0]) : Value(); })
       .Case([&](math::Exp2Op) { return isF32 ? exp2(a, x[0]) : Value(); })
+      .Case([&](math::ErfOp) { return isF32 ? erf(a, x[0]) : Value(); })
+      .Case([&](math::TanhOp) { return isF32 ? tanh(a, x[0]) : Value(); })
       .Case([&](math::SinOp) { return isF32 ? sinOrCos(a, x[0], false) : Value(); })
       .Case([&](math::CosOp) { return isF32 ? sinOrCos(a, x[0], true) : Value(); })
       .Case([&](math::TanOp) {
@@ -161,6 +189,56 @@ static Value direct(OpBuilder &b, Operation *op, ValueRange x) {
         return isF32 ? a.mul(math::LogOp::create(b, loc, x[0]), a.number(0x1.bcb7b2p-2)) : Value(); // log10(e)
       })
       .Default([](Operation *) { return Value(); });
+}
+
+// x / s for several x: with r = 1/s rounded, q = x·r and what q leaves, x - q·s, which fma gives exactly, q + (x -
+// q·s)·r is the rounded quotient (Markstein, "Computation of elementary functions on the IBM RISC System/6000
+// processor", 1990), but where r is out of range or subnormal, or q infinite.
+static Registers divideBy(Emitter &e, Value s, ValueRange numerators) {
+  OpBuilder &b = e.builder;
+  Arithmetic a(b, e.loc, b.getF32Type());
+  Value size = a.abs(s);
+  Value isSafe = e.both(a.less(a.number(0x1p-120), size), a.less(size, a.number(0x1p120)));
+  auto branch = scf::IfOp::create(b, e.loc, SmallVector<Type>(numerators.size(), a.type), isSafe, true, true);
+  OpBuilder::InsertionGuard guard(b);
+  b.setInsertionPointToStart(&branch.getThenRegion().front());
+  Value r = arith::DivFOp::create(b, e.loc, a.number(1), s), negative = a.neg(s);
+  SmallVector<Value> quotients;
+  for (Value x : numerators) {
+    Value q = a.mul(x, r), corrected = a.fma(a.fma(q, negative, x), r, q);
+    quotients.push_back(a.select(a.less(a.abs(q), a.number(std::numeric_limits<double>::infinity())), corrected, q));
+  }
+  scf::YieldOp::create(b, e.loc, quotients);
+  b.setInsertionPointToStart(&branch.getElseRegion().front());
+  quotients.clear();
+  for (Value x : numerators)
+    quotients.push_back(arith::DivFOp::create(b, e.loc, x, s));
+  scf::YieldOp::create(b, e.loc, quotients);
+  return Registers(branch.getResults());
+}
+
+bool nvptx::lowerDivision(Emitter &e, arith::DivFOp division) {
+  constexpr size_t fewest = 4; // numerators for which it pays
+  auto type = dyn_cast<RankedTensorType>(division.getType());
+  if (!type || !type.getElementType().isF32())
+    return false;
+  Registers numerators = e.get(division.getLhs()), divisors = e.get(division.getRhs());
+  llvm::MapVector<Value, SmallVector<int>> users;
+  for (auto [r, divisor] : llvm::enumerate(divisors))
+    if (!e.isDead(e.layout(type), type.getShape(), int(r)))
+      users[divisor].push_back(int(r));
+  if (llvm::all_of(users, [](auto &entry) { return entry.second.size() < fewest; }))
+    return false;
+  Registers quotients(numerators.size(), e.zero(type.getElementType()));
+  for (auto &[divisor, registers] : users) {
+    Registers group;
+    for (int r : registers)
+      group.push_back(numerators[r]);
+    for (auto [r, quotient] : llvm::zip(registers, divideBy(e, divisor, group)))
+      quotients[r] = quotient;
+  }
+  e.put(division, quotients);
+  return true;
 }
 
 // Rounding modes other than to the nearest even: by cvt, to 16 bits.

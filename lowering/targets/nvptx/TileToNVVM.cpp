@@ -159,7 +159,35 @@ LogicalResult Emitter::emitConstant(Operation *op) {
   return success();
 }
 
+// iota < count of i32, with the register's share of the index on the scalar's side: a scalar costs no thread a
+// register, while indices, needed again for every mask, would each stay in one.
+bool Emitter::emitRangeTest(Operation *op) {
+  auto compare = dyn_cast<arith::CmpIOp>(op);
+  auto iota = compare ? compare.getLhs().getDefiningOp<tile::IotaOp>() : nullptr;
+  auto count = compare ? compare.getRhs().getDefiningOp<tensor::SplatOp>() : nullptr;
+  if (!iota || !count || !tile::elementOf(iota.getType()).isInteger(32) ||
+      (compare.getPredicate() != arith::CmpIPredicate::slt && compare.getPredicate() != arith::CmpIPredicate::sge))
+    return false;
+  const LinearLayout &held = layout(iota.getType());
+  Value positive =
+      arith::MaxSIOp::create(builder, loc, scalar(count.getInput()), i32(0)); // so that nothing wraps below
+  Registers registers;
+  for (const LinearLayout::Vector &own : registerCoordinates(held)) {
+    if (own[0] & threadBits(held, 0))
+      return false;
+    Value left = arith::SubIOp::create(builder, loc, positive, i32(own[0]));
+    registers.push_back(compare.getPredicate() == arith::CmpIPredicate::slt
+                            ? this->compare(threadCoordinate(held, 0), "slt", left)
+                            : this->compare(threadCoordinate(held, 0), "sge", left));
+  }
+  put(compare, registers);
+  return true;
+}
+
 LogicalResult Emitter::emitElementwise(Operation *op) {
+  auto division = dyn_cast<arith::DivFOp>(op);
+  if (emitRangeTest(op) || (division && lowerDivision(*this, division)))
+    return success();
   Type type = op->getResult(0).getType();
   SmallVector<Registers> results(op->getNumResults());
   for (int r = 0, count = registersOf(type); r < count; ++r) {

@@ -446,6 +446,47 @@ TEST(Nvptx, ComputesFunctions) {
   Kernel().in(x).out(edges).run("%r = math.exp %a : " + tileType(x.shape, "f32"));
 }
 
+// Many quotients of one divisor are computed without dividing: the same bits, whatever the divisor.
+TEST(Nvptx, DividesByOneNumber) {
+  Data<f32> x({999}), out({999}, 2);
+  x.values[0] = INFINITY, x.values[1] = NAN, x.values[2] = 0.0f, x.values[3] = 3e38f, x.values[4] = 1e-40f;
+  for (float divisor : {3.0f, -0.7f, 0.0f, INFINITY, NAN, 1e-40f, 1e-38f, 3e38f})
+    agrees(R"(
+func.func @k(%x: !tile.view<?xf32>, %o: !tile.view<?xf32>, %d: f32) attributes {tile.kernel} {
+  %z = arith.constant 0 : i64
+  %a = tile.load %x[%z] dims [0] : !tile.view<?xf32> -> tensor<999xf32>
+  %s = tensor.splat %d : tensor<999xf32>
+  %q = arith.divf %a, %s : tensor<999xf32>
+  tile.store %q, %o[%z] dims [0] : tensor<999xf32>, !tile.view<?xf32>
+  return
+})",
+           {x, out, divisor}, {1, 1, 1}, 0);
+}
+
+// Tests of an index against an edge are made in 32 bits, and hold for edges of 64.
+TEST(Nvptx, MasksByAnyEdge) {
+  Data<int32_t> below({99}), from({99}, 2);
+  constexpr int64_t far = int64_t{1} << 62;
+  for (int64_t start : {int64_t{0}, int64_t{-5}, int64_t{100}, far, -far, INT64_MIN})
+    for (int64_t limit : {int64_t{0}, int64_t{50}, int64_t{99}, int64_t{-4}, far, -far, INT64_MAX})
+      agrees(R"(
+func.func @k(%b: !tile.view<?xi32>, %f: !tile.view<?xi32>, %start: i64, %limit: i64) attributes {tile.kernel} {
+  %z = arith.constant 0 : i64
+  %iota = tile.iota : tensor<99xi64>
+  %starts = tensor.splat %start : tensor<99xi64>
+  %index = arith.addi %iota, %starts : tensor<99xi64>
+  %limits = tensor.splat %limit : tensor<99xi64>
+  %p = arith.cmpi slt, %index, %limits : tensor<99xi64>
+  %q = arith.cmpi sge, %index, %limits : tensor<99xi64>
+  %r = arith.extui %p : tensor<99xi1> to tensor<99xi32>
+  %s = arith.extui %q : tensor<99xi1> to tensor<99xi32>
+  tile.store %r, %b[%z] dims [0] : tensor<99xi32>, !tile.view<?xi32>
+  tile.store %s, %f[%z] dims [0] : tensor<99xi32>, !tile.view<?xi32>
+  return
+})",
+             {below, from, start, limit});
+}
+
 //===- Control flow
 //---------------------------------------------------------------------------------------------------===//
 

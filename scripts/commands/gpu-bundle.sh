@@ -42,7 +42,7 @@ run_command() {
   local size
   ensure_machine
   run_logged "Python 3.12 environment" ensure_python312
-  build_preset gpu-bundle build-static
+  build_preset gpu-bundle build-static lib_tests bitloom-cli python_stubs
   run_logged "fill $bundle" fill_bundle
   run_logged "pack $bundle" pack_bundle
   size=$(stat -c %s "$bundle.tar.xz")

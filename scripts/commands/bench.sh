@@ -1,4 +1,4 @@
-# measure beside the peers: host (this CPU), gpu (this GPU), counts (AArch64 instructions under qemu)
+# measure beside the peers: host (this CPU) or gpu (this GPU); the scripts are tests/perf
 source scripts/machine.sh
 
 run_command() {

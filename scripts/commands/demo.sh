@@ -1,4 +1,4 @@
-# quantise a real sentence encoder to 8 and 4 bits, embed sentences, show what a kernel became; arguments go to the demo
+# quantise a real sentence encoder to 8 and 4 bits, embed sentences, show what a kernel became
 source scripts/machine.sh
 
 run_command() {

@@ -8,6 +8,7 @@ using namespace bitloom::tile;
 
 namespace bitloom::loops {
 
+constexpr auto relaxed = LLVM::AtomicOrdering::monotonic;
 constexpr auto below = arith::CmpIPredicate::ult; // unsigned: a negative coordinate is above every extent
 
 KernelLowering::Access KernelLowering::access(Operation *op, Value viewValue, ValueRange offsets,
@@ -294,6 +295,34 @@ static std::optional<LLVM::AtomicBinOp> operationOf(Atomic kind, Type element) {
   return {};
 }
 
+// Floats of 16 bits are computed as f32, and replaced as integers unless someone else was faster.
+Value KernelLowering::atomicHalf(LLVM::AtomicBinOp kind, Value pointer, Value value) {
+  Type element = value.getType(), bits = builder.getI16Type(), single = builder.getF32Type();
+  if (kind == LLVM::AtomicBinOp::xchg) {
+    Value word = arith::BitcastOp::create(builder, loc, bits, value);
+    Value old = LLVM::AtomicRMWOp::create(builder, loc, kind, pointer, word, relaxed);
+    return arith::BitcastOp::create(builder, loc, element, old);
+  }
+  Value by = arith::ExtFOp::create(builder, loc, single, value);
+  Value first = LLVM::LoadOp::create(builder, loc, bits, pointer, 2);
+  auto before = [&](OpBuilder &inner, Location loc, ValueRange seen) {
+    Value old = arith::BitcastOp::create(inner, loc, element, seen[0]);
+    old = arith::ExtFOp::create(inner, loc, single, old);
+    Value next = kind == LLVM::AtomicBinOp::fadd   ? arith::AddFOp::create(inner, loc, old, by).getResult()
+                 : kind == LLVM::AtomicBinOp::fmax ? arith::MaxNumFOp::create(inner, loc, old, by).getResult()
+                                                   : arith::MinNumFOp::create(inner, loc, old, by).getResult();
+    next = arith::TruncFOp::create(inner, loc, element, next);
+    next = arith::BitcastOp::create(inner, loc, bits, next);
+    Value result = LLVM::AtomicCmpXchgOp::create(inner, loc, pointer, seen[0], next, relaxed, relaxed);
+    Value there = LLVM::ExtractValueOp::create(inner, loc, result, ArrayRef<int64_t>{0});
+    Value changed = arith::CmpIOp::create(inner, loc, arith::CmpIPredicate::ne, there, seen[0]);
+    scf::ConditionOp::create(inner, loc, changed, there);
+  };
+  auto again = [&](OpBuilder &inner, Location loc, ValueRange seen) { scf::YieldOp::create(inner, loc, seen); };
+  auto loop = scf::WhileOp::create(builder, loc, TypeRange{bits}, ValueRange{first}, before, again);
+  return arith::BitcastOp::create(builder, loc, element, loop.getResult(0));
+}
+
 void KernelLowering::lowerAtomic(AtomicOp op) {
   Value tile = op.getValue();
   ArrayRef<int64_t> shape = shapeOf(tile.getType());
@@ -314,7 +343,9 @@ void KernelLowering::lowerAtomic(AtomicOp op) {
     auto branch = scf::IfOp::create(builder, loc, TypeRange{element}, values[2], /*withElseRegion=*/true);
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPointToStart(branch.thenBlock());
-    Value old = LLVM::AtomicRMWOp::create(builder, loc, *kind, values[1], values[0], LLVM::AtomicOrdering::monotonic);
+    Value old = isa<FloatType>(element) && bytesOf(element) == 2
+                    ? atomicHalf(*kind, values[1], values[0])
+                    : LLVM::AtomicRMWOp::create(builder, loc, *kind, values[1], values[0], relaxed).getResult();
     scf::YieldOp::create(builder, loc, old);
     builder.setInsertionPointToStart(branch.elseBlock());
     scf::YieldOp::create(builder, loc, none);

@@ -153,6 +153,7 @@ private:
   void lowerStore(StoreOp op);
   void lowerScatter(ScatterOp op);
   void lowerAtomic(AtomicOp op);
+  Value atomicHalf(mlir::LLVM::AtomicBinOp kind, Value pointer, Value value);
   void storeAt(StoreOp op, const Place &place, Value value, Value *clip);
   // Pointers and in-bounds mask of a gather's or scatter's elements.
   std::pair<Value, Value> elementsAt(Operation *op, Value viewValue, ValueRange indices, Value mask,

@@ -88,28 +88,26 @@ TEST(TileToLoops, RescalesAnAccumulatorByWhatItReplaces) { // as attention does
 TEST(TileToLoops, UnpacksAndPacksEveryWidthAndOrder) {
   for (int bits = 1; bits <= 8; ++bits)
     for (Packing::Order order : {Packing::Order::LowFirst, Packing::Order::HighFirst, Packing::Order::Planar})
-      for (int block : {8, 32, 128}) {
+      for (int block : {8, 128}) {
         Packing packing{bits, order, block};
         int64_t columns = 128 / block >= 4 ? 4 * block : 128 * (block == 128 ? 1 : 2),
                 bytes = packing.bytesPerRow(columns);
         std::string value = "tensor<3x" + std::to_string(columns), byte = "tensor<3x" + std::to_string(bytes) + "xi8>",
                     spelled = "<\"" + packing.toString() + "\">";
-        for (std::string sign : {"", "signed "}) {
-          Arrays arrays = {{DType::u8, {3, bytes}, 256},
-                           {DType::i8, {3, columns}},
-                           {DType::f32, {3, columns}},
-                           {DType::u8, {3, bytes}}};
-          agree(kernel(arrays, "%p = tile.load %a[%zero, %zero] dims [0, 1] : !tile.view<?x?xi8> -> " + byte +
-                                   "\n%v = tile.unpack %p " + sign + spelled + " : " + byte + " -> " + value + "xi8>" +
-                                   "\ntile.store %v, %b[%zero, %zero] dims [0, 1] : " + value +
-                                   "xi8>, !tile.view<?x?xi8>" + "\n%f = arith." + (sign.empty() ? "uitofp" : "sitofp") +
-                                   " %v : " + value + "xi8> to " + value + "xf32>" +
-                                   "\ntile.store %f, %c[%zero, %zero] dims [0, 1] : " + value +
-                                   "xf32>, !tile.view<?x?xf32>" + "\n%q = tile.pack %v " + spelled + " : " + value +
-                                   "xi8> -> " + byte + "\ntile.store %q, %d[%zero, %zero] dims [0, 1] : " + byte +
-                                   ", !tile.view<?x?xi8>"),
-                arrays, {1, 1, 1}, 0);
-        }
+        std::string sign = block == 8 ? "" : "signed ";
+        Arrays arrays = {{DType::u8, {3, bytes}, 256},
+                         {DType::i8, {3, columns}},
+                         {DType::f32, {3, columns}},
+                         {DType::u8, {3, bytes}}};
+        agree(kernel(arrays,
+                     "%p = tile.load %a[%zero, %zero] dims [0, 1] : !tile.view<?x?xi8> -> " + byte +
+                         "\n%v = tile.unpack %p " + sign + spelled + " : " + byte + " -> " + value + "xi8>" +
+                         "\ntile.store %v, %b[%zero, %zero] dims [0, 1] : " + value + "xi8>, !tile.view<?x?xi8>" +
+                         "\n%f = arith." + (sign.empty() ? "uitofp" : "sitofp") + " %v : " + value + "xi8> to " +
+                         value + "xf32>" + "\ntile.store %f, %c[%zero, %zero] dims [0, 1] : " + value +
+                         "xf32>, !tile.view<?x?xf32>" + "\n%q = tile.pack %v " + spelled + " : " + value + "xi8> -> " +
+                         byte + "\ntile.store %q, %d[%zero, %zero] dims [0, 1] : " + byte + ", !tile.view<?x?xi8>"),
+              arrays, {1, 1, 1}, 0);
       }
 }
 
@@ -205,7 +203,7 @@ TEST(TileToLoops, CountsAtomically) {
           arrays);
   }
   for (std::string kind : {"add", "max", "min", "exchange"})
-    for (DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+    for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
       Arrays arrays = {{DType::i32, {40}, 12}, {dtype, {10}}, {dtype, {40}}};
       agree(replaced(replaced(kernel(arrays, R"(
         %i = tile.load %a[%zero] dims [0] : !tile.view<?xi32> -> tensor<40xi32>
@@ -404,6 +402,7 @@ TEST(TileToLoops, Prints) {
   interpret(Program::parse(text), words.words(), {1, 1, 1});
   std::string expected = testing::internal::GetCapturedStdout();
   EXPECT_NE(expected.find("-2"), std::string::npos);
+  expected = replaced(expected, "(0, 0, 0) ", ""); // the program, which compiled code does not tell
   for (const Target &target : targets()) {
     auto code = Executable::load(compile(Program::parse(text), target), target);
     testing::internal::CaptureStdout();

@@ -161,16 +161,31 @@ void KernelLowering::lowerStore(StoreOp op) {
   ArrayRef<int64_t> shape = shapeOf(tile.getType());
   int dim = vectorDim(shape);
   int64_t width = dim < 0 ? 1 : lanesFor(tile, shape[dim]);
-  // What is kept for later is wanted in full; otherwise nothing is computed past the end of a row.
-  Value clip;
-  Value *wanted = keepsSomething(tile) ? nullptr : &clip;
+  StoreHints hints;
+  hints.clips = !keepsSomething(tile); // what is kept for later is wanted in full
   nest(
       shape, width, fusion.cost(tile) > 40 ? 2 : 4,
       [&](const Place &place) -> Values { return {evaluate(tile, place)}; },
-      [&](const Place &place, ValueRange values) { storeAt(op, place, values[0], wanted); }, {}, wanted);
+      [&](const Place &place, ValueRange values) { storeAt(op, place, values[0], &hints); }, {}, &hints);
 }
 
-void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, Value *clip) {
+Value KernelLowering::shouldStream(StoreOp op, Value first, int64_t width) {
+  Type element = elementOf(op.getValue().getType());
+  int64_t bytes = width * bytesOf(element);
+  bool readToo =
+      llvm::any_of(op.getView().getUsers(), [](Operation *user) { return isa<LoadOp, GatherOp, AtomicOp>(user); });
+  if (!target.streamedBytes || readToo || bytes * 8 > target.vectorBits || bytes < 16)
+    return {};
+  Value size = i64(bytesOf(element));
+  for (Value extent : view(op.getView(), op).extents)
+    size = mul(size, extent);
+  Value large = compare(arith::CmpIPredicate::sge, size, i64(target.streamedBytes));
+  Value place = pure<LLVM::PtrToIntOp>(first, builder.getI64Type(), first);
+  Value aligned = compare(arith::CmpIPredicate::eq, index<arith::AndIOp>(place, i64(bytes - 1)), i64(0));
+  return andI(large, aligned);
+}
+
+void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreHints *hints) {
   Type element = elementOf(op.getValue().getType());
   ArrayRef<int64_t> shape = shapeOf(op.getValue().getType());
   Access to = access(op, op.getView(), op.getOffsets(), op.getDims(), shape, place);
@@ -184,8 +199,8 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, Value 
     return;
   }
   Value mask = maskOf(to, place, shape[place.vec]);
-  if (clip)
-    *clip = to.bounds.hi;
+  if (hints)
+    hints->end = to.bounds.hi;
   Value start = valueOf(place.at[place.vec]);
   if (to.stride) {
     Value first = broadcast(start, place.width), lane = iota(place.width, builder.getI64Type());
@@ -200,11 +215,15 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, Value 
     return;
   }
   Value pointer = address(to.pointer, start, element);
+  if (hints && mask && currentSplit && currentSplit->iv)
+    hints->stream = shouldStream(op, to.pointer, place.width);
+  bool stream = hints && hints->streaming;
+  streams |= stream;
   here();
   if (mask)
     LLVM::MaskedStoreOp::create(builder, loc, value, pointer, mask, alignment);
   else
-    LLVM::StoreOp::create(builder, loc, value, pointer, alignment);
+    LLVM::StoreOp::create(builder, loc, value, pointer, stream ? place.width * alignment : alignment, false, stream);
 }
 
 //===- Coordinates computed element by element

@@ -65,6 +65,8 @@ void KernelLowering::run() {
     scf::YieldOp::create(builder, loc, next);
     close();
     here();
+    if (streams) // they are not ordered with the stores by which a thread says that it is done
+      LLVM::FenceOp::create(builder, loc, LLVM::AtomicOrdering::seq_cst);
     LLVM::ReturnOp::create(builder, loc, ValueRange{});
     placeBuffers(programs);
   } catch (...) {

@@ -52,6 +52,13 @@ private:
     };
     SmallVector<Guard> guards{};
   };
+  // Of the store that a loop ends in, as far as they are known outside of it.
+  struct StoreHints {
+    bool clips = false;     // nothing but the store wants the chunks
+    Value end;              // masked chunks from here on have no effect
+    Value stream;           // i1: whether to write past the caches; none: not
+    bool streaming = false; // now writing that part
+  };
   using Values = SmallVector<Value>;
   using Compute = llvm::function_ref<Values(const Place &)>;
   using Commit = llvm::function_ref<void(const Place &, ValueRange)>;
@@ -121,15 +128,15 @@ private:
 
   // Visits each element of `shape` once; `compute` of up to `unroll` chunks comes before their `commit`.
   void nest(ArrayRef<int64_t> shape, int64_t width, int64_t unroll, Compute compute, Commit commit, Fixed fixed = {},
-            Value *clip = nullptr);
+            StoreHints *hints = nullptr);
   // Around nests that together visit each element of `shape`: what they keep is complete at the end.
   void beginNest(ArrayRef<int64_t> shape);
   void endNest();
   // A loop over [begin, end), a multiple of `width`. `body` takes the starts of its chunks, `unroll` of them without
-  // masks and one with, and what is carried. It may set `clip`: from there on masked chunks have no effect.
+  // masks and one with, and what is carried. It may set `hints`, for what it has stored.
   using SplitBody = llvm::function_ref<Values(ArrayRef<Coord>, ValueRange)>;
   Values split(int64_t begin, int64_t end, int64_t width, int64_t unroll, ValueRange inits, SplitBody body,
-               Value *clip = nullptr);
+               StoreHints *hints = nullptr);
   // As split, for a body that visits everything by constant coordinates.
   Values splitUnrolled(ArrayRef<Type> types, llvm::function_ref<Values()> body);
   // The end of the part of [begin, end) without masks; a multiple of `step` past begin.
@@ -154,7 +161,10 @@ private:
   void lowerScatter(ScatterOp op);
   void lowerAtomic(AtomicOp op);
   Value atomicHalf(mlir::LLVM::AtomicBinOp kind, Value pointer, Value value);
-  void storeAt(StoreOp op, const Place &place, Value value, Value *clip);
+  void storeAt(StoreOp op, const Place &place, Value value, StoreHints *hints);
+  // Whether, as i1, the chunks from `first` on are best written past the caches. None when it is known that they are
+  // not.
+  Value shouldStream(StoreOp op, Value first, int64_t width);
   // Pointers and in-bounds mask of a gather's or scatter's elements.
   std::pair<Value, Value> elementsAt(Operation *op, Value viewValue, ValueRange indices, Value mask,
                                      const Place &place);
@@ -236,6 +246,7 @@ private:
   int nestLevel = 0;
   llvm::DenseMap<Value, Buffer> keeping; // kept by that nest, complete when it ends
   Split *currentSplit = nullptr;
+  bool streams = false;                        // some store does
   llvm::DenseMap<Operation *, Buffer> inPlace; // dots that may write to their accumulator's memory
   llvm::SmallPtrSet<Operation *, 4> done;      // reductions lowered together with one before
   int names = 0;

@@ -94,7 +94,7 @@ Value KernelLowering::fastEnd(const Split &split, int64_t begin, int64_t end, in
 }
 
 KernelLowering::Values KernelLowering::split(int64_t begin, int64_t end, int64_t width, int64_t unroll,
-                                             ValueRange inits, SplitBody body, Value *clip) {
+                                             ValueRange inits, SplitBody body, StoreHints *hints) {
   unroll = std::min<int64_t>(unroll, llvm::bit_floor(uint64_t((end - begin) / width)));
   if (begin >= end)
     return Values(inits);
@@ -120,13 +120,21 @@ KernelLowering::Values KernelLowering::split(int64_t begin, int64_t end, int64_t
 
   // The part with masks comes last but is written first: only then is it known what must be in bounds.
   scf::ForOp masked = write(i64(begin), i64(end), width, inits);
-  Value limit = clip && *clip && depthOf(*clip) <= state.outside ? *clip : Value();
+  auto outside = [&](Value value) { return value && depthOf(value) <= state.outside; };
+  bool clips = hints && hints->clips && outside(hints->end);
   Operation *outerChild = std::exchange(scopes.back()->child, masked.getOperation());
-  if (limit)
-    masked.setUpperBound(minS(i64(end), limit));
+  if (clips)
+    masked.setUpperBound(minS(i64(end), hints->end));
   Value middle = fastEnd(state, begin, end, width, step);
   state.fast = true;
-  scf::ForOp fast = write(i64(begin), middle, step, inits);
+  Value start = i64(begin);
+  if (hints && outside(hints->stream)) { // the same once more; stores carry nothing
+    start = select(hints->stream, middle, start);
+    hints->streaming = true;
+    write(i64(begin), start, step, inits);
+    hints->streaming = false;
+  }
+  scf::ForOp fast = write(start, middle, step, inits);
   masked.setLowerBound(middle);
   masked.getInitArgsMutable().assign(fast.getResults());
   scopes.back()->child = outerChild;
@@ -193,7 +201,7 @@ void KernelLowering::endNest() {
 }
 
 void KernelLowering::nest(ArrayRef<int64_t> shape, int64_t width, int64_t unroll, Compute compute, Commit commit,
-                          Fixed fixed, Value *clip) {
+                          Fixed fixed, StoreHints *hints) {
   fixed.resize(shape.size());
   beginNest(shape);
   int vec = vectorDim(shape, fixed);
@@ -282,7 +290,7 @@ void KernelLowering::nest(ArrayRef<int64_t> shape, int64_t width, int64_t unroll
             visit(places);
             return {};
           },
-          clip);
+          hints);
       rowPlaces(place, whole, tail);
       visitUnrolled(tail);
     };

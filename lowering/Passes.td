@@ -54,7 +54,9 @@ def ExpandFloats : Pass<"tile-expand-floats", "::mlir::ModuleOp"> {
   let description = [{
     A sum, product, quotient or root of bf16 values that is computed in f32 and then rounded to bf16 is the correctly
     rounded one, since 24 bits of mantissa are at least 2 * 8 + 2 (Figueroa, "When is double rounding innocuous?").
+    Processors with bf16 instructions round by one of them; x86's takes numbers below 2^-126 for zero.
   }];
+  let options = [Option<"target", "target", "std::string", "\"x86-64-v4\"", "the target, as parseTarget spells it">];
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect", "::mlir::vector::VectorDialect"];
 }
 

@@ -66,7 +66,7 @@ static void llvmPasses(OpPassManager &passes, const Target &target) {
     // While functions are still ops on whole vectors, before anything is split into scalars.
     passes.addPass(createExpandMath({target.name}));
     // After the maths, which computes bf16 in f32 and so adds conversions.
-    passes.addPass(createExpandFloats());
+    passes.addPass(createExpandFloats({target.name}));
   }
   // The expansions share subexpressions between neighbouring calls: sin and cos of one angle, say.
   passes.addPass(createCSEPass());

@@ -25,7 +25,7 @@ template <class T> struct Softmax {
       auto here = span(0, block);
       auto v = cast<f32>(x(row, here).or_else(-infinity));
       auto e = exp(v - max(v, 0));
-      out(row, here) = cast<T>(e / sum(e, 0));
+      out(row, here) = cast<T>(e * (1.0f / sum(e, 0))); // one division a row
       return;
     }
     auto largest = full<f32>({block}, -std::numeric_limits<float>::max()); // finite: no lane ever subtracts infinities

@@ -1,3 +1,5 @@
+#include "bitloom/lib/support/Error.h"
+#include "bitloom/lib/target/Target.h"
 #include "bitloom/lowering/Passes.h"
 
 #include "mlir/Dialect/Arith/Transforms/Passes.h"
@@ -98,12 +100,23 @@ struct RoundInIntegers : OpRewritePattern<arith::TruncFOp> {
 };
 
 struct ExpandFloats : impl::ExpandFloatsBase<ExpandFloats> {
+  using ExpandFloatsBase::ExpandFloatsBase;
+
   void runOnOperation() override {
+    Target on;
+    try {
+      on = parseTarget(target.getValue());
+    } catch (const UserError &error) {
+      getOperation().emitError() << error.what();
+      return signalPassFailure();
+    }
     RewritePatternSet patterns(&getContext());
     patterns.add<ComputeInF32>(&getContext());
-    // Ahead of upstream's, which forgets what NaN it was.
-    patterns.add<RoundInIntegers>(&getContext(), 2);
-    arith::populateExpandBFloat16Patterns(patterns);
+    if (!on.has("avx512bf16") && !on.has("bf16")) {
+      // Ahead of upstream's, which forgets what NaN it was.
+      patterns.add<RoundInIntegers>(&getContext(), 2);
+      arith::populateExpandBFloat16Patterns(patterns);
+    }
     if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
       signalPassFailure();
   }

@@ -1,5 +1,9 @@
 // RUN: bitloom-opt %s -tile-expand-floats | FileCheck %s
+// RUN: bitloom-opt %s -tile-expand-floats=target=x86-64-v4+avx512bf16 | FileCheck %s --check-prefix=NATIVE
 
+// NATIVE-LABEL: llvm.func @sum
+// NATIVE: arith.addf {{.*}} : vector<8xf32>
+// NATIVE-NEXT: arith.truncf {{.*}} : vector<8xf32> to vector<8xbf16>
 // CHECK-LABEL: llvm.func @sum
 // CHECK: %[[A:.*]] = arith.bitcast %{{.*}} : vector<8xi32> to vector<8xf32>
 // CHECK: %[[B:.*]] = arith.bitcast %{{.*}} : vector<8xi32> to vector<8xf32>

@@ -3,7 +3,10 @@
 // Two loads, one addition and one store to a chunk, four chunks at a time while all are in bounds; then with masks.
 // CHECK-LABEL: llvm.func @add(%arg0: !llvm.ptr {llvm.noalias, llvm.readonly}, %arg1: !llvm.ptr {llvm.noalias, llvm.readonly}, %arg2: i64, %arg3: i64) attributes {tile.kernel}
 // CHECK: scf.for {{.*}} = %arg2 to %arg3
-// CHECK: scf.for {{.*}} = %c0_i64 to [[MIDDLE:%.*]] step %c64_i64
+// CHECK: scf.for {{.*}} = %c0_i64 to [[STREAMED:%[0-9]+]] step %c64_i64
+// CHECK-COUNT-8: llvm.load {{.*}} -> vector<16xf32>
+// CHECK-COUNT-4: llvm.store {{.*}}nontemporal} : vector<16xf32>
+// CHECK: scf.for {{.*}} = [[STREAMED]] to [[MIDDLE:%[0-9]+]] step %c64_i64
 // CHECK-COUNT-8: llvm.load {{.*}} -> vector<16xf32>
 // CHECK-COUNT-4: llvm.store {{.*}} : vector<16xf32>
 // CHECK: scf.for {{.*}} = [[MIDDLE]] to {{.*}} step %c16_i64
@@ -100,5 +103,29 @@ func.func @swap(%x: !tile.view<?xf32>, %out: !tile.view<?xf32>) attributes {tile
   %b = tile.load %x[%half] dims [0] : !tile.view<?xf32> -> tensor<16xf32>
   tile.store %b, %out[%zero] dims [0] : tensor<16xf32>, !tile.view<?xf32>
   tile.store %a, %out[%half] dims [0] : tensor<16xf32>, !tile.view<?xf32>
+  return
+}
+
+// -----
+
+// A tensor of 32 MiB or more whose rows begin at a vector's alignment is written past the caches, unless it is read too.
+// CHECK-LABEL: llvm.func @copy
+// CHECK: arith.constant 33554432 : i64
+// CHECK: llvm.store {{.*}} {alignment = 64 : i64, nontemporal} : vector<16xf32>
+// CHECK: llvm.store {{.*}} {alignment = 4 : i64} : vector<16xf32>
+// CHECK: llvm.fence seq_cst
+// CHECK-LABEL: llvm.func @in_place
+// CHECK-NOT: nontemporal
+func.func @copy(%x: !tile.view<?xf32>, %out: !tile.view<?xf32>) attributes {tile.kernel} {
+  %zero = arith.constant 0 : i64
+  %a = tile.load %x[%zero] dims [0] : !tile.view<?xf32> -> tensor<4096xf32>
+  tile.store %a, %out[%zero] dims [0] : tensor<4096xf32>, !tile.view<?xf32>
+  return
+}
+func.func @in_place(%x: !tile.view<?xf32>) attributes {tile.kernel} {
+  %zero = arith.constant 0 : i64
+  %a = tile.load %x[%zero] dims [0] : !tile.view<?xf32> -> tensor<4096xf32>
+  %b = arith.addf %a, %a : tensor<4096xf32>
+  tile.store %b, %x[%zero] dims [0] : tensor<4096xf32>, !tile.view<?xf32>
   return
 }

@@ -87,10 +87,10 @@ struct Arithmetic {
   Value select(Value condition, Value a, Value b) const {
     return arith::SelectOp::create(builder, loc, condition, a, b);
   }
-  // Between the two, and NaN where x is.
+  // NaN where x is.
+  Value atMost(Value x, float high) const { return select(less(number(high), x), number(high), x); }
   Value clamp(Value x, float low, float high) const {
-    x = select(less(x, number(low)), number(low), x);
-    return select(less(number(high), x), number(high), x);
+    return atMost(select(less(x, number(low)), number(low), x), high);
   }
 
   // Horner's scheme, the constant term first in the list.
@@ -142,18 +142,23 @@ ExpArgument reduceExp(const Arithmetic &a, Value x) {
   return {n.integer, a.fma(n.number, a.number(-ln2Low), r)};
 }
 
+// Results that round to 0 are not computed: x86 takes a hundred times as long for a product that underflows, and e^-inf
+// is what padding and masks are made of.
 Value exp(const Arithmetic &a, Value x) {
-  auto [n, r] = reduceExp(a, a.clamp(x, -104.0f, 89.0f)); // beyond, e^x rounds to 0 and to infinity
-  return a.scale(a.add(a.number(1.0f), expTail(a, r)), n);
+  Value zero = a.less(x, a.number(-104.0f));
+  x = a.select(zero, a.number(0.0f), x);
+  auto [n, r] = reduceExp(a, a.atMost(x, 89.0f)); // beyond, e^x is infinite
+  return a.select(zero, a.number(0.0f), a.scale(a.add(a.number(1.0f), expTail(a, r)), n));
 }
 
 Value exp2(const Arithmetic &a, Value x) {
-  x = a.clamp(x, -151.0f, 129.0f);
+  Value zero = a.less(x, a.number(-151.0f));
+  x = a.atMost(a.select(zero, a.number(0.0f), x), 129.0f);
   Arithmetic::Rounded n = a.round(x);
   Value r = a.sub(x, n.number); // exact
   Value p = a.polynomial(r, {0.6931471824645996f, 0.24022650718688965f, 0.05550357699394226f, 0.009618059732019901f,
                              0.0013392065884545445f, 0.0001546413404867053f});
-  return a.scale(a.fma(r, p, a.number(1.0f)), n.integer);
+  return a.select(zero, a.number(0.0f), a.scale(a.fma(r, p, a.number(1.0f)), n.integer));
 }
 
 Value expm1(const Arithmetic &a, Value x) {

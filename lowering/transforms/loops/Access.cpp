@@ -145,6 +145,7 @@ Value KernelLowering::evaluateLoad(LoadOp op, const Place &place) {
       hoistRead({pointer, mask, rest});
       value = LLVM::MaskedLoadOp::create(builder, loc, chunk, pointer, mask, rest, uint32_t(bytesOf(element)));
     } else {
+      prefetchNext(op, pointer, place);
       hoistRead(pointer);
       value = LLVM::LoadOp::create(builder, loc, chunk, pointer, bytesOf(element));
     }
@@ -152,6 +153,51 @@ Value KernelLowering::evaluateLoad(LoadOp op, const Place &place) {
   }
   memoryFloor = floor;
   return value;
+}
+
+// A scalar of the kernel as it is in the next program along x; none where it is the same there.
+std::optional<Value> KernelLowering::inNextProgram(Value original) {
+  if (auto id = original.getDefiningOp<ProgramIdOp>())
+    return id.getAxis() == 0 ? std::optional(add(programIds[0], i64(1))) : std::nullopt;
+  Operation *op = original.getDefiningOp();
+  if (!op || op->getNumRegions() || op->getNumResults() != 1 || !isMemoryEffectFree(op) ||
+      isa<TileDialect>(op->getDialect()))
+    return {};
+  bool changes = false;
+  Values operands;
+  for (Value operand : op->getOperands()) {
+    std::optional<Value> next = inNextProgram(operand);
+    changes |= next.has_value();
+    operands.push_back(next ? *next : scalar(operand));
+  }
+  return changes ? std::optional(clone(op, operands, 1)[0]) : std::nullopt;
+}
+
+// The first statement that reads a row waits for memory; a later one finds it in a cache and leaves memory idle. There
+// the same row of the next program is asked for.
+void KernelLowering::prefetchNext(LoadOp op, Value pointer, const Place &place) {
+  Type element = elementOf(op.getType());
+  int64_t bytes = bytesOf(element), line = 64;
+  Operation *first = readFirst.try_emplace(op, statementOp).first->second;
+  if (first == statementOp || readAgain.try_emplace(op, statementOp).first->second != statementOp)
+    return;
+  const Coord &start = place.at[place.vec];
+  if (!currentSplit || !start.dyn || start.dyn != currentSplit->iv ||
+      shapeOf(op.getType())[place.vec] * bytes < 32 * line || start.cst * bytes % line)
+    return;
+  const View &memory = view(op.getView(), op);
+  SmallVector<Value> steps;
+  for (auto [offset, stride] : llvm::zip(op.getOffsets(), memory.strides))
+    if (std::optional<Value> next = inNextProgram(offset))
+      steps.push_back(mul(sub(*next, scalar(offset)), stride));
+  if (steps.empty())
+    return;
+  Value ahead = sum(steps);
+  for (int64_t at = 0; at < place.width * bytes; at += line) {
+    Value target = address(address(pointer, ahead, element), i64(at / bytes), element);
+    here();
+    LLVM::Prefetch::create(builder, loc, target, /*rw=*/0, /*hint=*/2, /*cache=*/1);
+  }
 }
 
 void KernelLowering::lowerStore(StoreOp op) {

@@ -243,6 +243,7 @@ void KernelLowering::lowerBlock(Block &block) {
     Block *outerBlock = statementBlock;
     statement = memoryFloor = depth();
     statementBlock = &block;
+    Operation *outerOp = std::exchange(statementOp, &op);
     loc = op.getLoc();
     for (Value tile : fusion.neededBefore(&op))
       if (!bufferOf(tile))
@@ -252,6 +253,7 @@ void KernelLowering::lowerBlock(Block &block) {
     statement = outerStatement;
     memoryFloor = outerFloor;
     statementBlock = outerBlock;
+    statementOp = outerOp;
   }
 }
 

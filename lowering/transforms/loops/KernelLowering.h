@@ -156,6 +156,8 @@ private:
   // None when all lanes are known to be in bounds.
   Value maskOf(const Access &access, const Place &place, int64_t extent);
   Value evaluateLoad(LoadOp op, const Place &place);
+  void prefetchNext(LoadOp op, Value pointer, const Place &place);
+  std::optional<Value> inNextProgram(Value original);
   Value evaluateGather(GatherOp op, const Place &place);
   void lowerStore(StoreOp op);
   void lowerScatter(ScatterOp op);
@@ -237,12 +239,14 @@ private:
   Value arguments, grid; // the function's
   Value programIds[3];   // of the program being run
   Value programCounts[3];
-  SmallVector<std::pair<Value, int64_t>> allocations; // placeholder and bytes
-  Value spare;                                        // memory that is always valid to read
-  int statement = 0;                                  // the depth at which the present statement began
-  Block *statementBlock = nullptr;                    // the block that holds it, in the kernel
-  SmallVector<int64_t> nestShape;                     // of the nest being written
-  std::optional<Place> nestPlace;                     // the chunk it visits
+  SmallVector<std::pair<Value, int64_t>> allocations;            // placeholder and bytes
+  Value spare;                                                   // memory that is always valid to read
+  int statement = 0;                                             // the depth at which the present statement began
+  Operation *statementOp = nullptr;                              // in the kernel
+  llvm::DenseMap<Operation *, Operation *> readFirst, readAgain; // the first two statements that read a load's tile
+  Block *statementBlock = nullptr;                               // the block that holds it, in the kernel
+  SmallVector<int64_t> nestShape;                                // of the nest being written
+  std::optional<Place> nestPlace;                                // the chunk it visits
   int nestLevel = 0;
   llvm::DenseMap<Value, Buffer> keeping; // kept by that nest, complete when it ends
   Split *currentSplit = nullptr;

@@ -26,10 +26,13 @@ func.func @add(%x: !tile.view<?xf32>, %y: !tile.view<?xf32>, %out: !tile.view<?x
 
 // -----
 
-// The exponential is computed once, in the loop of the sum, and read again by that of the quotient.
+// The exponential is computed once, in the loop of the sum, and read again by that of the quotient. While it is, the next
+// program's row is fetched.
 // CHECK-LABEL: llvm.func @softmax
 // CHECK: [[KEPT:%.*]] = llvm.alloca {{.*}} x !llvm.array<16384 x i8>
+// CHECK-NOT: prefetch
 // CHECK: arith.maximumf
+// CHECK: llvm.intr.prefetch
 // CHECK-COUNT-5: math.exp
 // CHECK-NOT: math.exp
 // CHECK: arith.divf

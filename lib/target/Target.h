@@ -21,9 +21,11 @@ struct Target {
   std::string triple, cpu, features{};
 
   // CPU targets; 0 on Nvptx.
-  int vectorBits = 0;           // of the widest vector register; of the narrowest legal one where it is scalable
-  int vectorRegisters = 0;      // architectural
-  int64_t streamedBytes = 0;    // a tensor of this many bytes or more is best written past the caches; 0: none is
+  int vectorBits = 0;        // of the widest vector register; of the narrowest legal one where it is scalable
+  int vectorRegisters = 0;   // architectural
+  int64_t streamedBytes = 0; // a tensor of this many bytes or more is best written past the caches; 0: none is
+  std::string lanePick{}; // LLVM's intrinsic (f32 vector of vectorBits, i32 indices) → that vector's lanes, picked by
+                          // the low bits of each index; empty: none
   bool scalableVectors = false; // SVE: the register may be any multiple of vectorBits
 
   // Nvptx; 0 on CPU targets.

@@ -64,8 +64,7 @@ private:
   using Commit = llvm::function_ref<void(const Place &, ValueRange)>;
   using Fixed = SmallVector<std::optional<Coord>>; // coordinates that are not looped over
 
-  //===- KernelLowering.cpp: the function, and operations one after another
-  //-----------------------------------------===//
+  //===- KernelLowering.cpp: the function, and operations one after another ------------------------------------===//
 
   void unpackArguments();
   void lowerBlock(Block &block); // but its terminator
@@ -82,8 +81,7 @@ private:
   void lowerAssert(AssertOp op);
   void lowerPrint(PrintOp op);
 
-  //===- Control.cpp: regions that the kernel has
-  //--------------------------------------------------------------------===//
+  //===- Control.cpp: regions that the kernel has --------------------------------------------------------------===//
 
   void lowerFor(mlir::scf::ForOp op);
   static bool accumulatesOnly(DotOp dot, Value tile);
@@ -95,8 +93,7 @@ private:
   void carry(ValueRange values, ArrayRef<Buffer> into, ValueRange arguments);
   SmallVector<Buffer> buffersFor(mlir::TypeRange types); // one a tile; empty ones for scalars
 
-  //===- Evaluate.cpp: one chunk of a tile
-  //----------------------------------------------------------------------------===//
+  //===- Evaluate.cpp: one chunk of a tile ---------------------------------------------------------------------===//
 
   Value evaluate(Value tile, Place place);
   Values compute(Operation *op, const Place &place);
@@ -111,8 +108,7 @@ private:
   Place normal(ArrayRef<int64_t> shape, Place place);
   static Key keyOf(Value tile, const Place &place);
 
-  //===- Kept.cpp: tiles in memory
-  //------------------------------------------------------------------------------------===//
+  //===- Kept.cpp: tiles in memory -----------------------------------------------------------------------------===//
 
   const Buffer *bufferOf(Value tile);
   const Buffer &materialise(Value tile); // before the present statement's loops
@@ -123,8 +119,7 @@ private:
   void keepHere(Value tile, const Place &place, Value value);
   bool keepsSomething(Value tile); // among the inline values under it
 
-  //===- Nest.cpp: loops over an index space
-  //--------------------------------------------------------------------------===//
+  //===- Nest.cpp: loops over an index space -------------------------------------------------------------------===//
 
   // Visits each element of `shape` once; `compute` of up to `unroll` chunks comes before their `commit`.
   void nest(ArrayRef<int64_t> shape, int64_t width, int64_t unroll, Compute compute, Commit commit, Fixed fixed = {},
@@ -146,8 +141,7 @@ private:
   int64_t lanesFor(ValueRange tiles, int64_t extent);
   static int vectorDim(ArrayRef<int64_t> shape, const Fixed &fixed = {});
 
-  //===- Access.cpp: views
-  //--------------------------------------------------------------------------------------------===//
+  //===- Access.cpp: views -------------------------------------------------------------------------------------===//
 
   Access access(Operation *op, Value viewValue, ValueRange offsets, ArrayRef<int32_t> dims, ArrayRef<int64_t> shape,
                 const Place &place);
@@ -173,8 +167,7 @@ private:
   Value readElements(Value pointers, Value mask, Value other, Type element, int64_t lanes);
   Value readScalar(Value pointer, Value inBounds, Value other, Type element);
 
-  //===- Reduce.cpp
-  //-----------------------------------------------------------------------------------------------------===//
+  //===- Reduce.cpp --------------------------------------------------------------------------------------------===//
 
   // Reductions over one domain, done together. A *partial* is one value a source of each.
   struct Reduction {
@@ -198,16 +191,14 @@ private:
   Values horizontal(const Reduction &reduction, SmallVector<Values> rows);
   Value readNow(const Buffer &buffer, const Place &place); // not hoisted: the loop changes it
 
-  //===- Scan.cpp
-  //-------------------------------------------------------------------------------------------------------===//
+  //===- Scan.cpp ----------------------------------------------------------------------------------------------===//
 
   void lowerScan(ScanOp op);
   Values scanChunk(ScanOp op, const Place &place, ValueRange carried, ArrayRef<Buffer> results);
   void scanInner(ScanOp op, ArrayRef<Buffer> results);
   void scanOuter(ScanOp op, ArrayRef<Buffer> results);
 
-  //===- Dot.cpp
-  //--------------------------------------------------------------------------------------------------------===//
+  //===- Dot.cpp -----------------------------------------------------------------------------------------------===//
 
   void lowerDot(DotOp op);
   Buffer operandAs(Value tile, Type element, bool isUnsigned);
@@ -216,10 +207,15 @@ private:
   void dotBlock(DotOp op, ArrayRef<Buffer> operands, const Buffer &result, Coord row, int64_t rows, Coord column,
                 int64_t width, int64_t chunks);
 
-  //===- Packed.cpp
-  //-----------------------------------------------------------------------------------------------------===//
+  //===- Packed.cpp --------------------------------------------------------------------------------------------===//
 
-  Value evaluateUnpack(UnpackOp op, const Place &place, Type element); // i8, or i32 when that is what becomes of it
+  // As i8, or as i32 when that is what becomes of it; `dirty` leaves in place what stands above the value's bits.
+  Value evaluateUnpack(UnpackOp op, const Place &place, Type element, bool dirty = false);
+  // Lanes of a vector of f32, picked by the low bits of i32 indices, in pieces of the target's vectors.
+  Value pickLanes(Value table, Value indices);
+  bool picksLanes(int64_t tableExtent, int64_t lanes);
+  // What an i8 tile is for each value of the one unpacked tile that it is computed from, of at most `codes` values.
+  std::optional<std::pair<UnpackOp, SmallVector<int64_t>>> tabulate(Value tile, int64_t codes);
   Value evaluatePack(PackOp op, const Place &place);
   Value evaluateLut(LutOp op, const Place &place);
   const Buffer &lutTable(Value table); // padded to a power of two

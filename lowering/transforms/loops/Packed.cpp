@@ -79,7 +79,7 @@ Coord KernelLowering::mapBits(ArrayRef<int64_t> basis, const Coord &coord) {
   return terms.empty() ? Coord{{}, offset} : Coord{sum(terms), offset, multiple};
 }
 
-Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type element) {
+Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type element, bool dirty) {
   RowLayout layout(op, op.getPacking(), op.getIsSigned(), shapeOf(op.getType()).back());
   int last = int(place.at.size()) - 1;
   const Coord &column = place.at[last];
@@ -90,7 +90,7 @@ Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type eleme
     for (int64_t i = 0; i < lanes; ++i) {
       Place one{place.at};
       one.at[last] = column + i;
-      each.push_back(evaluateUnpack(op, one, element));
+      each.push_back(evaluateUnpack(op, one, element, dirty));
     }
     return this->lanes(each);
   }
@@ -151,7 +151,7 @@ Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type eleme
       }
       value = pure<arith::ShRUIOp>({value, shift}, value, shift);
     }
-    if (masked)
+    if (masked && !dirty)
       value = andI(value, splat(layout.mask, width));
   } else {
     // Each field of all bytes, then the fields interleaved.
@@ -246,8 +246,7 @@ Value KernelLowering::evaluatePack(PackOp op, const Place &place) {
   return result;
 }
 
-//===- Casts of unpacked values
-//-------------------------------------------------------------------------------------===//
+//===- Casts of unpacked values --------------------------------------------------------------------------------===//
 
 // What the values may be when the arithmetic is exact, without wrapping at 8 bits.
 std::optional<std::pair<int64_t, int64_t>> KernelLowering::rangeOf(Value tile) {
@@ -307,6 +306,40 @@ Value KernelLowering::evaluateWide(Value tile, const Place &place) {
   return remember(key, builder.create(state)->getResult(0));
 }
 
+std::optional<std::pair<UnpackOp, SmallVector<int64_t>>> KernelLowering::tabulate(Value tile, int64_t codes) {
+  Operation *op = tile.getDefiningOp();
+  if (!op || !isInline(op) || bufferOf(tile) || fusion.worthKeeping(tile))
+    return {};
+  if (auto unpack = dyn_cast<UnpackOp>(op)) {
+    if (unpack.getIsSigned() || int64_t{1} << unpack.getPacking().bits() > codes)
+      return {};
+    return std::pair(unpack, llvm::to_vector(llvm::seq<int64_t>(0, int64_t{1} << unpack.getPacking().bits())));
+  }
+  if (!isa<arith::AddIOp, arith::SubIOp, arith::XOrIOp, arith::OrIOp, arith::AndIOp, arith::MulIOp>(op))
+    return {};
+  auto codesOf = tabulate(op->getOperand(0), codes);
+  DenseElementsAttr constant;
+  if (!codesOf || !matchPattern(op->getOperand(1), m_Constant(&constant)) || !constant.isSplat())
+    return {};
+  int64_t by = constant.getSplatValue<APInt>().getSExtValue();
+  for (int64_t &code : codesOf->second) {
+    if (isa<arith::AddIOp>(op))
+      code += by;
+    else if (isa<arith::SubIOp>(op))
+      code -= by;
+    else if (isa<arith::XOrIOp>(op))
+      code ^= by;
+    else if (isa<arith::OrIOp>(op))
+      code |= by;
+    else if (isa<arith::AndIOp>(op))
+      code &= by;
+    else
+      code *= by;
+    code = int8_t(code);
+  }
+  return codesOf;
+}
+
 Value KernelLowering::evaluateWidened(Operation *op, const Place &place) {
   bool isSigned = isa<arith::SIToFPOp, arith::ExtSIOp>(op);
   if (place.width == 1 || (!isSigned && !isa<arith::UIToFPOp, arith::ExtUIOp>(op)))
@@ -315,6 +348,17 @@ Value KernelLowering::evaluateWidened(Operation *op, const Place &place) {
   Type element = elementOf(op->getResult(0).getType());
   if (!isTile(source) || !elementOf(source.getType()).isInteger(8) || element.getIntOrFloatBitWidth() < 32)
     return {};
+  int64_t nativeLanes = target.vectorBits / 32;
+  if (element.isF32() && picksLanes(nativeLanes, place.width))
+    if (auto codes = tabulate(source, nativeLanes)) { // a shift and a permutation, whatever the arithmetic is
+      SmallVector<float> table;
+      for (int64_t lane = 0; lane < nativeLanes; ++lane) {
+        int64_t code = codes->second[lane % codes->second.size()];
+        table.push_back(isSigned ? float(int8_t(code)) : float(uint8_t(code)));
+      }
+      Value values = literal(DenseElementsAttr::get(VectorType::get({nativeLanes}, element), ArrayRef<float>(table)));
+      return pickLanes(values, evaluateUnpack(codes->first, place, builder.getI32Type(), /*dirty=*/true));
+    }
   auto range = rangeOf(source);
   if (!range || range->first < (isSigned ? -128 : 0) || range->second > (isSigned ? 127 : 255))
     return {};
@@ -325,8 +369,35 @@ Value KernelLowering::evaluateWidened(Operation *op, const Place &place) {
   return element.isInteger(32) ? value : pure<arith::ExtSIOp>(value, to, value);
 }
 
-//===- Tables
-//-------------------------------------------------------------------------------------------------------===//
+bool KernelLowering::picksLanes(int64_t tableExtent, int64_t lanes) {
+  int64_t native = target.vectorBits / 32;
+  return !target.lanePick.empty() && tableExtent <= native && lanes % native == 0;
+}
+
+Value KernelLowering::pickLanes(Value table, Value indices) {
+  int64_t native = lanesOf(table), lanes = lanesOf(indices);
+  Values parts;
+  for (int64_t from = 0; from < lanes; from += native) {
+    SmallVector<int64_t> some;
+    for (int64_t i = 0; i < native; ++i)
+      some.push_back(from + i);
+    Value part = lanes == native ? indices : shuffle(indices, indices, some);
+    hoist({table, part});
+    parts.push_back(LLVM::CallIntrinsicOp::create(builder, loc, table.getType(), builder.getStringAttr(target.lanePick),
+                                                  ValueRange{table, part})
+                        .getResult(0));
+  }
+  for (; parts.size() > 1; parts.resize(parts.size() / 2)) {
+    SmallVector<int64_t> both;
+    for (int64_t i = 0; i < 2 * lanesOf(parts[0]); ++i)
+      both.push_back(i);
+    for (size_t i = 0; i < parts.size() / 2; ++i)
+      parts[i] = shuffle(parts[2 * i], parts[2 * i + 1], both);
+  }
+  return parts[0];
+}
+
+//===- Tables --------------------------------------------------------------------------------------------------===//
 
 const Buffer &KernelLowering::lutTable(Value table) {
   for (const auto &scope : llvm::reverse(scopes))
@@ -365,6 +436,18 @@ Value KernelLowering::evaluateLut(LutOp op, const Place &place) {
     index = pure<arith::TruncIOp>(index, i32, index);
   if (bits > llvm::Log2_64(table.shape[0]))
     index = andI(index, constant(builder.getI32IntegerAttr(int32_t(table.shape[0] - 1)), place.width));
+  if (table.element.isF32() && picksLanes(table.shape[0], place.width)) {
+    int64_t native = target.vectorBits / 32;
+    Place start{{Coord()}, table.shape[0] > 1 ? 0 : -1, table.shape[0]};
+    Value values = broadcast(read(table, start), native);
+    if (table.shape[0] > 1 && table.shape[0] < native) {
+      SmallVector<int64_t> repeated;
+      for (int64_t i = 0; i < native; ++i)
+        repeated.push_back(i % table.shape[0]);
+      values = shuffle(values, values, repeated);
+    }
+    return pickLanes(values, index);
+  }
   Value pointers = address(table.pointer, index, table.element);
   return readElements(pointers, {}, zero(table.element), table.element, place.width);
 }

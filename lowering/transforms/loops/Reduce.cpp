@@ -200,8 +200,7 @@ void KernelLowering::lowerReduce(ReduceOp op) {
     scopes.back()->buffers[result] = buffer;
 }
 
-//===- Over the innermost dimension
-//---------------------------------------------------------------------------------===//
+//===- Over the innermost dimension ----------------------------------------------------------------------------===//
 
 void KernelLowering::reduceInner(const Reduction &reduction) {
   int64_t extent = reduction.shape[reduction.axis], width = lanesFor(reduction.sources, extent);
@@ -436,8 +435,7 @@ KernelLowering::Values KernelLowering::horizontal(const Reduction &reduction, Sm
   return rows[0];
 }
 
-//===- Over another dimension
-//-----------------------------------------------------------------------------------------===//
+//===- Over another dimension ----------------------------------------------------------------------------------===//
 
 Value KernelLowering::readNow(const Buffer &buffer, const Place &place) {
   int floor = std::exchange(memoryFloor, depth());

@@ -132,3 +132,33 @@ func.func @in_place(%x: !tile.view<?xf32>) attributes {tile.kernel} {
   tile.store %b, %x[%zero] dims [0] : tensor<4096xf32>, !tile.view<?xf32>
   return
 }
+
+// -----
+
+// Fields of 4 bits become floats by one permutation of the 16 floats that they may be; both halves of a byte share its
+// extension, and eight rows the load of x.
+// CHECK-LABEL: llvm.func @packed
+// CHECK: arith.constant dense<[0.000000e+00, 1.000000e+00, 2.000000e+00, {{.*}}, -2.000000e+00, -1.000000e+00]> : vector<16xf32>
+// CHECK-COUNT-32: arith.extui %{{.*}} : vector<16xi8> to vector<16xi32>
+// CHECK-NOT: arith.extui %{{.*}} : vector<16xi8>
+// CHECK: llvm.call_intrinsic "llvm.x86.avx512.permvar.sf.512"
+func.func @packed(%w: !tile.view<?x?xi8>, %x: !tile.view<?xf32>, %out: !tile.view<?xf32>) attributes {tile.kernel} {
+  %zero = arith.constant 0 : i64
+  %bytes = tile.load %w[%zero, %zero] dims [0, 1] : !tile.view<?x?xi8> -> tensor<8x64xi8>
+  %fields = tile.unpack %bytes <"bits=4,order=planar,block=128"> : tensor<8x64xi8> -> tensor<8x128xi8>
+  %eight = arith.constant dense<8> : tensor<8x128xi8>
+  %flipped = arith.xori %fields, %eight : tensor<8x128xi8>
+  %signed = arith.subi %flipped, %eight : tensor<8x128xi8>
+  %f = arith.sitofp %signed : tensor<8x128xi8> to tensor<8x128xf32>
+  %v = tile.load %x[%zero] dims [0] : !tile.view<?xf32> -> tensor<128xf32>
+  %row = tile.reshape %v : tensor<128xf32> -> tensor<1x128xf32>
+  %rows = tile.broadcast %row : tensor<1x128xf32> -> tensor<8x128xf32>
+  %p = arith.mulf %f, %rows : tensor<8x128xf32>
+  %s = tile.reduce %p axis 1 : tensor<8x128xf32> -> tensor<8xf32> {
+  ^bb0(%l: f32, %r: f32):
+    %sum = arith.addf %l, %r : f32
+    tile.yield %sum : f32
+  }
+  tile.store %s, %out[%zero] dims [0] : tensor<8xf32>, !tile.view<?xf32>
+  return
+}

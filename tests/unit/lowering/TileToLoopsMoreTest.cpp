@@ -7,8 +7,7 @@ using namespace bitloom;
 
 namespace {
 
-//===- Products
-//------------------------------------------------------------------------------------------------------===//
+//===- Products ------------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, MultipliesMatrices) {
   struct Case {
@@ -82,8 +81,7 @@ TEST(TileToLoops, RescalesAnAccumulatorByWhatItReplaces) { // as attention does
         arrays, {1, 1, 1}, 1e-4);
 }
 
-//===- Packed values
-//---------------------------------------------------------------------------------------------------===//
+//===- Packed values -------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, UnpacksAndPacksEveryWidthAndOrder) {
   for (int bits = 1; bits <= 8; ++bits)
@@ -159,8 +157,7 @@ TEST(TileToLoops, LooksUp) {
   }
 }
 
-//===- Elements one by one
-//-----------------------------------------------------------------------------------------------===//
+//===- Elements one by one -------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, GathersAndScatters) {
   Arrays arrays = {
@@ -218,8 +215,7 @@ TEST(TileToLoops, CountsAtomically) {
     }
 }
 
-//===- Order of reads and writes
-//---------------------------------------------------------------------------------------------===//
+//===- Order of reads and writes -------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, ReadsBeforeItOverwrites) {
   const std::string bodies[] = {
@@ -270,8 +266,7 @@ TEST(TileToLoops, ReadsBeforeItOverwrites) {
     }
 }
 
-//===- Control flow
-//------------------------------------------------------------------------------------------------------------===//
+//===- Control flow --------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, CarriesTilesThroughRegions) {
   Arrays arrays = {{DType::f32, {64}}, {DType::f32, {64}}, {DType::f32, {1}}};
@@ -351,8 +346,7 @@ TEST(TileToLoops, ManyTilesGoToTheHeap) {
         arrays, {2, 1, 1}, 0);
 }
 
-//===- For people
-//--------------------------------------------------------------------------------------------------------------===//
+//===- For people ----------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, StopsWhereAnAssertionFails) {
   Arrays arrays = {{DType::i32, {40}, 12}, {DType::i32, {40}}};

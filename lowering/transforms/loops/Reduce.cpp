@@ -337,8 +337,23 @@ void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, 
   if (chunks <= unrolledRow) {
     partials = splitUnrolled(types, [&] {
       Values inside(partials.size());
-      for (auto [i, start] : llvm::enumerate(chunkOrder(reduction.sources, chunks, width)))
-        add(inside, {{}, start}, i % chains);
+      if (rows * chunks > 16 && !currentSplit->fast) { // the part with masks is rare: it stays a loop
+        for (int64_t chain = 0; chain < chains; ++chain)
+          add(inside, {{}, chain * width}, chain);
+        Value from = i64(chains * width), to = i64(whole), step = i64(width);
+        here();
+        auto loop = scf::ForOp::create(builder, loc, from, to, step, inside);
+        open(loop.getBody(), loop);
+        Values carried(loop.getRegionIterArgs());
+        add(carried, {loop.getInductionVar(), 0, width}, 0);
+        here();
+        scf::YieldOp::create(builder, loc, carried);
+        close();
+        inside.assign(loop.getResults().begin(), loop.getResults().end());
+      } else {
+        for (auto [i, start] : llvm::enumerate(chunkOrder(reduction.sources, chunks, width)))
+          add(inside, {{}, start}, i % chains);
+      }
       addTail(inside);
       return inside;
     });

@@ -33,7 +33,7 @@ Value KernelLowering::evaluate(Value tile, Place place) {
     return broadcast(scalar(tile), place.width);
   place = normal(shapeOf(tile.getType()), place);
   Key key = keyOf(tile, place);
-  bool keep = fusion.worthKeeping(tile) && !bufferOf(tile);
+  bool keep = fusion.worthKeeping(tile) && !bufferOf(tile) && !filling.contains(tile);
   if (Value known = find(key)) {
     if (keep && mayKeepHere(tile, place))
       keepHere(tile, place, known);

@@ -30,7 +30,9 @@ const Buffer &KernelLowering::materialise(Value tile) {
 
   auto type = cast<RankedTensorType>(tile.getType());
   Buffer buffer = allocate(type.getShape(), type.getElementType());
+  filling.insert(tile);
   fill(buffer, tile);
+  filling.erase(tile);
   scopes[statement]->buffers[tile] = buffer;
 
   keeping = std::move(kept);

@@ -244,7 +244,7 @@ private:
   SmallVector<int64_t> nestShape;                                // of the nest being written
   std::optional<Place> nestPlace;                                // the chunk it visits
   int nestLevel = 0;
-  llvm::DenseSet<Value> filling; // being materialised
+  llvm::DenseSet<Value> filling;         // being materialised
   llvm::DenseMap<Value, Buffer> keeping; // kept by that nest, complete when it ends
   Split *currentSplit = nullptr;
   bool streams = false;                        // some store does

@@ -56,7 +56,8 @@ static std::string inC(const std::string &expression, const Call &call) {
   std::string text;
   for (size_t at = 0; at < expression.size();) {
     auto isWord = [&](size_t i) {
-      return i < expression.size() && (std::isalnum(static_cast<unsigned char>(expression[i])) || expression[i] == '_');
+      return i < expression.size() &&
+             (std::isalnum(static_cast<unsigned char>(expression[i])) || expression[i] == '_' || expression[i] == '.');
     };
     if (!isWord(at)) {
       text += expression[at++];
@@ -67,6 +68,8 @@ static std::string inC(const std::string &expression, const Call &call) {
       word += expression[at++];
     if (at < expression.size() && expression[at] == '(')
       text += "bitloom_" + word;
+    else if (word.find('.') != word.npos)
+      text += "0"; // a fact of a tensor: there are none, a call's flags are fixed
     else if (isMeta(word))
       text += std::to_string(call.names().at(word));
     else
@@ -198,17 +201,28 @@ static inline int64_t bitloom_next_pow2(int64_t a) {
 #endif
 )";
 
+// A view's extents as it lies in memory.
+static std::vector<std::string> shapeInMemory(const Call &call, size_t parameter) {
+  std::vector<std::string> shape = call.variant().parameters[parameter].shape;
+  if (call.isTransposed(parameter))
+    std::swap(shape[shape.size() - 2], shape[shape.size() - 1]);
+  return shape;
+}
+
 static std::string paragraph(const Call &call) {
   std::string metas, text;
-  for (const Parameter &parameter : call.variant().parameters)
+  for (size_t i = 0; i < call.variant().parameters.size(); ++i) {
+    const Parameter &parameter = call.variant().parameters[i];
     if (parameter.kind == Kind::Meta)
       metas += (metas.empty() ? "" : ", ") + parameter.name + " = " + std::to_string(call.names().at(parameter.name));
     else if (parameter.kind == Kind::View) {
       std::string shape;
-      for (const std::string &extent : parameter.shape)
+      for (const std::string &extent : shapeInMemory(call, i))
         shape += (shape.empty() ? "" : ", ") + extent;
-      text += " *   " + parameter.name + ": " + std::string(nameOf(parameter.dtype)) + "[" + shape + "]\n";
+      text += " *   " + parameter.name + ": " + std::string(nameOf(parameter.dtype)) + "[" + shape + "]" +
+              (call.isTransposed(i) ? ", the transposed of what the kernel speaks of" : "") + "\n";
     }
+  }
   return (metas.empty() ? "" : " * Compiled with " + metas + ".\n") +
          " * Tensors are contiguous, in C order; their extents, in elements:\n" + text +
          " * Gives 0, or 1 for extents that the code was not compiled for.\n";
@@ -229,9 +243,9 @@ static std::string refusals(const Call &call, const std::vector<std::string> &fi
   return text;
 }
 
-static std::vector<std::string> extentsInC(const Parameter &view, const Call &call) {
+static std::vector<std::string> extentsInC(size_t view, const Call &call) {
   std::vector<std::string> extents;
-  for (const std::string &extent : view.shape)
+  for (const std::string &extent : shapeInMemory(call, view))
     extents.push_back(isName(extent) ? inC(extent, call) : "(" + inC(extent, call) + ")");
   return extents;
 }
@@ -240,7 +254,8 @@ std::string cContiguousCall(const Call &call, const std::string &name, const std
   std::vector<std::string> parameters = cParameters(call), passed;
   parameters.push_back("int threads");
   std::string locals;
-  for (const Parameter &parameter : call.variant().parameters) {
+  for (size_t i = 0; i < call.variant().parameters.size(); ++i) {
+    const Parameter &parameter = call.variant().parameters[i];
     if (parameter.kind == Kind::Scalar)
       passed.push_back(parameter.name);
     if (parameter.kind != Kind::View)
@@ -252,7 +267,7 @@ std::string cContiguousCall(const Call &call, const std::string &name, const std
     passed.push_back("extents_of_" + parameter.name);
     passed.push_back("NULL");
     locals += wrapped("  const int64_t extents_of_" + parameter.name + "[" + std::to_string(parameter.rank) + "] = {",
-                      extentsInC(parameter, call), 6) +
+                      extentsInC(i, call), 6) +
               "};\n";
   }
   passed.insert(passed.end(), {"grid", "threads"});
@@ -269,7 +284,8 @@ std::string cLaunchPlan(const Call &call, const MachineCode &code, const std::st
   std::string upper = name, scalars;
   std::ranges::transform(upper, upper.begin(), [](unsigned char c) { return char(std::toupper(c)); });
   std::vector<std::string> words; // by the calling convention of lib/runtime/Launch.h
-  for (const Parameter &parameter : call.variant().parameters) {
+  for (size_t i = 0; i < call.variant().parameters.size(); ++i) {
+    const Parameter &parameter = call.variant().parameters[i];
     if (parameter.kind == Kind::Scalar) {
       scalars += "  int64_t " + parameter.name + "_bits = 0;\n  memcpy(&" + parameter.name + "_bits, &" +
                  parameter.name + ", sizeof " + parameter.name + ");\n";
@@ -278,7 +294,7 @@ std::string cLaunchPlan(const Call &call, const MachineCode &code, const std::st
     if (parameter.kind != Kind::View)
       continue;
     words.push_back("(int64_t)(intptr_t)" + parameter.name);
-    const std::vector<std::string> extents = extentsInC(parameter, call);
+    const std::vector<std::string> extents = extentsInC(i, call);
     words.insert(words.end(), extents.begin(), extents.end());
     for (size_t d = 0; d < extents.size(); ++d) {
       std::string stride;

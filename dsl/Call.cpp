@@ -134,6 +134,28 @@ void Call::checkViews() {
   }
 }
 
+// Whether the last dimension but one is that of stride 1.
+static bool liesTransposed(const TensorRef &tensor) {
+  int last = tensor.rank() - 1;
+  return last > 0 && tensor.extents[last] > 1 && tensor.strides[last] != 1 && tensor.extents[last - 1] > 1 &&
+         tensor.strides[last - 1] == 1;
+}
+
+std::optional<int64_t> Call::named(std::string_view name) const {
+  size_t dot = name.find('.');
+  if (dot == name.npos) {
+    auto found = sizes.find(std::string(name));
+    return found == sizes.end() ? std::nullopt : std::optional(found->second);
+  }
+  const std::optional<TensorRef> &view = views[indexOf(name.substr(0, dot), {Kind::View})];
+  std::string_view fact = name.substr(dot + 1);
+  if (fact == "given")
+    return view.has_value();
+  if (fact == "transposed")
+    return view && liesTransposed(*view);
+  throw UserError(row->name + ": expected 'given' or 'transposed' of a view, got '" + std::string(name) + "'");
+}
+
 void Call::fillMetas() {
   for (size_t i = 0; i < views.size(); ++i) {
     const Parameter &parameter = variant().parameters[i];
@@ -142,10 +164,7 @@ void Call::fillMetas() {
     if (!numbers[i]) {
       auto value = parameter.expression.empty()
                        ? parameter.bits
-                       : evaluate(parameter.expression, [&](std::string_view name) -> std::optional<int64_t> {
-                           auto found = sizes.find(std::string(name));
-                           return found == sizes.end() ? std::nullopt : std::optional(found->second);
-                         });
+                       : evaluate(parameter.expression, [&](std::string_view name) { return named(name); });
       if (!value)
         continue; // a later pass knows the names in it
       numbers[i] = value;
@@ -169,10 +188,6 @@ void Call::resolve() {
   pickVariant();
   checkViews();
   const std::vector<Parameter> &parameters = variant().parameters;
-  auto named = [&](std::string_view name) -> std::optional<int64_t> {
-    auto found = sizes.find(std::string(name));
-    return found == sizes.end() ? std::nullopt : std::optional(found->second);
-  };
   // Names stand for the extents where they come alone; then Meta parameters may depend on them, and expressions on
   // both.
   std::map<std::string, std::string> origin;
@@ -193,7 +208,7 @@ void Call::resolve() {
   fillMetas();
   for (size_t i = 0; i < views.size(); ++i)
     for (int d = 0; views[i] && d < parameters[i].rank && size_t(d) < parameters[i].shape.size(); ++d) {
-      auto wanted = evaluate(parameters[i].shape[d], named);
+      auto wanted = evaluate(parameters[i].shape[d], [&](std::string_view name) { return named(name); });
       if (wanted && *wanted != views[i]->extents[d])
         throw UserError(argument(*row, parameters[i]) + ": expected extent " + std::to_string(*wanted) +
                         " in dimension " + std::to_string(d) + " (" + parameters[i].shape[d] + "), got " +
@@ -216,6 +231,30 @@ void Call::resolve() {
   }
 }
 
+static Dims withLastTwoSwapped(Dims dims) {
+  std::swap(dims[dims.size() - 2], dims[dims.size() - 1]);
+  return dims;
+}
+
+bool Call::isTransposed(size_t parameter) const {
+  const std::vector<Parameter> &parameters = variant().parameters;
+  if (parameters[parameter].kind != Kind::View || parameters[parameter].rank < 2)
+    return false;
+  for (size_t i = 0; i < parameters.size(); ++i)
+    if (parameters[i].kind == Kind::Meta && parameters[i].expression == parameters[parameter].name + ".transposed")
+      return numbers[i].value_or(0);
+  return false;
+}
+
+TensorRef Call::inMemory(size_t parameter) const {
+  TensorRef tensor = *views[parameter];
+  if (isTransposed(parameter)) {
+    tensor.extents = withLastTwoSwapped(tensor.extents);
+    tensor.strides = withLastTwoSwapped(tensor.strides);
+  }
+  return tensor;
+}
+
 std::vector<Call::Missing> Call::missingViews() const {
   std::vector<Missing> missing;
   for (size_t i = 0; i < views.size(); ++i) {
@@ -224,17 +263,21 @@ std::vector<Call::Missing> Call::missingViews() const {
       continue;
     std::vector<int64_t> extents;
     for (const std::string &text : parameter.shape) {
-      auto extent = evaluate(text, [&](std::string_view name) -> std::optional<int64_t> {
-        auto found = sizes.find(std::string(name));
-        return found == sizes.end() ? std::nullopt : std::optional(found->second);
-      });
+      auto extent = evaluate(text, [&](std::string_view name) { return named(name); });
       if (!extent)
         throw UserError(argument(*row, parameter) + ": expected a tensor, got none");
       extents.push_back(*extent);
     }
     if (int(extents.size()) != parameter.rank)
       throw UserError(argument(*row, parameter) + ": expected a tensor, got none");
-    missing.push_back({parameter.name, parameter.dtype, Dims(extents)});
+    Dims memory(extents), strides;
+    if (isTransposed(i)) {
+      strides = contiguousStrides(withLastTwoSwapped(memory));
+      strides = withLastTwoSwapped(strides);
+    } else {
+      strides = contiguousStrides(memory);
+    }
+    missing.push_back({parameter.name, parameter.dtype, memory, strides});
   }
   return missing;
 }
@@ -296,8 +339,12 @@ Program Call::trace() const {
     if (parameter.kind == Kind::Meta)
       continue;
     trace::Argument argument{parameter.name, parameter.dtype, parameter.kind == Kind::View ? parameter.rank : 0};
-    if (views[i])
-      argument.strided = isStrided(*views[i]), argument.align = alignmentOf(*views[i]);
+    if (views[i]) {
+      const TensorRef tensor = inMemory(i);
+      argument.strided = isStrided(tensor);
+      argument.align = alignmentOf(tensor);
+      argument.transposed = isTransposed(i);
+    }
     arguments.push_back(argument);
   }
   trace::Session session(row->name, arguments);
@@ -325,7 +372,7 @@ std::vector<int64_t> Call::words() const {
   for (size_t i = 0; i < views.size(); ++i)
     switch (variant().parameters[i].kind) {
     case Kind::View:
-      arguments.addView(*views[i]);
+      arguments.addView(inMemory(i));
       break;
     case Kind::Scalar:
       arguments.addWord(*numbers[i]);
@@ -340,9 +387,10 @@ std::vector<int64_t> Call::words() const {
 std::string Call::specialisation() const {
   std::string key = std::to_string(chosen.value_or(0));
   for (size_t i = 0; i < views.size(); ++i) {
-    if (views[i])
-      key += isStrided(*views[i]) ? ",s" : alignmentOf(*views[i]) ? ",a" : ",u";
-    else if (variant().parameters[i].kind == Kind::Meta)
+    if (views[i]) {
+      const TensorRef tensor = inMemory(i);
+      key += isStrided(tensor) ? ",s" : alignmentOf(tensor) ? ",a" : ",u";
+    } else if (variant().parameters[i].kind == Kind::Meta)
       key += "," + std::to_string(numbers[i].value_or(0));
   }
   return key;

@@ -43,6 +43,7 @@ public:
     std::string name;
     DType dtype;
     Dims extents;
+    Dims strides; // of a tensor without gaps, as it is to lie in memory
   };
   std::vector<Missing> missingViews() const;
   bool complete() const { return missingViews().empty(); }
@@ -52,6 +53,8 @@ public:
   const std::vector<std::optional<TensorRef>> &tensors() const { return views; }
   const std::map<std::string, int64_t> &names() const { return sizes; } // of extents and Meta parameters
   Device device() const;
+  // Whether a parameter is a view whose last two dimensions are swapped in memory. After resolve().
+  bool isTransposed(size_t parameter) const;
   // Bytes that the call must move at the least: each view read or written once.
   int64_t minimalBytes() const;
 
@@ -73,6 +76,9 @@ private:
   void checkViews();
   void fillMetas();
   std::vector<Slot> slots() const;
+  TensorRef inMemory(size_t parameter) const; // the view as it lies there
+  // The value of a name, or of "x.given" and "x.transposed" for a view x.
+  std::optional<int64_t> named(std::string_view name) const;
   std::string specialisation() const;
 
   const KernelRow *row;

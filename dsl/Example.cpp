@@ -39,7 +39,7 @@ void bindWithoutMemory(Call &call, bool aligned) {
   for (const Call::Missing &view : call.missingViews()) {
     // An address that is never used: it has the alignment of an element alone, or that of all.
     auto address = aligned ? nullptr : reinterpret_cast<void *>(uintptr_t(bytesOf(view.dtype)));
-    call.set(view.name, TensorRef(address, view.dtype, view.extents));
+    call.set(view.name, TensorRef(address, view.dtype, view.extents, view.strides));
   }
 }
 
@@ -187,7 +187,7 @@ Example::Example(Call &call, uint64_t seed, Device device) {
     size_t i = 0;
     while (parameters[i].name != view.name)
       ++i;
-    TensorRef tensor(nullptr, view.dtype, view.extents, device);
+    TensorRef tensor(nullptr, view.dtype, view.extents, view.strides, device);
     const size_t bytes = size_t(tensor.byteSize());
     DeviceMemory image(bytes + 2 * guardBytes, {}); // on the host first
     std::memset(image.data(), int(guardPattern), guardBytes);

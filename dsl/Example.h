@@ -29,7 +29,7 @@ public:
   // an extent that is not known, or no such device.
   explicit Example(Call &call, uint64_t seed = 0, Device device = {});
 
-  // A parameter's elements, on the host, in C order.
+  // A parameter's elements, on the host, in C order, of the view as it lies in memory.
   std::vector<std::byte> contents(size_t parameter) const;
   // Names the views around which a guard was overwritten: the kernel wrote out of bounds.
   std::vector<std::string> overrun() const;

@@ -45,6 +45,9 @@ Session::Session(const std::string &kernel, const std::vector<Argument> &argumen
   impl->function = function;
   mlir::Block *entry = function.addEntryBlock();
   builder.setInsertionPointToEnd(entry);
+  for (auto [i, argument] : llvm::enumerate(arguments))
+    if (argument.transposed)
+      impl->transposed.insert(entry->getArgument(i).getAsOpaquePointer());
   impl->push({Scope::Kind::Function, entry, {}, {}, {}});
 }
 

@@ -5,6 +5,9 @@
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 
+#include <algorithm>
+#include <numeric>
+
 using namespace mlir;
 
 namespace bitloom::trace {
@@ -464,9 +467,21 @@ Node numPrograms(int axis, SourceLocation at) {
   return nodeOf(tile::NumProgramsOp::create(session(at).builder, locationOf(at), checkAxis(axis, "num_programs", at)));
 }
 
+// Of a view whose last two dimensions are swapped in memory, the dimension there; else the same.
+static int inMemory(Node view, int dim) {
+  int rank = cast<tile::ViewType>(valueOf(view).getType()).getRank();
+  return session().transposed.contains(view.value) && dim >= rank - 2 ? 2 * rank - 3 - dim : dim;
+}
+// The same of one item a dimension.
+template <class T> static std::vector<T> inMemory(Node view, std::vector<T> items) {
+  if (session().transposed.contains(view.value))
+    std::swap(items[items.size() - 1], items[items.size() - 2]);
+  return items;
+}
+
 Node extent(Node view, int dim, SourceLocation at) {
   session(at);
-  return nodeOf(tile::ExtentOp::create(session().builder, locationOf(at), valueOf(view), dim));
+  return nodeOf(tile::ExtentOp::create(session().builder, locationOf(at), valueOf(view), inMemory(view, dim)));
 }
 
 // What memory holds for a dtype: a b1 is a byte there.
@@ -482,15 +497,46 @@ static SmallVector<Value> valuesOf(const std::vector<Node> &nodes, SourceLocatio
   return values;
 }
 
+// Where a tile lies in memory. `turned`: its last two dimensions are swapped there.
+namespace {
+struct Rectangle {
+  SmallVector<Value> offsets;
+  std::vector<int> dims;
+  Shape extents;
+  bool turned = false;
+
+  Rectangle(Node view, const std::vector<Node> &places, const std::vector<int> &kept, const Shape &shape,
+            SourceLocation at)
+      : offsets(valuesOf(inMemory(view, places), at)), extents(shape) {
+    for (int dim : kept)
+      dims.push_back(inMemory(view, dim));
+    turned = !std::ranges::is_sorted(dims);
+    if (turned) {
+      std::swap(dims[dims.size() - 1], dims[dims.size() - 2]);
+      std::swap(extents[extents.size() - 1], extents[extents.size() - 2]);
+    }
+  }
+};
+} // namespace
+
+static Node withLastTwoSwapped(Node value, SourceLocation at) {
+  std::vector<int> permutation(shapeOf(value).size());
+  std::iota(permutation.begin(), permutation.end(), 0);
+  std::swap(permutation[permutation.size() - 1], permutation[permutation.size() - 2]);
+  return transpose(value, permutation, at);
+}
+
 Node load(Node view, DType dtype, const std::vector<Node> &offsets, const std::vector<int> &dims, const Shape &extents,
           std::optional<Node> other, SourceLocation at) {
   session(at);
   checkExtents(extents, at);
   Value fill = other ? toStored(*other, dtype, at) : Value();
-  Value loaded =
-      tile::LoadOp::create(session().builder, locationOf(at), tile::tileOf(extents, typeOf(stored(dtype))),
-                           valueOf(view), valuesOf(offsets, at), session().builder.getDenseI32ArrayAttr(dims), fill);
-  return cast(stored(dtype), dtype, nodeOf(loaded), at);
+  Rectangle place(view, offsets, dims, extents, at);
+  Value loaded = tile::LoadOp::create(session().builder, locationOf(at),
+                                      tile::tileOf(place.extents, typeOf(stored(dtype))), valueOf(view), place.offsets,
+                                      session().builder.getDenseI32ArrayAttr(place.dims), fill);
+  Node result = place.turned ? withLastTwoSwapped(nodeOf(loaded), at) : nodeOf(loaded);
+  return cast(stored(dtype), dtype, result, at);
 }
 
 void store(Node value, Node view, DType dtype, const std::vector<Node> &offsets, const std::vector<int> &dims,
@@ -504,8 +550,12 @@ void store(Node value, Node view, DType dtype, const std::vector<Node> &offsets,
     fits = shape[i] == 1 || shape[i] == extents[i];
   if (!fits)
     throw UserError(at, "store: expected a tile of shape " + shapeText(extents) + ", got " + shapeText(shape));
-  tile::StoreOp::create(session().builder, locationOf(at), broadcastTo(v, extents, locationOf(at)), valueOf(view),
-                        valuesOf(offsets, at), session().builder.getDenseI32ArrayAttr(dims));
+  Rectangle place(view, offsets, dims, extents, at);
+  Value whole = broadcastTo(v, extents, locationOf(at));
+  if (place.turned)
+    whole = valueOf(withLastTwoSwapped(nodeOf(whole), at));
+  tile::StoreOp::create(session().builder, locationOf(at), whole, valueOf(view), place.offsets,
+                        session().builder.getDenseI32ArrayAttr(place.dims));
 }
 
 // Brings indices, mask and value to one shape; scalar indices stay scalars.
@@ -533,7 +583,7 @@ static Shape unifyAccess(SmallVectorImpl<Value> &indices, Value &mask, Value *va
 Node gather(Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask, std::optional<Node> other,
             SourceLocation at) {
   session(at);
-  SmallVector<Value> indices = valuesOf(nodes, at);
+  SmallVector<Value> indices = valuesOf(inMemory(view, nodes), at);
   Value m = mask ? valueOf(*mask, DType::b1, at) : Value();
   Shape shape = unifyAccess(indices, m, nullptr, at);
   Value fill = other ? toStored(*other, dtype, at) : Value();
@@ -545,7 +595,7 @@ Node gather(Node view, DType dtype, const std::vector<Node> &nodes, std::optiona
 void scatter(Node value, Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask,
              SourceLocation at) {
   session(at);
-  SmallVector<Value> indices = valuesOf(nodes, at);
+  SmallVector<Value> indices = valuesOf(inMemory(view, nodes), at);
   Value m = mask ? valueOf(*mask, DType::b1, at) : Value(), v = toStored(value, dtype, at);
   unifyAccess(indices, m, &v, at);
   tile::ScatterOp::create(session().builder, locationOf(at, v), v, valueOf(view), indices, m);
@@ -574,7 +624,7 @@ static tile::Atomic atomicOf(Atomic op, bool sign) {
 Node atomic(Atomic op, Node value, Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask,
             SourceLocation at) {
   session(at);
-  SmallVector<Value> indices = valuesOf(nodes, at);
+  SmallVector<Value> indices = valuesOf(inMemory(view, nodes), at);
   Value m = mask ? valueOf(*mask, DType::b1, at) : Value(), v = toStored(value, dtype, at);
   unifyAccess(indices, m, &v, at);
   Value old = tile::AtomicOp::create(session().builder, locationOf(at, v), v.getType(), atomicOf(op, isSigned(dtype)),

@@ -40,9 +40,11 @@ def stub(kernel) -> str:
         if default == "None":
             kind += " | None"
         arguments.append(f"{name}: {kind}" + (f" = {default}" if default else ""))
-    outputs = sum(parameter.output for parameter in declared.values())
-    result = "A" if outputs == 1 else f"tuple[{', '.join(['A'] * outputs)}]"
     body = _bitloom._function(kernel).__doc__
+    outputs = sum(parameter.output for parameter in declared.values())
+    needed = outputs - body.count(", written, optional\n")
+    counts = range(needed, outputs + 1)
+    result = " | ".join("A" if n == 1 else f"tuple[{', '.join(['A'] * n)}]" for n in counts)
     lines = "\n".join(f"    {line}".rstrip() for line in body.rstrip().split("\n"))
     return f'\ndef {kernel.name}({", ".join(arguments)}) -> {result}:\n    """\n{lines}\n    """\n'
 

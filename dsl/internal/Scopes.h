@@ -6,6 +6,8 @@
 
 #include "mlir/IR/BuiltinOps.h"
 
+#include "llvm/ADT/SmallPtrSet.h"
+
 #include <map>
 #include <unordered_map>
 
@@ -35,6 +37,7 @@ struct Session::Impl {
   mlir::OpBuilder builder;
   mlir::Operation *function = nullptr;
   std::vector<Scope> scopes;
+  llvm::SmallPtrSet<void *, 4> transposed; // views whose last two dimensions are swapped in memory
   std::unordered_map<uint32_t, VariableState> variables;
   uint32_t nextVariable = 1;
   uint32_t nextScope = 1;

@@ -16,6 +16,9 @@ struct Argument {
   int rank = 0;         // of a view; 0: a scalar
   bool strided = false; // the view's last stride may differ from 1
   int align = 0;        // bytes that divide the pointer and the outer strides; 0: unknown
+  // The last two dimensions are swapped in memory: the function's parameter is the view as it lies there, and every
+  // access of the kernel is turned round.
+  bool transposed = false;
 };
 
 class Session {

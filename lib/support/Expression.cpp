@@ -106,7 +106,8 @@ private:
           throw UserError("expression '" + std::string(text) + "': expected numbers below 2^63");
       return number;
     }
-    while (at < text.size() && (std::isalnum(static_cast<unsigned char>(text[at])) || text[at] == '_'))
+    while (at < text.size() &&
+           (std::isalnum(static_cast<unsigned char>(text[at])) || text[at] == '_' || text[at] == '.'))
       ++at;
     if (at == start)
       fail("a number, a name or '('");

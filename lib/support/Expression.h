@@ -3,7 +3,7 @@
 //   expression  comparison: sum ((<= | < | >= | > | == | !=) sum)?    1 where it holds, else 0
 //   sum         product ((+ | -) product)*
 //   product     factor ((* | / | %) factor)*                          / rounds towards zero
-//   factor      number | name | function(expression, …) | (expression)
+//   factor      number | name | name.fact | function(expression, …) | (expression)
 //   functions   min, max, ceil_div(a, b), round_up(x, multiple), next_pow2(x)
 #pragma once
 
@@ -16,7 +16,7 @@
 
 namespace bitloom {
 
-// The value of a name, or none when it has none yet.
+// The value of a name (or of "name.fact", what is known of a view), or none when it has none yet.
 using Names = std::function<std::optional<int64_t>(std::string_view)>;
 
 // The value of the expression; none when a name in it has no value. Throws UserError for text that is no expression and

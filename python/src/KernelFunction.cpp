@@ -2,6 +2,7 @@
 
 #include "bitloom/lib/runtime/Cuda.h"
 #include "bitloom/lib/support/Error.h"
+#include "bitloom/lib/support/Expression.h"
 #include "bitloom/lib/support/Suggest.h"
 #include "bitloom/python/src/Errors.h"
 
@@ -64,6 +65,7 @@ struct KernelFunction::Arguments {
   std::vector<Borrowed> tensors;
   std::vector<Number> numbers;
   std::vector<py::object> made;
+  uint64_t unwanted = 0; // a bit a parameter: outputs that are no results
   const ArrayType *like = nullptr; // the type of the first view
   Device device;
   std::optional<void *> stream; // of a launch on a GPU
@@ -173,6 +175,8 @@ void KernelFunction::makeOutputs(Arguments &arguments, const std::vector<Output>
     arguments.made.push_back(allocate(*arguments.like, output.dtype, output.extents, arguments.device, where[i]));
     arguments.objects[i] = arguments.made.back().ptr();
     arguments.tensors[i] = Borrowed(arguments.objects[i], arguments.stream, where[i]);
+    if (!output.wanted)
+      arguments.unwanted |= uint64_t{1} << i;
   }
 }
 
@@ -234,7 +238,15 @@ std::vector<KernelFunction::Output> KernelFunction::missingOutputs(const Call &c
       ++i;
     if (!parameters[i].output)
       throw UserError(where[i] + ": expected a tensor of shape (" + joined(parameters[i].shape) + "), got none");
-    outputs.push_back({i, missing.dtype, missing.extents});
+    bool wanted = std::ranges::none_of(parameters[i].shape, [&](const std::string &extent) {
+      return evaluate(extent, [&](std::string_view name) -> std::optional<int64_t> {
+               for (const Parameter &other : parameters)
+                 if (other.kind == Kind::Meta && other.name == name)
+                   return call.names().at(std::string(name));
+               return 64; // any extent
+             }) == 0;
+    });
+    outputs.push_back({i, missing.dtype, missing.extents, wanted});
   }
   return outputs;
 }
@@ -294,11 +306,16 @@ void KernelFunction::run(const Plan &plan, const Arguments &arguments) const {
 }
 
 py::object KernelFunction::results(Arguments &arguments) const {
-  if (shape.outputs.size() == 1)
-    return py::reinterpret_borrow<py::object>(arguments.objects[shape.outputs[0]]);
-  py::tuple all(shape.outputs.size());
-  for (size_t r = 0; r < shape.outputs.size(); ++r)
-    all[r] = py::reinterpret_borrow<py::object>(arguments.objects[shape.outputs[r]]);
+  std::vector<PyObject *> wanted;
+  wanted.reserve(shape.outputs.size());
+  for (size_t i : shape.outputs)
+    if (!(arguments.unwanted >> i & 1))
+      wanted.push_back(arguments.objects[i]);
+  if (wanted.size() == 1)
+    return py::reinterpret_borrow<py::object>(wanted[0]);
+  py::tuple all(wanted.size());
+  for (size_t r = 0; r < wanted.size(); ++r)
+    all[r] = py::reinterpret_borrow<py::object>(wanted[r]);
   return all;
 }
 

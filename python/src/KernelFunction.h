@@ -42,6 +42,7 @@ private:
     size_t parameter;
     DType dtype;
     Dims extents;
+    bool wanted; // or empty by the Meta parameters, and no result
   };
   // All that a call needs, for arguments like those of an earlier one: only the addresses differ.
   struct Plan {

@@ -6,17 +6,20 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <functional>
 
 namespace bitloom::python {
 
 using Kind = Parameter::Kind;
 
-// An input that a call with Meta parameters at their defaults makes empty, whatever the extents: "n * asymmetric".
-static bool isOptional(const std::vector<Parameter> &parameters, const Parameter &view) {
-  auto valueOf = [&](std::string_view name) -> std::optional<int64_t> {
+bool isOptional(const std::vector<Parameter> &parameters, const Parameter &view) {
+  std::function<std::optional<int64_t>(std::string_view)> valueOf =
+      [&](std::string_view name) -> std::optional<int64_t> {
+    if (name.find('.') != name.npos)
+      return 0; // "bias.given"
     for (const Parameter &other : parameters)
-      if (other.kind == Kind::Meta && other.name == name && other.expression.empty())
-        return other.bits;
+      if (other.kind == Kind::Meta && other.name == name)
+        return other.expression.empty() ? other.bits : evaluate(other.expression, valueOf);
     return 64;
   };
   return std::ranges::any_of(view.shape, [&](const std::string &extent) { return evaluate(extent, valueOf) == 0; });
@@ -64,7 +67,8 @@ static std::string describe(const KernelRow &row, const Signature::Entry &entry)
     text += dtypesOf(row, entry.parameter) + " of shape (" + joined(parameter.shape) +
             (parameter.shape.size() == 1 ? ",)" : ")");
     if (parameter.output)
-      text += ", written; made when not given";
+      text += isOptional(row.variants.front().parameters, parameter) ? ", written, optional"
+                                                                     : ", written; made when not given";
     else if (!entry.required)
       text += ", optional";
     break;
@@ -115,7 +119,7 @@ Signature::Signature(const KernelRow &row) {
     documentation += describe(row, entry) + "\n";
   std::vector<std::string> results;
   for (size_t i : outputs)
-    results.push_back(parameters[i].name);
+    results.push_back((isOptional(parameters, parameters[i]) ? "where asked for " : "") + parameters[i].name);
   documentation += "\nReturns " + joined(results) +
                    ". Arrays are anything with DLPack (torch, numpy, ...), all on one device, used without copies.\n"
                    "Raises bitloom.UserError, which names the argument, what was expected and what came.\n";

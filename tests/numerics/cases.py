@@ -68,7 +68,17 @@ class Case:
         return numbers | {p.name: self.values[p.name] for p in self.parameters if p.name in self.values}
 
     def metas(self) -> dict[str, int]:
-        return {p.name: self.values[p.name] for p in self.parameters if p.name in self.values}
+        """Those to pass: what says how a view lies in memory is for the call to find out."""
+        return {
+            p.name: self.values[p.name]
+            for p in self.parameters
+            if p.name in self.values and not str(p.default).endswith(".transposed")
+        }
+
+    def transposed(self, view: str) -> bool:
+        """Whether the view is to lie in memory with its last two dimensions swapped."""
+        flags = [p.name for p in self.parameters if p.default == f"{view}.transposed"]
+        return any(self.values.get(flag) for flag in flags)
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """The same for the same case: integers over their whole range, floats normal, rounded to the view's type."""

@@ -1,0 +1,54 @@
+#include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/matmul/Activation.h"
+
+namespace bitloom::kernels {
+
+// One program computes one tile of c. a and b may lie either way round in memory: b = weight.T costs no copy. Integers
+// accumulate exactly in i32, floats in f32; products of full f32 operands in blocks along k, whose error grows with
+// k / block_k + block_k rather than k (Higham, "The Accuracy of Floating Point Summation", 1993).
+template <class T, class Out> struct Matmul {
+  static constexpr auto name = "matmul";
+  static constexpr auto summary = "c = activation(a · b + bias), activation 0: none, 1: relu, 2: silu, 3: gelu";
+  static constexpr auto tests =
+      "m=1 n=1 k=1; m=17 n=33 k=65; m=129 n=257 k=199 biased=1; m=3 n=199 k=17 activation=1; m=17 n=1 k=4097; "
+      "m=33 n=65 k=17 b_transposed=1; m=129 n=31 k=70 a_transposed=1; m=65 n=70 k=199 a_transposed=1 b_transposed=1; "
+      "m=33 n=48 k=64 block_m=16 block_n=32 block_k=16";
+  static constexpr auto benchmarks = "m=4096 n=4096 k=4096 b_transposed=1; m=16 n=14336 k=4096 b_transposed=1";
+
+  View<const T, 2> a{"m, k"}, b{"k, n"};
+  View<const Out, 1> bias{"n * biased"};
+  View<Out, 2> out{"m, n"};
+  Meta<int> activation = 0;
+  Meta<bool> biased = "bias.given";
+  Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
+  Meta<bool> tf32 = false; // f32 operands may be rounded to 10 bits of mantissa
+  Meta<int> block_m = "max(16, min(next_pow2(m), 128))";
+  Meta<int> block_n = "max(16, min(next_pow2(n), 128))";
+  Meta<int> block_k = "max(16, min(next_pow2(k), 64))";
+  BITLOOM_PARAMS(a, b, bias, out, activation, biased, a_transposed, b_transposed, tf32, block_m, block_n, block_k)
+
+  Grid grid() const { return {ceil_div(out.extent(0), block_m), ceil_div(out.extent(1), block_n)}; }
+
+  void operator()() const {
+    using Sum = std::conditional_t<std::is_integral_v<T>, i32, f32>;
+    auto rows = block_at(program_id(0), block_m), cols = block_at(program_id(1), block_n);
+    const bool blocked = std::same_as<T, f32> && !tf32;
+    auto acc = zeros<Sum>({block_m, block_n});
+    for (auto k : range(0, a.extent(1), block_k)) {
+      auto depth = span(k, block_k);
+      auto left = a(rows, depth);
+      auto right = b(depth, cols);
+      if (blocked)
+        acc = acc + dot(left, right, zeros<Sum>({block_m, block_n}));
+      else
+        acc = dot(left, right, acc, tf32);
+    }
+    if (biased)
+      acc = acc + cast<Sum>(expand(bias(cols), 0));
+    out(rows, cols) = cast<Out>(activated(acc, activation));
+  }
+};
+
+BITLOOM_REGISTER(Matmul<f32, f32>, Matmul<f16, f16>, Matmul<bf16, bf16>, Matmul<i8, i32>)
+
+} // namespace bitloom::kernels

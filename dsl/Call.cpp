@@ -150,7 +150,7 @@ std::optional<int64_t> Call::named(std::string_view name) const {
   const std::optional<TensorRef> &view = views[indexOf(name.substr(0, dot), {Kind::View})];
   std::string_view fact = name.substr(dot + 1);
   if (fact == "given")
-    return view.has_value();
+    return view && view->elementCount();
   if (fact == "transposed")
     return view && liesTransposed(*view);
   throw UserError(row->name + ": expected 'given' or 'transposed' of a view, got '" + std::string(name) + "'");

@@ -8,11 +8,13 @@
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <span>
 
 namespace bitloom {
 
@@ -50,6 +52,7 @@ namespace {
 // What inputs lie between, both included.
 struct Range {
   double low, high;
+  bool ascending = false;
 };
 
 // Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators" (2014): the finaliser of SplitMix64 makes the
@@ -89,6 +92,13 @@ void fillRandom(std::byte *data, int64_t elements, uint64_t seed, const std::opt
       std::memcpy(data + i * int64_t(sizeof(T)), &element, sizeof(T));
     }
   });
+  if (range && range->ascending)
+    std::ranges::sort(std::span(reinterpret_cast<T *>(data), size_t(elements)), {}, [](T element) {
+      if constexpr (std::is_integral_v<T>)
+        return element;
+      else
+        return double(element);
+    });
 }
 
 void fillRandom(DType dtype, std::byte *data, int64_t elements, uint64_t seed, const std::optional<Range> &range) {
@@ -101,7 +111,8 @@ void fillRandom(DType dtype, std::byte *data, int64_t elements, uint64_t seed, c
   }
 }
 
-// "target=0..cols-1; scale=0.5..2": what lies between is an expression of the call's names, or a decimal number.
+// "target=0..cols-1; starts=0..rows ascending; scale=0.5..2": what lies between is an expression of the call's names,
+// or a decimal number.
 std::optional<Range> rangeOf(const Call &call, const std::string &parameter) {
   const std::string &text = call.kernel().inputs;
   for (size_t at = 0; at < text.size();) {
@@ -116,6 +127,10 @@ std::optional<Range> rangeOf(const Call &call, const std::string &parameter) {
     name.remove_prefix(std::min(name.find_first_not_of(' '), name.size()));
     if (name != parameter)
       continue;
+    constexpr std::string_view order = " ascending";
+    const bool ascending = piece.ends_with(order);
+    if (ascending)
+      piece.remove_suffix(order.size());
     auto number = [&](std::string_view bound) {
       double decimal = 0;
       auto [last, error] = std::from_chars(bound.data(), bound.data() + bound.size(), decimal);
@@ -129,7 +144,7 @@ std::optional<Range> rangeOf(const Call &call, const std::string &parameter) {
         throw UserError(call.kernel().name + ": expected names of the call in '" + std::string(bound) + "'");
       return double(*value);
     };
-    Range range{number(piece.substr(equals + 1, dots - equals - 1)), number(piece.substr(dots + 2))};
+    Range range{number(piece.substr(equals + 1, dots - equals - 1)), number(piece.substr(dots + 2)), ascending};
     range.high = std::max(range.low, range.high);
     return range;
   }

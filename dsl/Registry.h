@@ -49,7 +49,7 @@ struct KernelRow {
   // to the names of the extents and, where wanted, to Meta parameters.
   std::vector<std::string> tests, benchmarks;
   // What random inputs lie between, where their dtype's own range will not do: "target=0..cols-1; scale=0.5..2", each
-  // bound a decimal number or an expression of the names (dsl/Example.h).
+  // bound a decimal number or an expression of the names (dsl/Example.h); "starts=0..rows ascending" sorts them.
   std::string inputs{};
 };
 

@@ -532,9 +532,9 @@ Node load(Node view, DType dtype, const std::vector<Node> &offsets, const std::v
   checkExtents(extents, at);
   Value fill = other ? toStored(*other, dtype, at) : Value();
   Rectangle place(view, offsets, dims, extents, at);
-  Value loaded = tile::LoadOp::create(session().builder, locationOf(at),
-                                      tile::tileOf(place.extents, typeOf(stored(dtype))), valueOf(view), place.offsets,
-                                      session().builder.getDenseI32ArrayAttr(place.dims), fill);
+  Value loaded =
+      tile::LoadOp::create(session().builder, locationOf(at), tile::tileOf(place.extents, typeOf(stored(dtype))),
+                           valueOf(view), place.offsets, session().builder.getDenseI32ArrayAttr(place.dims), fill);
   Node result = place.turned ? withLastTwoSwapped(nodeOf(loaded), at) : nodeOf(loaded);
   return cast(stored(dtype), dtype, result, at);
 }

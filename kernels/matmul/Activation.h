@@ -20,8 +20,7 @@ template <Element T, int R> Tile<T, R> activated(const Tile<T, R> &x, int activa
     throw UserError("argument activation: expected 0 (none), 1 (relu), 2 (silu) or 3 (gelu), got " +
                     std::to_string(activation));
   }
-  throw UserError("argument activation: expected 0 (none) or 1 (relu) for integers, got " +
-                  std::to_string(activation));
+  throw UserError("argument activation: expected 0 (none) or 1 (relu) for integers, got " + std::to_string(activation));
 }
 
 } // namespace bitloom::kernels

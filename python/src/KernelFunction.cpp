@@ -65,7 +65,7 @@ struct KernelFunction::Arguments {
   std::vector<Borrowed> tensors;
   std::vector<Number> numbers;
   std::vector<py::object> made;
-  uint64_t unwanted = 0; // a bit a parameter: outputs that are no results
+  uint64_t unwanted = 0;           // a bit a parameter: outputs that are no results
   const ArrayType *like = nullptr; // the type of the first view
   Device device;
   std::optional<void *> stream; // of a launch on a GPU

@@ -25,8 +25,8 @@ struct Signature {
   std::string documentation;   // the docstring, without the signature
 };
 
-// Whether a call with Meta parameters at their defaults makes the view empty, whatever the extents: "n * asymmetric". An
-// output of the kind is a result only where it is passed or the Meta parameters ask for it.
+// Whether a call with Meta parameters at their defaults makes the view empty, whatever the extents: "n * asymmetric".
+// An output of the kind is a result only where it is passed or the Meta parameters ask for it.
 bool isOptional(const std::vector<Parameter> &parameters, const Parameter &view);
 
 } // namespace bitloom::python

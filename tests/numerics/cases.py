@@ -31,7 +31,8 @@ def reference_of(kernel: str):
 
     It defines, for kernel k, ``k`` on float64 and int64 numpy arrays, ``k_torch`` on tensors of the kernel's types, and
     where the outputs are not the results themselves ``k_results``. Each takes the views, scalars and Meta parameters by
-    name and gives one result or a tuple.
+    name and gives one result or a tuple. Where random inputs will not do, ``k_inputs`` changes the tensors of a dict,
+    given numpy's generator too.
     """
     source = Path(bitloom.kernels()[kernel].source)
     path = ROOT / "kernels" / source.parent.name / "reference.py"
@@ -97,6 +98,8 @@ class Case:
                 limits = torch.iinfo(dtype)
                 values = torch.from_numpy(generator.integers(limits.min, limits.max, shape, endpoint=True)).to(dtype)
             inputs[parameter.name] = values
+        if amend := getattr(reference_of(self.kernel), f"{self.kernel}_inputs", None):
+            amend(generator, inputs)
         return inputs
 
     def outputs(self) -> list[str]:

@@ -1,0 +1,321 @@
+"""Matrix products and attention on one CUDA GPU beside cuBLAS, Triton and torch's attention, in one process.
+
+    python gemm.py [--only gemm-bf16,small,int8,attention] [--quick] [--out DIR] [--set block_m=128 block_n=256]
+                   [--shapes 4096x4096x4096]
+
+Each row is checked before it is measured: on sampled rows against float64, with the output poisoned beforehand, where
+the error may be twice that of torch's own operation; over the whole output against torch; and bit for bit between two
+runs. Times are medians of CUDA events around launches that queue up behind a sleeping kernel, the contenders in turn,
+on buffers that rotate so that no launch finds its inputs in the L2 cache. A row that fails is printed and does not stop
+the others.
+"""
+
+import argparse
+import gc
+import json
+import math
+import os
+import statistics
+import sys
+import time
+import traceback
+
+import bitloom
+import torch
+import torch.nn.functional as F
+from timing import table
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+try:
+    import triton_gemm
+except ImportError as missing:
+    triton_gemm = None
+    print(f"without Triton: {missing}")
+
+LARGE = [  # (m, n, k)
+    (4096, 4096, 4096),
+    (8192, 8192, 8192),
+    (8192, 14336, 4096),
+    (8192, 4096, 14336),
+    (16384, 16384, 1024),
+    (1024, 8192, 8192),
+    (2048, 2048, 2048),
+]
+SMALL = [(m, n, k) for n, k in ((14336, 4096), (8192, 28672)) for m in (1, 16, 64, 128, 256)]
+INT8 = [(8192, 8192, 8192), (4096, 8192, 28672)]
+GROUPS = {
+    "gemm-bf16": (torch.bfloat16, LARGE),
+    "gemm-f16": (torch.float16, LARGE),
+    "small": (torch.bfloat16, SMALL),
+    "int8": (torch.int8, INT8),
+}
+QUICK = {"gemm-bf16": 2, "gemm-f16": 1, "small": 3, "int8": 1}  # rows of a group
+ROTATED = 400 << 20  # bytes of buffers: several times the L2 cache of any GPU
+
+
+def milliseconds(contenders, copies, rounds):
+    """Median time of one launch of each contender, a dict of functions of a buffer's number."""
+    estimates = {}
+    for name, run in contenders.items():
+        for i in range(copies):
+            run(i)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for i in range(3):
+            run(i % copies)
+        torch.cuda.synchronize()
+        estimates[name] = (time.perf_counter() - start) / 3
+    # As many launches as take about 10 ms, so that a sample is long beside the clock's resolution.
+    launches = {name: max(4, min(40, int(0.010 / seconds))) for name, seconds in estimates.items()}
+    samples = {name: [] for name in contenders}
+    for turn in range(rounds):
+        order = list(contenders)
+        order = order[turn % len(order) :] + order[: turn % len(order)]
+        for name in order:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda._sleep(launches[name] * 100_000)  # about 50 us a launch, in which the host queues it
+            start.record()
+            for i in range(launches[name]):
+                contenders[name](i % copies)
+            end.record()
+            torch.cuda.synchronize()
+            samples[name].append(start.elapsed_time(end) / launches[name])
+    return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def copies_for(one_bytes):
+    return max(2, min(12, math.ceil(ROTATED / one_bytes)))
+
+
+def poison(tensor):
+    tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor.fill_(0x55555555)
+    return tensor
+
+
+def same_bits(one, other):
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def require(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+def check(run, theirs, exact, sample):
+    """run(out) twice into poisoned outputs like `theirs`, torch's result, whose sample(…) float64 knows exactly.
+
+    Gives our largest error on the sample and torch's. AssertionError says what is wrong.
+    """
+    ours = poison(torch.empty_like(theirs))
+    run(ours)
+    again = poison(torch.empty_like(theirs))
+    run(again)
+    torch.cuda.synchronize()
+    require(same_bits(ours, again), "two runs differ")
+    if not theirs.is_floating_point():
+        require(torch.equal(sample(ours).double(), exact), "integers differ from the exact ones")
+        require(torch.equal(ours, theirs), "integers differ from torch's")
+        return 0.0, 0.0
+    require(not ours.isnan().any(), f"{int(ours.isnan().sum())} elements are not written, or NaN")
+    error, their_error = ((sample(one).double() - exact).abs().max().item() for one in (ours, theirs))
+    require(error <= 2 * their_error + 1e-4, f"error {error:.3g}, torch's {their_error:.3g}")
+    apart = (ours.float() - theirs.float()).abs().max().item()
+    bound = 4 * torch.finfo(theirs.dtype).eps * theirs.abs().max().item() + 1e-4
+    require(apart <= bound, f"{apart:.3g} from torch outside the sample, expected at most {bound:.3g}")
+    return error, their_error
+
+
+def random_matrix(rows, columns, dtype):
+    if dtype == torch.int8:
+        return torch.randint(-128, 128, (rows, columns), dtype=dtype, device="cuda")
+    return torch.randn(rows, columns, dtype=dtype, device="cuda")
+
+
+def torch_product(a, b, out):
+    return torch._int_mm(a, b.T, out=out) if a.dtype == torch.int8 else torch.mm(a, b.T, out=out)
+
+
+def gemm_row(m, n, k, dtype, options):
+    out_dtype = torch.int32 if dtype == torch.int8 else dtype
+    one_bytes = (m + n) * k * dtype.itemsize + m * n * out_dtype.itemsize
+    sets = [
+        (random_matrix(m, k, dtype), random_matrix(n, k, dtype), torch.empty(m, n, dtype=out_dtype, device="cuda"))
+        for _ in range(copies_for(one_bytes))
+    ]
+    metas = dict(options.set)
+    row = {"shape": f"{m}x{n}x{k}", "operations": 2 * m * n * k, "bytes": one_bytes, "metas": metas}
+
+    contenders = {}
+    a, b, c = sets[0]
+    chosen = sorted({0, m // 3, m // 2, m - 1, *torch.randint(0, m, (8,)).tolist()})
+    try:
+        exact = a[chosen].double() @ b.double().T
+        theirs = None
+        try:
+            theirs = torch_product(a, b, torch.empty_like(c)).clone()
+            contenders["torch"] = lambda i: torch_product(*sets[i])
+        except RuntimeError as problem:  # torch._int_mm refuses fewer than 17 rows
+            row["torch problem"] = str(problem).splitlines()[0]
+            theirs = (a.double() @ b.double().T).to(out_dtype)
+        ours = lambda out: bitloom.matmul(a, b.T, out=out, **metas)
+        row["error"], row["torch error"] = check(ours, theirs, exact, lambda out: out[chosen])
+        del theirs, exact
+        contenders["bitloom"] = lambda i: bitloom.matmul(sets[i][0], sets[i][1].T, out=sets[i][2], **metas)
+    except Exception as problem:
+        note(row, problem)
+    if triton_gemm:
+        try:
+            contenders["triton"], row["triton configuration"] = triton_gemm.best(sets, options.quick)
+        except Exception as problem:
+            row["triton problem"] = str(problem)[:300]
+    row["ms"] = milliseconds(contenders, len(sets), 5 if options.quick else 11)
+    return row
+
+
+def attention_row(causal, options, batch=4, heads=32, t=4096, d=128, dtype=torch.bfloat16):
+    sets = [
+        tuple(torch.randn(batch, heads, t, d, device="cuda", dtype=dtype) for _ in range(3))
+        for _ in range(copies_for(3 * batch * heads * t * d * dtype.itemsize))
+    ]
+    outs = [torch.empty_like(q) for q, _, _ in sets]
+    row = {
+        "shape": f"B{batch} H{heads} T{t} D{d}{' causal' if causal else ''}",
+        "operations": 4 * batch * heads * t * t * d // (2 if causal else 1),
+        "bytes": 4 * sets[0][0].nbytes,
+        "metas": dict(options.set),
+    }
+
+    def by_torch(backend):
+        def run(i):
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(*sets[i], is_causal=causal)
+
+        return run
+
+    contenders = {"torch": by_torch(SDPBackend.FLASH_ATTENTION)}
+    try:
+        cudnn = by_torch(SDPBackend.CUDNN_ATTENTION)
+        cudnn(0)
+        contenders["cudnn"] = cudnn
+    except RuntimeError as problem:
+        row["cudnn problem"] = str(problem).splitlines()[0]
+    try:
+        one = (batch - 1, heads // 2)
+        q, k, v = (tensor[one].double() for tensor in sets[0])
+        scores = q @ k.T * d**-0.5
+        if causal:
+            scores = scores.masked_fill(~torch.ones(t, t, dtype=torch.bool, device="cuda").tril(), -math.inf)
+        exact = scores.softmax(1) @ v
+        del scores
+        ours = lambda out: bitloom.attention(*sets[0], out=out, causal=causal, **row["metas"])
+        row["error"], row["torch error"] = check(ours, contenders["torch"](0), exact, lambda out: out[one])
+        contenders["bitloom"] = lambda i: bitloom.attention(*sets[i], out=outs[i], causal=causal, **row["metas"])
+    except Exception as problem:
+        note(row, problem)
+    row["ms"] = milliseconds(contenders, len(sets), 5 if options.quick else 11)
+    return row
+
+
+def note(row, problem):
+    row["problem"] = f"{type(problem).__name__}: {problem}"
+    print(f"  {row['shape']}: {row['problem']}", flush=True)
+    if not isinstance(problem, AssertionError | bitloom.UserError):
+        traceback.print_exc(limit=-3)
+
+
+def rows_of(group, options):
+    """Functions that measure the rows of a group."""
+    if group == "attention":
+        return [lambda causal=causal: attention_row(causal, options) for causal in (False, True)]
+    dtype, shapes = GROUPS[group]
+    shapes = options.shapes or (shapes[: QUICK[group]] if options.quick else shapes)
+    return [lambda shape=shape: gemm_row(*shape, dtype, options) for shape in shapes]
+
+
+def measured(group, options):
+    rows = []
+    for measure in rows_of(group, options):
+        try:
+            row = measure()
+        except Exception as problem:  # torch itself failed, or the memory did not do
+            row = {"shape": "?", "operations": 0, "ms": {}}
+            note(row, problem)
+        row["group"] = group
+        rows.append(row)
+        print("  ".join(cells(row)), flush=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return rows
+
+
+PEERS = {"attention": "cudnn"}  # the second peer, by group; Triton in the others
+
+
+def ratio(row, peer):
+    """How many times as fast as the peer."""
+    times = row["ms"]
+    return times[peer] / times["bitloom"] if peer in times and "bitloom" in times else None
+
+
+def cells(row):
+    speed = lambda who: f"{row['operations'] / row['ms'][who] / 1e9:.1f}" if who in row["ms"] else "-"
+    second = PEERS.get(row["group"], "triton")
+    shown = [f"{value:.3f}" if value else "-" for value in (ratio(row, "torch"), ratio(row, second))]
+    time_of = f"{row['ms']['bitloom'] * 1e3:.1f}" if "bitloom" in row["ms"] else "-"
+    right = "failed" if "problem" in row else f"{row['error']:.2g}/{row['torch error']:.2g}"
+    return [row["group"], row["shape"], time_of, speed("bitloom"), speed("torch"), speed(second), *shown, right]
+
+
+def geometric_mean(values):
+    values = [value for value in values if value]
+    return f"{math.exp(statistics.fmean(map(math.log, values))):.3f}" if values else "-"
+
+
+def report(rows):
+    print()
+    header = ["group", "shape", "us", "TF/s", "torch", "triton/cudnn", "x torch", "x triton/cudnn", "error/torch's"]
+    lines = [cells(row) for row in rows]
+    for group in dict.fromkeys(row["group"] for row in rows):
+        own = [row for row in rows if row["group"] == group]
+        means = [geometric_mean(ratio(row, peer) for row in own) for peer in ("torch", PEERS.get(group, "triton"))]
+        lines.append(
+            [group, "geometric mean", "", "", "", "", *means, f"{sum('problem' in row for row in own)} failed"]
+        )
+    table(header, lines)
+
+
+def parsed():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="gemm-bf16,gemm-f16,small,int8,attention", help="groups, by commas")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes, rounds and Triton configurations")
+    parser.add_argument("--out", help="write every row to gemm.json in this folder")
+    parser.add_argument("--set", nargs="*", default=[], help="Meta parameters of our kernels: block_m=128")
+    parser.add_argument("--shapes", nargs="*", help="matrix shapes MxNxK in place of the groups' own")
+    options = parser.parse_args()
+    options.set = [(name, int(value)) for name, value in (item.split("=") for item in options.set)]
+    options.shapes = options.shapes and [tuple(map(int, shape.split("x"))) for shape in options.shapes]
+    options.only = options.only.split(",")
+    for group in options.only:
+        if group not in GROUPS and group != "attention":
+            parser.error(f"expected groups of {', '.join(GROUPS)}, attention, got '{group}'")
+    return options
+
+
+def main():
+    options = parsed()
+    torch.manual_seed(1)
+    name = torch.cuda.get_device_name()
+    print(f"{name}, torch {torch.__version__}; medians; TF/s", flush=True)
+    rows = []
+    for group in options.only:
+        rows += measured(group, options)
+        if options.out:
+            os.makedirs(options.out, exist_ok=True)
+            with open(os.path.join(options.out, "gemm.json"), "w") as file:
+                json.dump({"device": name, "torch": torch.__version__, "rows": rows}, file, indent=1)
+    report(rows)
+    return 1 if any("problem" in row for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,6 +57,14 @@ std::string MachineCode::serialize() const {
   writer.add(entry);
   writer.add(threadsPerProgram);
   writer.add(sharedBytes);
+  writer.add(int64_t(isPersistent));
+  writer.add(int64_t(tensorMaps.size()));
+  for (const TensorMapRequest &map : tensorMaps) {
+    for (int value : {map.word, map.rank, int(map.dtype), map.swizzle})
+      writer.add(value);
+    for (int32_t extent : map.box)
+      writer.add(extent);
+  }
   writer.add(int64_t(resources.has_value()));
   if (resources) {
     writer.add(resources->name);
@@ -74,6 +82,17 @@ std::optional<MachineCode> MachineCode::deserialize(std::string_view bytes) {
   code.entry = reader.text();
   code.threadsPerProgram = int(reader.number());
   code.sharedBytes = int(reader.number());
+  code.isPersistent = reader.number();
+  const int64_t maps = reader.number();
+  for (int64_t i = 0; i < maps && reader.good; ++i) {
+    TensorMapRequest &map = code.tensorMaps.emplace_back();
+    map.word = int(reader.number());
+    map.rank = int(reader.number());
+    map.dtype = DType(reader.number());
+    map.swizzle = int(reader.number());
+    for (int d = 0; d < map.rank && reader.good; ++d)
+      map.box.push_back(int32_t(reader.number()));
+  }
   if (reader.number()) {
     KernelResources &resources = code.resources.emplace();
     resources.name = reader.text();
@@ -101,7 +120,7 @@ static Digest keyOf(const Program &program, const Target &target) {
     SourceLocation where = sourceOf(op.getLoc());
     lines += std::string(where.file) + ":" + std::to_string(where.line) + "\n";
   });
-  return contentKey({"machine code 1", program.print(), lines, target.name, target.triple, target.cpu, target.features,
+  return contentKey({"machine code 2", program.print(), lines, target.name, target.triple, target.cpu, target.features,
                      compilerBuildId(), backendOf(target.family).assemblerVersion()});
 }
 

@@ -31,6 +31,15 @@ def AssignLayouts : Pass<"tile-assign-layouts", "::mlir::func::FuncOp"> {
   let dependentDialects = ["::bitloom::tile::TileDialect"];
 }
 
+def SpecializeWarps : Pass<"tile-specialize-warps", "::mlir::func::FuncOp"> {
+  let summary = "split a kernel into a producer that loads and consumers that compute (NVIDIA targets)";
+  let description = [{
+    See the comment of SpecializeWarps.cpp. A kernel with no loads into shared memory stays as it is.
+  }];
+  let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "the target, as parseTarget spells it">];
+  let dependentDialects = ["::bitloom::tile::TileDialect", "::mlir::arith::ArithDialect"];
+}
+
 def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
   let summary = "lower tiles with layouts to one thread's registers (NVIDIA targets)";
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "the target, as parseTarget spells it">];

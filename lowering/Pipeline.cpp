@@ -52,6 +52,8 @@ static void gpuLayoutPasses(OpPassManager &passes, const Target &target) {
   // Anchors of the same layout ask for the same conversion twice.
   passes.addPass(createCanonicalizerPass());
   passes.addPass(createCSEPass());
+  // Of what layouts placed in shared memory, once nothing is left to merge.
+  passes.addPass(createSpecializeWarps({target.name}));
 }
 
 static void gpuThreadPasses(OpPassManager &passes, const Target &target) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bitloom/lib/runtime/Ptxas.h"
+#include "bitloom/lib/runtime/TensorMap.h"
 #include "bitloom/lib/target/Target.h"
 #include "bitloom/lowering/Program.h"
 
@@ -33,6 +34,8 @@ struct MachineCode {
   std::string image;                                       // bytes of the object, cubin or PTX
   int threadsPerProgram = 1;                               // GPU: the block's extent along x
   int sharedBytes = 0;                                     // GPU: dynamic shared memory a block
+  bool isPersistent = false; // GPU: blocks go through the programs by themselves; the grid's extents follow the words
+  std::vector<TensorMapRequest> tensorMaps{};              // GPU: of the last parameters
   std::optional<KernelResources> resources = std::nullopt; // GPU: registers and spills, where ptxas made a cubin
 
   // For the disk cache.

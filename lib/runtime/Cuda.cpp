@@ -281,13 +281,69 @@ int Function::residentBlocks(int threadsPerBlock) const {
   return blocks;
 }
 
-void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options) {
-  if (words.size() > maxLaunchWords)
-    throw InternalError("expected at most " + std::to_string(maxLaunchWords) + " words of kernel arguments, got " +
-                        std::to_string(words.size()));
-  void *parameters[maxLaunchWords];
+namespace {
+struct alignas(64) EncodedMap { // CUtensorMap
+  char bytes[tensorMapBytes];
+};
+} // namespace
+
+static int encodedType(DType dtype) { // CUtensorMapDataType
+  switch (dtype) {
+  case DType::u16:
+  case DType::i16:
+    return 1;
+  case DType::u32:
+    return 2;
+  case DType::i32:
+    return 3;
+  case DType::u64:
+    return 4;
+  case DType::i64:
+    return 5;
+  case DType::f16:
+    return 6;
+  case DType::f32:
+    return 7;
+  case DType::f64:
+    return 8;
+  case DType::bf16:
+    return 9;
+  default:
+    return 0; // bytes
+  }
+}
+
+static void encode(EncodedMap &to, const TensorMap &map) {
+  std::uint64_t extents[maxTensorMapRank], strides[maxTensorMapRank];
+  unsigned box[maxTensorMapRank], steps[maxTensorMapRank];
+  for (int d = 0; d < map.rank; ++d) {
+    extents[d] = std::uint64_t(map.extents[d]);
+    box[d] = unsigned(map.box[d]);
+    steps[d] = 1;
+    if (d)
+      strides[d - 1] = std::uint64_t(map.strides[d]);
+  }
+  int swizzle = map.swizzle == 128 ? 3 : map.swizzle == 64 ? 2 : map.swizzle == 32 ? 1 : 0; // CUtensorMapSwizzle
+  constexpr int noInterleave = 0, promoteTo256 = 3, zeros = 0;
+  if (int result = driver().cuTensorMapEncodeTiled(&to, encodedType(map.dtype), unsigned(map.rank), map.address, extents,
+                                                   strides, box, steps, noInterleave, swizzle, promoteTo256, zeros))
+    fail("cuTensorMapEncodeTiled", result, "of a view of rank " + std::to_string(map.rank));
+}
+
+void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options,
+            std::span<const TensorMap> maps) {
+  if (words.size() > maxLaunchWords || maps.size() > maxLaunchMaps)
+    throw InternalError("expected at most " + std::to_string(maxLaunchWords) + " words of kernel arguments and " +
+                        std::to_string(maxLaunchMaps) + " tensor maps, got " + std::to_string(words.size()) + " and " +
+                        std::to_string(maps.size()));
+  void *parameters[maxLaunchWords + maxLaunchMaps];
   for (size_t i = 0; i < words.size(); ++i)
     parameters[i] = const_cast<int64_t *>(&words[i]);
+  EncodedMap encoded[maxLaunchMaps];
+  for (size_t i = 0; i < maps.size(); ++i) {
+    encode(encoded[i], maps[i]);
+    parameters[words.size() + i] = &encoded[i];
+  }
 
   const auto &[grid, block, cluster, overlapPrevious, stream] = options;
   const bool clustered = cluster.x * cluster.y * cluster.z > 1;

@@ -2,6 +2,8 @@
 // Handles are the driver's own (CUstream, CUcontext, …) as void *, so those of PyTorch can be passed as they are.
 #pragma once
 
+#include "bitloom/lib/runtime/TensorMap.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -109,9 +111,12 @@ struct LaunchOptions {
 };
 
 constexpr size_t maxLaunchWords = 512; // 4 KiB of parameters
+constexpr size_t maxLaunchMaps = 16;
 
-// Queues the kernel with each word as one 8-byte parameter. InternalError: more than maxLaunchWords words.
-void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options);
+// Queues the kernel with each word as one 8-byte parameter, and then each map as one of 128 bytes. InternalError: more
+// than maxLaunchWords words or maxLaunchMaps maps. CudaError: a map that the copy engine cannot take.
+void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options,
+            std::span<const TensorMap> maps = {});
 
 // Device memory. Throw CudaError (CUDA_ERROR_OUT_OF_MEMORY, …); `free` of null does nothing.
 void *allocate(size_t bytes);

@@ -27,8 +27,15 @@ namespace bitloom::tile {
 // The attributes on a kernel's func.func and on its arguments.
 inline constexpr llvm::StringLiteral kernelAttr = "tile.kernel";      // unit, on the function
 inline constexpr llvm::StringLiteral numWarpsAttr = "tile.num_warps"; // i32, on the function: a hint for GPU targets
+inline constexpr llvm::StringLiteral stagesAttr = "tile.stages"; // i32, on the function: slots of its rings, a hint
+inline constexpr llvm::StringLiteral warpSpecializeAttr =
+    "tile.warp_specialize"; // bool, on the function: whether warps may be given roles; a hint, true when absent
 inline constexpr llvm::StringLiteral sharedBytesAttr =
     "tile.shared_bytes";                                       // i32, on an llvm.func: dynamic shared memory a block
+inline constexpr llvm::StringLiteral persistentAttr =
+    "tile.persistent"; // unit, on an llvm.func: blocks go through the programs of the grid, whose extents follow the words
+inline constexpr llvm::StringLiteral tensorMapsAttr =
+    "tile.tensor_maps"; // dictionaries, on an llvm.func: the requests (lib/runtime/TensorMap.h) of its last parameters
 inline constexpr llvm::StringLiteral nameAttr = "tile.name";   // string, on an argument
 inline constexpr llvm::StringLiteral alignAttr = "tile.align"; // i32, on a view: pointer and outer strides are
                                                                // multiples of this many bytes

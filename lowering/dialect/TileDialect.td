@@ -45,6 +45,19 @@ def Tile_ViewType : Tile_Type<"View", "view"> {
   let genVerifyDecl = 1;
 }
 
+def Tile_RingType : Tile_Type<"Ring", "ring"> {
+  let summary = "slots in shared memory that tiles pass through in order";
+  let description = [{
+    The types of the tiles in a slot; see `tile.ring`.
+
+    ```mlir
+    !tile.ring<tensor<64x64xbf16>, tensor<64x64xbf16>>
+    ```
+  }];
+  let parameters = (ins ArrayRefParameter<"::mlir::Type">:$tiles);
+  let assemblyFormat = "`<` $tiles `>`";
+}
+
 def Tile_PackingAttr : AttrDef<Tile_Dialect, "Packing"> {
   let mnemonic = "packing";
   let summary = "where each bit of a packed value sits in memory";
@@ -68,13 +81,15 @@ def Tile_PackingAttr : AttrDef<Tile_Dialect, "Packing"> {
 
 def Tile_LayoutAttr : AttrDef<Tile_Dialect, "Layout"> {
   let mnemonic = "layout";
-  let summary = "which register, lane and warp holds which element of a tile";
+  let summary = "which register, lane and warp, or which place of shared memory, holds which element of a tile";
   let description = [{
     The encoding of a tensor after layout assignment: a linear layout over GF(2) (lib/layout) in its one-line form, from
-    `register`, `lane` and `warp` to the dimensions `dim0`, `dim1`, … of the tile padded to powers of two.
+    `register`, `lane` and `warp`, or from `offset` (in elements) for a tile in shared memory, to the dimensions `dim0`,
+    `dim1`, … of the tile padded to powers of two.
 
     ```mlir
     #tile.layout<"{register=[[1],[2]], lane=[[4],[8],[16],[32],[64]], warp=[[128]]} -> [256]">
+    #tile.layout<"{offset=[[0,1],[0,2],[1,0],[2,0]]} -> [4,4]">
     ```
   }];
   let parameters = (ins StringRefParameter<"a linear layout">:$spelling);

@@ -297,12 +297,13 @@ def Tile_ScanOp : Tile_Op<"scan", [SingleBlockImplicitTerminator<"YieldOp">, Rec
   let hasVerifier = 1;
 }
 
-def Tile_YieldOp : Tile_Op<"yield", [Pure, ReturnLike, Terminator, ParentOneOf<["ReduceOp", "ScanOp"]>]> {
-  let summary = "the combined values of a reduce or scan region";
+def Tile_YieldOp : Tile_Op<"yield", [Pure, ReturnLike, Terminator,
+                                     ParentOneOf<["ReduceOp", "ScanOp", "FillOp", "SpecializeOp"]>]> {
+  let summary = "the values that a region ends with";
   let description = [{
-    Ends the region of `tile.reduce` and `tile.scan`; see there.
+    Ends the regions of `tile.reduce`, `tile.scan`, `tile.fill` and `tile.specialize`; see there.
   }];
-  let arguments = (ins Variadic<Tile_Scalar>:$values);
+  let arguments = (ins Variadic<Tile_Tile>:$values);
   let assemblyFormat = "attr-dict ($values^ `:` type($values))?";
   let builders = [OpBuilder<(ins), [{ build($_builder, $_state, ::mlir::ValueRange()); }]>];
 }
@@ -312,13 +313,17 @@ def Tile_DotOp : Tile_Op<"dot", [Pure, AllTypesMatch<["acc", "result"]>]> {
   let description = [{
     `result[m, n] = acc[m, n] + Σ_k a[m, k] · b[k, n]`, the products and sums formed in the accumulator's type. Integer
     operands are signed unless `unsignedA` or `unsignedB` says otherwise. `tf32` lets a target round f32 operands to 10 bits of mantissa.
+    Where the target computes products while the program goes on, `inFlight` is how many of this kernel's may be under
+    way when the operation ends, itself included; such a result may only be another dot's accumulator until a
+    `tile.dot_wait`.
 
     ```mlir
     %d = tile.dot %a, %b, %acc : tensor<16x64xf32>, tensor<64x16xf32>, tensor<16x16xf32>
     ```
   }];
   let arguments = (ins Tile_Tensor:$a, Tile_Tensor:$b, Tile_Tensor:$acc,
-                       DefaultValuedAttr<Tile_DotPrecision, "DotPrecision::Ieee">:$precision, UnitAttr:$unsignedA, UnitAttr:$unsignedB);
+                       DefaultValuedAttr<Tile_DotPrecision, "DotPrecision::Ieee">:$precision, UnitAttr:$unsignedA, UnitAttr:$unsignedB,
+                       DefaultValuedAttr<I32Attr, "0">:$inFlight);
   let results = (outs Tile_Tensor:$result);
   let assemblyFormat = "$a `,` $b `,` $acc attr-dict `:` type($a) `,` type($b) `,` type($acc)";
   let hasVerifier = 1;
@@ -411,6 +416,66 @@ def Tile_ConvertLayoutOp : Tile_Op<"convert_layout", [Pure]> {
   let assemblyFormat = "$source attr-dict `:` type($source) `->` type($result)";
   let hasVerifier = 1;
   let hasFolder = 1;
+}
+
+def Tile_DotWaitOp : Tile_Op<"dot_wait", [AllTypesMatch<["source", "result"]>]> {
+  let summary = "the accumulator once every dot under way is done";
+  let description = [{
+    See `inFlight` of `tile.dot`.
+  }];
+  let arguments = (ins Tile_Tensor:$source);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$source attr-dict `:` type($source)";
+}
+
+def Tile_RingOp : Tile_Op<"ring"> {
+  let summary = "a ring of slots in shared memory, by which one group of warps hands tiles to the others";
+  let description = [{
+    Each of its `stages` slots holds a tile of every type of the ring. The tiles' layouts are those of shared memory.
+  }];
+  let arguments = (ins ConfinedAttr<I32Attr, [IntPositive]>:$stages);
+  let results = (outs Tile_RingType:$ring);
+  let assemblyFormat = "`stages` $stages attr-dict `:` type($ring)";
+}
+
+def Tile_FillOp : Tile_Op<"fill", [SingleBlockImplicitTerminator<"YieldOp">]> {
+  let summary = "fill the next slot of a ring, once it is free";
+  let description = [{
+    Begins the loads in the region, whose results it yields, a tile for each type of the ring. The slot is at the front
+    of the ring when the copies are done.
+  }];
+  let arguments = (ins Tile_RingType:$ring);
+  let regions = (region SizedRegion<1>:$body);
+  let assemblyFormat = "$ring $body attr-dict `:` type($ring)";
+}
+
+def Tile_FrontOp : Tile_Op<"front"> {
+  let summary = "the tiles of a ring's next slot, once they are there";
+  let description = [{
+    They stay until `tile.pop`.
+  }];
+  let arguments = (ins Tile_RingType:$ring);
+  let results = (outs Variadic<Tile_Tensor>:$tiles);
+  let assemblyFormat = "$ring attr-dict `:` type($ring) `->` type($tiles)";
+}
+
+def Tile_PopOp : Tile_Op<"pop"> {
+  let summary = "free the oldest slot of a ring that was at the front";
+  let description = [{
+    When `condition` holds, or always without one.
+  }];
+  let arguments = (ins Tile_RingType:$ring, Optional<I1>:$condition);
+  let assemblyFormat = "$ring (`if` $condition^)? attr-dict `:` type($ring)";
+}
+
+def Tile_SpecializeOp : Tile_Op<"specialize"> {
+  let summary = "one program's work, shared among groups of warps";
+  let description = [{
+    The producer's warps run the first region, which only fills rings, and the others the second one, at the same time.
+    Each group goes through all the programs of a block by itself, so the producer may be ahead by a program.
+  }];
+  let regions = (region SizedRegion<1>:$producer, SizedRegion<1>:$consumer);
+  let assemblyFormat = "`producer` $producer `consumer` $consumer attr-dict";
 }
 
 #endif

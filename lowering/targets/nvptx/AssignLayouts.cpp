@@ -1,5 +1,7 @@
-// Layouts flow from the largest tiles to the smaller ones.
+// Layouts flow from the anchors, then from the largest tiles to the smaller ones.
 //
+// 0. Anchor: a dot that the tensor cores can compute has its accumulator in their fragments. Its operands lie in shared
+//    memory, whither the copy engine loads them if it can, but for a computed `a`, which stays in registers.
 // 1. Seed: the largest tile that has no layout yet takes the coalesced one of its shape (canonicalLayout), and what it
 //    implies for the tiles tied to it by an operation (the same for elementwise operations and loop-carried values; a
 //    slice of it for what is broadcast to it or reduced from it; the bytes its values are unpacked from, …) spreads
@@ -9,6 +11,7 @@
 //    repeated in the needed layout if that is free (constants, splats, iota), else a tile.convert_layout is inserted.
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
+#include "bitloom/lowering/targets/nvptx/Mma.h"
 #include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -39,8 +42,6 @@ static int64_t paddedElements(Type type) {
   return elements;
 }
 
-static int64_t bytesOf(Type element) { return std::max<int64_t>(1, element.getIntOrFloatBitWidth() / 8); }
-
 // The tiles whose element at each place an operation combines: they share one layout.
 static SmallVector<Value> tied(Operation *op) {
   SmallVector<Value> values;
@@ -65,11 +66,14 @@ namespace {
 
 class Assignment {
 public:
-  Assignment(func::FuncOp func, int warps) : func(func), warps(warps) {}
+  Assignment(func::FuncOp func, const Target &target, int warps) : func(func), target(target), warps(warps) {}
   LogicalResult run();
 
 private:
   void collectAccesses();
+  void anchor(tile::DotOp dot);
+  void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom);
+  void propagate();
   void seed(Value value);
   void set(Value value, const LinearLayout &layout);
   void unify(ValueRange values);
@@ -82,7 +86,9 @@ private:
   void force(Value result, const LinearLayout &actual);
 
   func::FuncOp func;
+  const Target &target;
   int warps;
+  DenseMap<OpOperand *, LinearLayout> anchored; // operands of dots
   DenseMap<int64_t, int64_t> elementsPerThread; // by the tile's number of elements: of the widest access of that size
   DenseMap<Value, LinearLayout> chosen;
   std::deque<Value> changed;
@@ -118,6 +124,53 @@ void Assignment::collectAccesses() {
   });
 }
 
+// Loads straight to shared memory where the copy engine can, and the tile is of use to the dot alone.
+void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom) {
+  Value value = operand.get();
+  int contiguous = 1;
+  while (auto transpose = value.getDefiningOp<tile::TransposeOp>()) {
+    if (!transpose->hasOneUse())
+      break;
+    contiguous = 1 - contiguous;
+    value = transpose.getSource();
+  }
+  auto load = value.getDefiningOp<tile::LoadOp>();
+  auto hint = func->getAttrOfType<BoolAttr>(tile::warpSpecializeAttr);
+  bool isDirect = load && load->hasOneUse() && !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
+                  load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1;
+  if (!isDirect || (contiguous != depthDim && !atom.mnMajor)) {
+    isDirect = false;
+    contiguous = depthDim;
+  }
+  LinearLayout layout = sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8)->layout;
+  anchored.insert({&operand, layout});
+  if (!isDirect)
+    return;
+  for (Value at = operand.get();;) {
+    chosen.insert({at, layout});
+    auto transpose = at.getDefiningOp<tile::TransposeOp>();
+    if (!transpose)
+      break;
+    layout = untransposedLayout(layout, transpose.getPermutation());
+    at = transpose.getSource();
+  }
+}
+
+void Assignment::anchor(tile::DotOp dot) {
+  std::optional<DotPlan> plan = planWgmma(dot, target, warps);
+  if (!plan)
+    return;
+  RankedTensorType a = dot.getA().getType();
+  Operation *producer = dot.getA().getDefiningOp();
+  bool isComputed = producer && !isa<tile::LoadOp, tile::TransposeOp>(producer);
+  if (isComputed && plan->groupsAlongN == 1)
+    anchored.insert({&dot.getAMutable(), fragmentLayout(a.getDimSize(0), a.getDimSize(1), plan->atom->bits, warps)});
+  else
+    anchorOperand(dot.getAMutable(), 1, *plan->atom);
+  anchorOperand(dot.getBMutable(), 0, *plan->atom);
+  set(dot.getResult(), plan->accumulator);
+}
+
 void Assignment::seed(Value value) {
   int64_t elements = ShapedType::getNumElements(shapeOf(value));
   auto found = elementsPerThread.find(elements);
@@ -125,6 +178,10 @@ void Assignment::seed(Value value) {
   // A tile too small to give every lane a vector is better spread over the lanes.
   run = std::min(run, std::max<int64_t>(1, paddedElements(value.getType()) / lanes));
   set(value, canonicalLayout(shapeOf(value), run, warps));
+  propagate();
+}
+
+void Assignment::propagate() {
   while (!changed.empty()) {
     Value next = changed.front();
     changed.pop_front();
@@ -261,6 +318,8 @@ void Assignment::visitShape(Operation *op) {
 // What the operation needs its operand's layout to be, its results having theirs; none: any layout will do.
 std::optional<LinearLayout> Assignment::needed(Operation *op, OpOperand &operand) {
   Value value = operand.get();
+  if (auto found = anchored.find(&operand); found != anchored.end())
+    return found->second;
   if (isa<scf::YieldOp, scf::ConditionOp>(op)) {
     Operation *parent = op->getParentOp();
     unsigned index = operand.getOperandNumber();
@@ -380,6 +439,8 @@ LogicalResult Assignment::run() {
     int64_t left = paddedElements(a.getType()), right = paddedElements(b.getType());
     return left != right ? left > right : position.at(a) < position.at(b);
   });
+  func.walk([&](tile::DotOp dot) { anchor(dot); });
+  propagate();
   // The bytes first: their values go with them, while the reverse would leave a byte's values in several threads.
   for (ArrayRef<Value> list : {ArrayRef<Value>(packed), ArrayRef<Value>(values)})
     for (Value value : list)
@@ -414,7 +475,14 @@ LogicalResult Assignment::run() {
 
 // Enough threads for 16 to 32 elements each of the largest tile, and for coalesced access to a small one. 32 where what
 // is loaded and carried of that size leaves a thread registers to spare.
-static int warpsFor(func::FuncOp func) {
+static int warpsFor(func::FuncOp func, const Target &target) {
+  int groups = 0;
+  func.walk([&](tile::DotOp dot) {
+    if (planWgmma(dot, target, wgmmaWarps(dot)))
+      groups = std::max(groups, wgmmaWarps(dot));
+  });
+  if (groups)
+    return groups;
   int64_t largest = 1;
   func.walk([&](Operation *op) {
     for (Type type : op->getResultTypes())
@@ -451,12 +519,13 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
       func.emitError() << tile::numWarpsAttr << ": expected a power of two from 1 to 32, got " << warps.getInt();
       return signalPassFailure();
     }
-    int count = warps ? int(warps.getInt()) : warpsFor(func);
+    const Target facts = parseTarget(target);
+    int count = warps ? int(warps.getInt()) : warpsFor(func, facts);
     if (!warps)
       func->setAttr(tile::numWarpsAttr, Builder(func).getI32IntegerAttr(count));
     narrowIndices(func);
     try {
-      if (failed(Assignment(func, count).run()))
+      if (failed(Assignment(func, facts, count).run()))
         signalPassFailure();
     } catch (const std::exception &error) {
       func.emitError() << "layout assignment: " << error.what();

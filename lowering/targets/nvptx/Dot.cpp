@@ -1,6 +1,7 @@
 // Matrix products on the general-purpose cores: both operands lie in shared memory, and every thread computes the
 // elements of the result that it holds, a row of a and a column of b at a time, in the order of k.
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
+#include "bitloom/lowering/targets/nvptx/Mma.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
@@ -11,8 +12,6 @@
 using namespace mlir;
 using namespace bitloom;
 using namespace bitloom::nvptx;
-
-static int64_t bytesOf(Type element) { return std::max<int64_t>(1, element.getIntOrFloatBitWidth() / 8); }
 
 static FailureOr<Value> asAccumulator(Emitter &e, tile::DotOp dot, Value value, Type accumulator, bool isUnsigned) {
   OpBuilder &b = e.builder;
@@ -34,6 +33,8 @@ static FailureOr<Value> asAccumulator(Emitter &e, tile::DotOp dot, Value value, 
 }
 
 LogicalResult nvptx::lower(Emitter &e, tile::DotOp dot) {
+  if (isShared(dot.getB().getType()))
+    return lowerWgmma(e, dot);
   OpBuilder &b = e.builder;
   RankedTensorType a = dot.getA().getType(), rhs = dot.getB().getType(), acc = dot.getAcc().getType();
   Type accumulator = acc.getElementType();

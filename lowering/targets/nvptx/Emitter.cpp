@@ -2,6 +2,7 @@
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
 
 #include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/targets/nvptx/Mma.h"
 #include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -193,24 +194,48 @@ Value Emitter::isFirstReplica(const LinearLayout &layout) {
 //===- The block
 //-----------------------------------------------------------------------------------------------------===//
 
-void Emitter::barrier() { NVVM::Barrier0Op::create(builder, loc); }
+// Among the consumers alone where there is a producer: it never comes.
+void Emitter::barrier() {
+  if (inRole)
+    ptx("bar.sync 1, " + std::to_string(lanes * warpCount) + ";", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+  else
+    NVVM::Barrier0Op::create(builder, loc);
+}
+
+static void checkShared(const Target &target, int64_t bytes) {
+  if (bytes > target.maxSharedPerBlock)
+    throw UserError("expected at most " + std::to_string(target.maxSharedPerBlock) + " bytes of shared memory on " +
+                    target.name + ", got " + std::to_string(bytes) + "; use smaller tiles");
+}
+
+int64_t Emitter::reserve(int64_t bytes, int64_t alignment) {
+  int64_t offset = llvm::alignTo(reservedBytes, alignment);
+  reservedBytes = llvm::alignTo(offset + bytes, 16);
+  checkShared(target, reservedBytes + onceBytes + turnBytes);
+  return offset;
+}
+
+Value Emitter::sharedAt(int64_t offset) {
+  Value base = LLVM::AddressOfOp::create(builder, loc, sharedMemory);
+  Value address = LLVM::PtrToIntOp::create(builder, loc, builder.getI32Type(), base);
+  return arith::AddIOp::create(builder, loc, address, i32(offset));
+}
 
 Value Emitter::scratch(int64_t bytes) {
   bytes = llvm::alignTo(std::max<int64_t>(bytes, 1), 16);
   bool isOnce = !loopDepth && onceBytes + bytes <= onceLimit;
   Value base = LLVM::AddressOfOp::create(builder, loc, sharedMemory);
-  int64_t offset = isOnce ? onceBytes : 0;
-  auto at = LLVM::ConstantOp::create(builder, loc, builder.getI32Type(), builder.getI32IntegerAttr(int32_t(offset)));
+  // Offsets are known at the end: reserved memory comes first, then what is used once, then what exchanges share.
+  auto at = LLVM::ConstantOp::create(builder, loc, builder.getI32Type(), builder.getI32IntegerAttr(0));
   if (isOnce) {
+    onceOffsets.push_back({at, onceBytes});
     onceBytes += bytes;
   } else {
     barrier();
     turnBytes = std::max(turnBytes, bytes);
     turnOffsets.push_back(at);
   }
-  if (onceBytes + turnBytes > target.maxSharedPerBlock)
-    throw UserError("expected at most " + std::to_string(target.maxSharedPerBlock) + " bytes of shared memory on " +
-                    target.name + ", got " + std::to_string(onceBytes + turnBytes) + "; use smaller tiles");
+  checkShared(target, reservedBytes + onceBytes + turnBytes);
   return LLVM::GEPOp::create(builder, loc, base.getType(), builder.getI8Type(), base,
                              ArrayRef<LLVM::GEPArg>{at.getRes()});
 }
@@ -350,15 +375,21 @@ LogicalResult Emitter::run() {
   OpBuilder top(kernel);
   sharedMemory =
       LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(builder.getI8Type(), 0), /*isConstant=*/false,
-                             LLVM::Linkage::External, "bitloom_shared", Attribute(), /*alignment=*/16, /*addrSpace=*/3);
-  auto type =
-      LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), SmallVector<Type>(words, builder.getI64Type()));
+                             LLVM::Linkage::External, "bitloom_shared", Attribute(), /*alignment=*/sharedAlignment, /*addrSpace=*/3);
+  kernel.walk([&](tile::SpecializeOp) { isSpecialized = true; });
+  wordCount = int(words);
+  collectTensorMaps();
+  SmallVector<Type> parameters(words + (isSpecialized ? 3 : 0), builder.getI64Type()); // the grid's extents last
+  parameters.append(requests.size(), pointerTo(context, 0));
+  auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), parameters);
   std::string name = kernel.getName().str();
   kernel.setName(name + "_tiles");
   function = LLVM::LLVMFuncOp::create(top, loc, name, type);
   function->setAttr(NVVM::NVVMDialect::getKernelFuncAttrName(), builder.getUnitAttr());
-  function->setAttr(NVVM::NVVMDialect::getReqntidAttrName(), builder.getDenseI32ArrayAttr({lanes * warpCount}));
-  function->setAttr(tile::numWarpsAttr, builder.getI32IntegerAttr(warpCount));
+  int blockWarps = warpCount + (isSpecialized ? warpsPerGroup : 0);
+  function->setAttr(NVVM::NVVMDialect::getReqntidAttrName(), builder.getDenseI32ArrayAttr({lanes * blockWarps}));
+  function->setAttr(tile::numWarpsAttr, builder.getI32IntegerAttr(blockWarps));
+  describeTensorMaps();
 
   builder.setInsertionPointToStart(function.addEntryBlock(builder));
   mapArguments();
@@ -376,10 +407,13 @@ LogicalResult Emitter::run() {
   LLVM::ReturnOp::create(builder, loc, ValueRange());
   prologueEnd->erase();
 
+  for (auto [offset, bytes] : onceOffsets)
+    offset.setValueAttr(builder.getI32IntegerAttr(int32_t(reservedBytes + bytes)));
   for (LLVM::ConstantOp offset : turnOffsets)
-    offset.setValueAttr(builder.getI32IntegerAttr(int32_t(onceBytes)));
-  function->setAttr(tile::sharedBytesAttr, builder.getI32IntegerAttr(int32_t(onceBytes + turnBytes)));
-  if (!onceBytes && !turnBytes)
+    offset.setValueAttr(builder.getI32IntegerAttr(int32_t(reservedBytes + onceBytes)));
+  int64_t sharedBytes = reservedBytes + onceBytes + turnBytes;
+  function->setAttr(tile::sharedBytesAttr, builder.getI32IntegerAttr(int32_t(sharedBytes)));
+  if (!sharedBytes)
     sharedMemory.erase();
   kernel.erase();
   return expandMath(function);

@@ -2,9 +2,11 @@
 // scalar is a single value. The lowerings of the operations are free functions over an Emitter, a file per kind.
 #pragma once
 
+#include "bitloom/lib/runtime/TensorMap.h"
 #include "bitloom/lib/target/Target.h"
 #include "bitloom/lowering/dialect/Tile.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
+#include "bitloom/lowering/targets/nvptx/Mma.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -77,12 +79,16 @@ public:
   mlir::Value warpId() const { return warpValue; }
   mlir::Value linearThreadId() const { return threadValue; }
   int warps() const { return warpCount; }
-  mlir::Value programId(int axis); // i32
+  mlir::Value programId(int axis);  // i32
+  mlir::Value gridExtent(int axis); // i32
   llvm::StringRef kernelName() { return function.getName(); }
   void barrier();
   // Shared memory for one exchange, 16-byte aligned; !llvm.ptr<3>. Waits where earlier readers may not be done: then
   // write, barrier(), read. UserError when the block cannot have that much.
   mlir::Value scratch(int64_t bytes);
+  // Shared memory that is this caller's alone; the offset in bytes. UserError as scratch().
+  int64_t reserve(int64_t bytes, int64_t alignment);
+  mlir::Value sharedAt(int64_t offset); // i32 address
   mlir::Value sharedAddress(mlir::Value base, mlir::Value index, mlir::Type element); // index: i32, in elements
   void sharedStore(mlir::Value address, mlir::Value value);
   mlir::Value sharedLoad(mlir::Value address, mlir::Type type);
@@ -96,6 +102,27 @@ public:
   mlir::LLVM::LLVMFuncOp declare(llvm::StringRef name, mlir::LLVM::LLVMFunctionType type);
   // A body under a condition on this thread, without results; null stands for true.
   void when(mlir::Value condition, llvm::function_ref<void()> body);
+
+  // --- Roles: with a tile.specialize, the block has a warpgroup more than the layouts speak of (the producer) ---
+  llvm::LogicalResult emitSpecialize(tile::SpecializeOp specialize);
+  // Of the ring's slots and barriers.
+  struct Ring {
+    int stages;
+    int64_t slots, slotBytes, full, empty;            // offsets in shared memory; a barrier takes 8 bytes
+    llvm::SmallVector<int64_t> tileOffsets;           // in a slot
+    int64_t copiedBytes;                              // by one fill
+    mlir::Value fillSlot, fillPhase, frontSlot, frontPhase, popSlot; // pointers to i32 of the thread
+  };
+  Ring &ring(mlir::Value value) { return rings[value]; }
+  mlir::Value localWord(); // a pointer to an i32 of the thread, 0 at first
+  // The kernel's parameter that holds the tensor map of this load or staged store.
+  mlir::Value tensorMap(mlir::Operation *access);
+  // The address of a tile in shared memory, i32.
+  mlir::Value sharedTile(mlir::Value tile) { return sharedTiles.at(tile); }
+  void putShared(mlir::Value tile, mlir::Value address) { sharedTiles[tile] = address; }
+  mlir::Value warpGroup(); // i32, the same for all of a warp as far as the assembler can see
+  int64_t stagingOffset(); // of the staged stores' buffers
+  std::optional<StagedStore> staged(tile::StoreOp store) { return stagedStore(store, layouts, warpCount); }
 
   llvm::LogicalResult emit(mlir::Operation *op);
   llvm::LogicalResult emitBlock(mlir::Block &block); // all but its terminator
@@ -124,7 +151,19 @@ private:
   mlir::LLVM::LLVMFuncOp function;
   mlir::LLVM::GlobalOp sharedMemory;
   mlir::Operation *prologueEnd = nullptr; // values of use everywhere are computed before it
+  void collectTensorMaps();
+  void describeTensorMaps(); // on the lowered function
+  void initialiseRings();
   int warpCount, loopDepth = 0, constants = 0;
+  bool isSpecialized = false, inRole = false;
+  llvm::SmallVector<mlir::Value, 3> programIds, gridExtents; // i32, of a specialized kernel
+  llvm::DenseMap<mlir::Value, Ring> rings;
+  llvm::DenseMap<mlir::Value, mlir::Value> sharedTiles;
+  llvm::DenseMap<mlir::Operation *, int> mapOf; // index in requests
+  std::vector<TensorMapRequest> requests;
+  int wordCount = 0;
+  mlir::Value warpGroupValue;
+  int64_t reservedBytes = 0, staging = -1;
   mlir::Value laneValue, warpValue, threadValue;
   struct Lazy {
     std::function<Registers()> unpack;
@@ -139,6 +178,7 @@ private:
   llvm::StringMap<mlir::LLVM::GlobalOp> strings;
   // Shared memory: regions used once, then one that exchanges take in turn, a barrier before each.
   int64_t onceBytes = 0, turnBytes = 0;
+  llvm::SmallVector<std::pair<mlir::LLVM::ConstantOp, int64_t>> onceOffsets;
   llvm::SmallVector<mlir::LLVM::ConstantOp> turnOffsets;
 };
 
@@ -163,6 +203,21 @@ llvm::LogicalResult lower(Emitter &, tile::LutOp);
 llvm::LogicalResult lower(Emitter &, tile::DotOp);
 llvm::LogicalResult lower(Emitter &, tile::PrintOp);
 llvm::LogicalResult lower(Emitter &, tile::AssertOp);
+llvm::LogicalResult lower(Emitter &, tile::RingOp);
+llvm::LogicalResult lower(Emitter &, tile::FillOp);
+llvm::LogicalResult lower(Emitter &, tile::FrontOp);
+llvm::LogicalResult lower(Emitter &, tile::PopOp);
+llvm::LogicalResult lower(Emitter &, tile::DotWaitOp);
+// A dot whose b lies in shared memory.
+llvm::LogicalResult lowerWgmma(Emitter &, tile::DotOp);
+// False where the store is none of accumulators that the copy engine can write.
+bool lowerStaged(Emitter &, tile::StoreOp);
+// A conversion whose result lies in shared memory.
+void putInShared(Emitter &, tile::ConvertLayoutOp);
+// One store of up to four words to an i32 address.
+void storeSharedWords(Emitter &, mlir::Value address, mlir::ValueRange words);
+// `elements` values of one type as i32 words, or as one i16 or i8 where they take less.
+llvm::SmallVector<mlir::Value> packWords(Emitter &, mlir::ValueRange elements);
 // One scalar operation of math, or one of arith that needs more than its LLVM counterpart; null where it is neither.
 mlir::FailureOr<mlir::Value> lowerMath(Emitter &, mlir::Operation *op, mlir::ValueRange operands);
 // A division of f32 tiles where several registers have the same divisor; false where that does not hold.

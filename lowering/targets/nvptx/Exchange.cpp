@@ -10,8 +10,6 @@ using namespace mlir;
 using namespace bitloom;
 using namespace bitloom::nvptx;
 
-static int64_t bytesOf(Type element) { return std::max<int64_t>(1, element.getIntOrFloatBitWidth() / 8); }
-
 Value nvptx::flatIndex(Emitter &e, ArrayRef<Value> coordinates, ArrayRef<int64_t> shape) {
   Value flat;
   int64_t stride = 1;
@@ -154,6 +152,8 @@ Registers nvptx::exchange(Emitter &e, const Registers &source, Type element, con
 //-------------------------------------------------------------------------------------------------===//
 
 LogicalResult nvptx::lower(Emitter &e, tile::ConvertLayoutOp convert) {
+  if (isShared(convert.getType()))
+    return putInShared(e, convert), success();
   RankedTensorType from = convert.getSource().getType();
   e.put(convert, exchange(e, e.get(convert.getSource()), from.getElementType(), e.layout(from), from.getShape(),
                           e.layout(convert.getType())));
@@ -181,6 +181,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::ReshapeOp reshape) {
 }
 
 LogicalResult nvptx::lower(Emitter &e, tile::TransposeOp transpose) {
+  if (isShared(transpose.getType())) // the same bytes under the other name
+    return e.putShared(transpose, e.sharedTile(transpose.getSource())), success();
   RankedTensorType from = transpose.getSource().getType(), to = transpose.getType();
   LinearLayout moved = transposedLayout(e.layout(from), transpose.getPermutation());
   e.put(transpose,

@@ -16,14 +16,14 @@ static Value asI64(Emitter &e, Value index) {
 }
 
 namespace {
-struct Element {
+struct Place {
   Value address; // !llvm.ptr<1>
   Value inside;  // i1: in bounds, in the tile's shape, and not masked
 };
 } // namespace
 
-// Element r of a tile of type `tile` at the view's coordinates `indices`.
-static Element locate(Emitter &e, Value viewValue, OperandRange indices, Value mask, Type tile, int r) {
+// Place r of a tile of type `tile` at the view's coordinates `indices`.
+static Place locate(Emitter &e, Value viewValue, OperandRange indices, Value mask, Type tile, int r) {
   OpBuilder &b = e.builder;
   const ViewWords &view = e.view(viewValue);
   Value inside, place;
@@ -83,7 +83,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::GatherOp gather) {
       registers.push_back(e.zero(element));
       continue;
     }
-    Element at = locate(e, gather.getView(), gather.getIndices(), gather.getMask(), type, r);
+    Place at = locate(e, gather.getView(), gather.getIndices(), gather.getMask(), type, r);
     Value address = LLVM::PtrToIntOp::create(b, e.loc, b.getI64Type(), at.address);
     Value loaded = e.ptx(text, constraints, word, {address, at.inside, other}, /*hasSideEffects=*/true);
     if (bits == 8)
@@ -100,7 +100,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::ScatterOp scatter) {
   for (int r = 0; r < e.registersOf(type); ++r) {
     if (isDead(e, type, r) || isReplica(e, type, r))
       continue;
-    Element at = locate(e, scatter.getView(), scatter.getIndices(), scatter.getMask(), type, r);
+    Place at = locate(e, scatter.getView(), scatter.getIndices(), scatter.getMask(), type, r);
     Value bits = e.toBits(e.get(scatter.getValue())[r]);
     e.when(e.both(at.inside, once), [&] { LLVM::StoreOp::create(e.builder, e.loc, bits, at.address); });
   }
@@ -146,7 +146,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::AtomicOp atomic) {
       registers.push_back(e.zero(element));
       continue;
     }
-    Element at = locate(e, atomic.getView(), atomic.getIndices(), atomic.getMask(), type, r);
+    Place at = locate(e, atomic.getView(), atomic.getIndices(), atomic.getMask(), type, r);
     Value given = e.get(atomic.getValue())[r];
     if (isExchange)
       given = e.toBits(given);

@@ -11,6 +11,8 @@ using namespace bitloom::nvptx;
 
 std::string nvptx::dimName(int dim) { return "dim" + std::to_string(dim); }
 
+int64_t nvptx::bytesOf(Type element) { return std::max<int64_t>(1, element.getIntOrFloatBitWidth() / 8); }
+
 bool nvptx::hasLayout(Type type) {
   auto tensor = dyn_cast<RankedTensorType>(type);
   return tensor && isa_and_nonnull<tile::LayoutAttr>(tensor.getEncoding());

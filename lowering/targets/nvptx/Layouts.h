@@ -15,6 +15,7 @@ inline constexpr const char *reg = "register", *lane = "lane", *warp = "warp"; /
 inline constexpr int lanes = 32;
 
 std::string dimName(int dim); // dim0, dim1, …
+int64_t bytesOf(mlir::Type element); // in memory
 
 // The parsed encodings of tensor types.
 class Layouts {

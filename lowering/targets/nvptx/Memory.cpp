@@ -17,13 +17,10 @@ using namespace mlir;
 using namespace bitloom;
 using namespace bitloom::nvptx;
 
-static int64_t bytesOf(Type element) { return std::max<int64_t>(1, element.getIntOrFloatBitWidth() / 8); }
-
 //===- Words: what one instruction moves
 //------------------------------------------------------------------------------===//
 
-// `elements` values of one type as i32 words, or as one i16 or i8 where they take less.
-static SmallVector<Value> packWords(Emitter &e, ValueRange elements) {
+SmallVector<Value> nvptx::packWords(Emitter &e, ValueRange elements) {
   OpBuilder &b = e.builder;
   int64_t bytes = bytesOf(elements[0].getType()), perWord = std::min<int64_t>(4 / bytes, elements.size());
   SmallVector<Value> words;
@@ -397,6 +394,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::LoadOp load) {
 }
 
 LogicalResult nvptx::lower(Emitter &e, tile::StoreOp store) {
+  if (lowerStaged(e, store))
+    return success();
   OpBuilder &b = e.builder;
   Type type = store.getValue().getType();
   const Registers &values = e.get(store.getValue());

@@ -8,6 +8,8 @@
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "llvm/Support/TargetSelect.h"
 
+#include <algorithm>
+
 namespace bitloom {
 
 namespace {
@@ -16,7 +18,11 @@ class CudaExecutable : public Executable {
 public:
   explicit CudaExecutable(const MachineCode &code)
       : module(code.image), function(module.function(code.entry, unsigned(code.sharedBytes))),
-        threads(unsigned(code.threadsPerProgram)) {}
+        threads(unsigned(code.threadsPerProgram)), maps(code.tensorMaps) {
+    if (code.isPersistent)
+      mostBlocks = cuda::deviceInfo(cuda::currentDevice()).smCount *
+                   std::max(1, function.residentBlocks(code.threadsPerProgram));
+  }
 
   void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream) override {
     constexpr std::array<int64_t, 3> largest = {(1LL << 31) - 1, 65535, 65535};
@@ -26,6 +32,8 @@ public:
                         " programs, got " + std::to_string(grid[axis]));
     if (!grid[0] || !grid[1] || !grid[2])
       return;
+    if (mostBlocks)
+      return launchPersistent(words, grid, stream);
     cuda::launch(function, words,
                  {.grid = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])},
                   .block = {threads, 1, 1},
@@ -33,14 +41,40 @@ public:
   }
 
 private:
+  void launchPersistent(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream) {
+    constexpr int64_t mostPrograms = (1LL << 31) - 1;
+    if (grid[0] > mostPrograms / grid[1] / grid[2])
+      throw UserError("expected at most " + std::to_string(mostPrograms) + " programs, got a grid of " +
+                      std::to_string(grid[0]) + " x " + std::to_string(grid[1]) + " x " + std::to_string(grid[2]));
+    std::array<int64_t, cuda::maxLaunchWords> all;
+    if (words.size() + grid.size() > all.size())
+      throw InternalError("expected at most " + std::to_string(all.size()) + " words of kernel arguments");
+    std::ranges::copy(grid, std::ranges::copy(words, all.begin()).out);
+    std::array<TensorMap, cuda::maxLaunchMaps> encoded;
+    for (size_t i = 0; i < maps.size(); ++i)
+      encoded[i] = maps[i].of(words);
+    const int64_t blocks = std::min(grid[0] * grid[1] * grid[2], mostBlocks);
+    cuda::launch(function, std::span(all).first(words.size() + grid.size()),
+                 {.grid = {unsigned(blocks), 1, 1}, .block = {threads, 1, 1}, .stream = stream},
+                 std::span(encoded).first(maps.size()));
+  }
+
   cuda::Module module;
   cuda::Function function;
   unsigned threads;
+  int64_t mostBlocks = 0; // of a persistent kernel, that run at once
+  std::vector<TensorMapRequest> maps;
 };
 
 int64_t intAttr(mlir::Operation *op, llvm::StringRef name, int64_t otherwise) {
   auto attribute = op->getAttrOfType<mlir::IntegerAttr>(name);
   return attribute ? attribute.getInt() : otherwise;
+}
+
+TensorMapRequest requestOf(mlir::DictionaryAttr described) {
+  auto number = [&](const char *name) { return int(described.getAs<mlir::IntegerAttr>(name).getInt()); };
+  auto box = described.getAs<mlir::DenseI32ArrayAttr>("box").asArrayRef();
+  return {number("word"), number("rank"), DType(number("dtype")), {box.begin(), box.end()}, number("swizzle")};
 }
 
 struct NvptxBackend : Backend {
@@ -68,6 +102,10 @@ struct NvptxBackend : Backend {
     code.entry = kernel.getName().str();
     code.threadsPerProgram = int(warps) * target.warpSize;
     code.sharedBytes = int(shared);
+    code.isPersistent = kernel->hasAttr(tile::persistentAttr);
+    if (auto maps = kernel->getAttrOfType<mlir::ArrayAttr>(tile::tensorMapsAttr))
+      for (auto described : maps.getAsRange<mlir::DictionaryAttr>())
+        code.tensorMaps.push_back(requestOf(described));
     code.image = codegen.assembly();
     try {
       if (std::optional<Cubin> cubin = assemblePtx(code.image, {.cpu = target.cpu})) {

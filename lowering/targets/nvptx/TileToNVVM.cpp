@@ -239,6 +239,8 @@ Registers Emitter::combine(Region &combiner, ValueRange left, ValueRange right) 
 //------------------------------------------------------------------------------------------------------===//
 
 Value Emitter::programId(int axis) {
+  if (!programIds.empty())
+    return programIds[axis];
   Type word = builder.getI32Type();
   if (axis == 0)
     return NVVM::BlockIdXOp::create(builder, loc, word);
@@ -247,13 +249,15 @@ Value Emitter::programId(int axis) {
   return NVVM::BlockIdZOp::create(builder, loc, word);
 }
 
-static Value gridExtent(Emitter &emitter, int axis) {
-  Type word = emitter.builder.getI32Type();
+Value Emitter::gridExtent(int axis) {
+  if (!gridExtents.empty())
+    return gridExtents[axis];
+  Type word = builder.getI32Type();
   if (axis == 0)
-    return NVVM::GridDimXOp::create(emitter.builder, emitter.loc, word);
+    return NVVM::GridDimXOp::create(builder, loc, word);
   if (axis == 1)
-    return NVVM::GridDimYOp::create(emitter.builder, emitter.loc, word);
-  return NVVM::GridDimZOp::create(emitter.builder, emitter.loc, word);
+    return NVVM::GridDimYOp::create(builder, loc, word);
+  return NVVM::GridDimZOp::create(builder, loc, word);
 }
 
 static LogicalResult emitIota(Emitter &emitter, tile::IotaOp iota) {
@@ -287,14 +291,16 @@ LogicalResult Emitter::emit(Operation *op) {
   return llvm::TypeSwitch<Operation *, LogicalResult>(op)
       .Case<tile::LoadOp, tile::StoreOp, tile::GatherOp, tile::ScatterOp, tile::AtomicOp, tile::ReduceOp, tile::ScanOp,
             tile::ConvertLayoutOp, tile::ReshapeOp, tile::TransposeOp, tile::BroadcastOp, tile::JoinOp, tile::SplitOp,
-            tile::SliceOp, tile::UnpackOp, tile::PackOp, tile::LutOp, tile::DotOp, tile::PrintOp, tile::AssertOp>(
+            tile::SliceOp, tile::UnpackOp, tile::PackOp, tile::LutOp, tile::DotOp, tile::DotWaitOp, tile::RingOp,
+            tile::FillOp, tile::FrontOp, tile::PopOp, tile::PrintOp, tile::AssertOp>(
           [&](auto known) { return lower(*this, known); })
       .Case([&](tile::ProgramIdOp id) { return put(id, {widen(programId(id.getAxis()))}), success(); })
       .Case(
-          [&](tile::NumProgramsOp count) { return put(count, {widen(gridExtent(*this, count.getAxis()))}), success(); })
+          [&](tile::NumProgramsOp count) { return put(count, {widen(gridExtent(count.getAxis()))}), success(); })
       .Case([&](tile::ExtentOp extent) {
         return put(extent, {view(extent.getView()).extents[extent.getDim()]}), success();
       })
+      .Case([&](tile::SpecializeOp specialize) { return emitSpecialize(specialize); })
       .Case([&](tile::IotaOp iota) { return emitIota(*this, iota); })
       .Case([&](tensor::SplatOp splat) {
         return put(splat, Registers(registersOf(splat.getType()), scalar(splat.getInput()))), success();

@@ -1,0 +1,179 @@
+#include "bitloom/lowering/targets/nvptx/Mma.h"
+
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace bitloom;
+using namespace bitloom::nvptx;
+
+using Bases = std::vector<LinearLayout::Vector>;
+
+// Bases 1, 2, … along dim `d` of two: from `from` up to below `to`.
+static void appendAlong(Bases &bases, int d, int64_t from, int64_t to) {
+  for (int64_t bit = from; bit < to; bit *= 2) {
+    LinearLayout::Vector basis(2, 0);
+    basis[d] = int32_t(bit);
+    bases.push_back(basis);
+  }
+}
+
+//===- Shared memory ----------------------------------------------------------------------------------------------===//
+
+std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contiguous, int elementBytes) {
+  if (shape.size() != 2 || !llvm::isPowerOf2_64(shape[0]) || !llvm::isPowerOf2_64(shape[1]))
+    return std::nullopt;
+  SharedForm form;
+  form.contiguous = contiguous;
+  form.swizzle = int(std::min<int64_t>(128, shape[contiguous] * elementBytes));
+  if (form.swizzle < 32)
+    return std::nullopt;
+  form.inner = form.swizzle / elementBytes;
+  form.lines = shape[1 - contiguous];
+  form.boxes = shape[contiguous] / form.inner;
+  Bases bases;
+  appendAlong(bases, contiguous, 1, form.inner);
+  appendAlong(bases, 1 - contiguous, 1, form.lines);
+  appendAlong(bases, contiguous, form.inner, shape[contiguous]);
+  // Address bits 4, 5, … are xor'ed with bits 7, 8, …: one of them for 32 bytes, two for 64, three for 128.
+  int piece = 4 - int(llvm::Log2_64(elementBytes)), row = piece + 3;
+  for (int i = 0; 32 << i <= form.swizzle; ++i)
+    if (row + i < int(bases.size()))
+      for (int d : {0, 1})
+        bases[row + i][d] ^= bases[piece + i][d];
+  form.layout = LinearLayout({{"offset", bases}}, LinearLayout::axes({int32_t(shape[0]), int32_t(shape[1])}));
+  return form;
+}
+
+std::optional<SharedForm> nvptx::sharedFormOf(const LinearLayout &layout, ArrayRef<int64_t> shape, int elementBytes) {
+  for (int contiguous : {1, 0})
+    if (auto form = sharedForm(shape, contiguous, elementBytes); form && form->layout == layout)
+      return form;
+  return std::nullopt;
+}
+
+bool nvptx::isSharedLayout(const LinearLayout &layout) { return layout.hasInDim("offset"); }
+
+bool nvptx::isShared(Type tile) {
+  if (!hasLayout(tile))
+    return false;
+  auto encoding = cast<tile::LayoutAttr>(cast<RankedTensorType>(tile).getEncoding());
+  return encoding.getSpelling().starts_with("{offset");
+}
+
+//===- Fragments --------------------------------------------------------------------------------------------------===//
+
+// Quads of lanes hold a row of eight 32-bit places of `perWord` elements each pair of columns; rows g and g + 8.
+static LinearLayout fragments(int64_t m, int64_t n, int64_t perThread, int warps, int groupsAlongN) {
+  Bases registers, lanesOf, warpsOf;
+  appendAlong(registers, 1, 1, perThread);
+  appendAlong(registers, 0, 8, 16);
+  appendAlong(registers, 1, 4 * perThread, n / groupsAlongN);
+  appendAlong(lanesOf, 1, perThread, 4 * perThread);
+  appendAlong(lanesOf, 0, 1, 8);
+  appendAlong(warpsOf, 0, 16, std::min<int64_t>(wgmmaRows, m));
+  int64_t groups = warps / warpsPerGroup, groupsAlongM = groups / groupsAlongN;
+  appendAlong(warpsOf, 0, wgmmaRows, wgmmaRows * groupsAlongM);
+  appendAlong(warpsOf, 1, n / groupsAlongN, n);
+  appendAlong(registers, 0, wgmmaRows * groupsAlongM, m);
+  return LinearLayout({{reg, registers}, {lane, lanesOf}, {warp, warpsOf}}, LinearLayout::axes({int32_t(m), int32_t(n)}));
+}
+
+LinearLayout nvptx::wgmmaLayout(int64_t m, int64_t n, int warps, int groupsAlongN) {
+  return fragments(m, n, 2, warps, groupsAlongN);
+}
+
+LinearLayout nvptx::fragmentLayout(int64_t m, int64_t k, int bits, int warps) {
+  return fragments(m, k, 32 / bits, warps, 1);
+}
+
+//===- Which instruction ------------------------------------------------------------------------------------------===//
+
+const MmaAtom *nvptx::atomFor(Type element, bool isUnsigned, tile::DotPrecision precision) {
+  std::string_view name;
+  if (element.isF16())
+    name = "f16";
+  else if (element.isBF16())
+    name = "bf16";
+  else if (element.isF32() && precision == tile::DotPrecision::TF32)
+    name = "tf32";
+  else if (isa<Float8E4M3FNType>(element))
+    name = "e4m3";
+  else if (isa<Float8E5M2Type>(element))
+    name = "e5m2";
+  else if (element.isInteger(8))
+    name = isUnsigned ? "u8" : "s8";
+  for (const MmaAtom &atom : mmaAtoms)
+    if (atom.operand == name)
+      return &atom;
+  return nullptr;
+}
+
+int nvptx::wgmmaWarps(tile::DotOp dot) {
+  int64_t rows = dot.getType().getDimSize(0) / wgmmaRows;
+  return warpsPerGroup * int(std::clamp<int64_t>(rows, 1, 2));
+}
+
+std::optional<DotPlan> nvptx::planWgmma(tile::DotOp dot, const Target &target, int warps) {
+  RankedTensorType a = dot.getA().getType(), b = dot.getB().getType(), acc = dot.getAcc().getType();
+  const MmaAtom *atom = atomFor(a.getElementType(), dot.getUnsignedA(), dot.getPrecision());
+  const MmaAtom *right = atomFor(b.getElementType(), dot.getUnsignedB(), dot.getPrecision());
+  if (!atom || !right || atom->accumulator != right->accumulator || atom->bits != right->bits ||
+      target.computeCapability != atom->wgmmaCapability || warps % warpsPerGroup)
+    return std::nullopt;
+  // Both types appear in the instruction; only 8-bit ones mix.
+  if (atom != right && atom->bits != 8)
+    return std::nullopt;
+  if (!(atom->accumulator == "f32" ? acc.getElementType().isF32() : acc.getElementType().isInteger(32)))
+    return std::nullopt;
+  int64_t m = acc.getDimSize(0), n = acc.getDimSize(1), k = a.getDimSize(1);
+  if (!llvm::isPowerOf2_64(m) || !llvm::isPowerOf2_64(n) || !llvm::isPowerOf2_64(k) || m < wgmmaRows || n < 8 ||
+      k < atom->k)
+    return std::nullopt;
+  int64_t groups = warps / warpsPerGroup;
+  int groupsAlongN = int(std::max<int64_t>(1, groups / (m / wgmmaRows)));
+  if (n / groupsAlongN < 8)
+    return std::nullopt;
+  return DotPlan{atom, groupsAlongN, wgmmaLayout(m, n, warps, groupsAlongN)};
+}
+
+std::optional<int> nvptx::wgmmaGroupsAlongN(const LinearLayout &layout, ArrayRef<int64_t> shape, int warps) {
+  if (shape.size() != 2 || !llvm::isPowerOf2_64(shape[0]) || !llvm::isPowerOf2_64(shape[1]) || shape[0] < wgmmaRows ||
+      warps % warpsPerGroup)
+    return std::nullopt;
+  for (int along = 1; along <= warps / warpsPerGroup && shape[1] / along >= 8; along *= 2)
+    if (layout == wgmmaLayout(shape[0], shape[1], warps, along))
+      return along;
+  return std::nullopt;
+}
+
+std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layouts, int warps) {
+  Type type = store.getValue().getType(), element = tile::elementOf(type);
+  unsigned bits = element.getIntOrFloatBitWidth();
+  if (!hasLayout(type) || !isCopyable(store.getView()) || (bits != 16 && bits != 32))
+    return std::nullopt;
+  ArrayRef<int64_t> shape = tile::shapeOf(type);
+  std::optional<int> along = wgmmaGroupsAlongN(layouts.of(type), shape, warps);
+  int64_t columns = 128 * 8 / bits;
+  if (!along || shape[1] / *along < columns ||
+      store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
+    return std::nullopt;
+  return StagedStore{*along, columns};
+}
+
+int64_t nvptx::storeStagingBytes(func::FuncOp kernel) {
+  Layouts layouts;
+  int warps = int(kernel->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt());
+  bool any = false;
+  kernel.walk([&](tile::StoreOp store) { any |= stagedStore(store, layouts, warps).has_value(); });
+  return any ? warps / warpsPerGroup * 2 * stagedBoxBytes : 0;
+}
+
+bool nvptx::isCopyable(Value view) {
+  auto argument = dyn_cast<BlockArgument>(view);
+  auto func = argument ? dyn_cast<func::FuncOp>(argument.getOwner()->getParentOp()) : nullptr;
+  auto type = cast<tile::ViewType>(view.getType());
+  if (!func || type.getStrided() || type.getRank() > 5 || type.getElementType().isInteger(1))
+    return false;
+  auto align = func.getArgAttrOfType<IntegerAttr>(argument.getArgNumber(), tile::alignAttr);
+  return align && align.getInt() % 16 == 0;
+}

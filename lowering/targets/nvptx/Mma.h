@@ -1,0 +1,95 @@
+// Matrix instructions of the tensor cores: which one a dot becomes, and how its tiles are held for it. Formats are those
+// of the PTX manual, "warp-level matrix instructions" (mma) and "asynchronous warpgroup-level matrix instructions"
+// (wgmma).
+#pragma once
+
+#include "bitloom/lib/layout/LinearLayout.h"
+#include "bitloom/lib/target/Target.h"
+#include "bitloom/lowering/dialect/Tile.h"
+#include "bitloom/lowering/targets/nvptx/Layouts.h"
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+
+#include <array>
+#include <optional>
+#include <string_view>
+
+namespace bitloom::nvptx {
+
+// One row an operand type. An instruction takes 32 bytes of a row of a along k.
+struct MmaAtom {
+  std::string_view operand, accumulator; // PTX's names of the types
+  int bits, k;                           // of an operand; of one instruction of wgmma or mma.m16n8
+  bool mnMajor;                          // wgmma also takes a or b from shared memory with m or n contiguous
+  int mmaCapability, wgmmaCapability;    // the lowest compute capability with mma.sync, and the one with wgmma
+};
+
+inline constexpr std::array mmaAtoms = {
+    MmaAtom{"f16", "f32", 16, 16, true, 80, 90},   MmaAtom{"bf16", "f32", 16, 16, true, 80, 90},
+    MmaAtom{"tf32", "f32", 32, 8, false, 80, 90},  MmaAtom{"e4m3", "f32", 8, 32, false, 89, 90},
+    MmaAtom{"e5m2", "f32", 8, 32, false, 89, 90},  MmaAtom{"s8", "s32", 8, 32, false, 80, 90},
+    MmaAtom{"u8", "s32", 8, 32, false, 80, 90},
+};
+static_assert([] {
+  for (const MmaAtom &atom : mmaAtoms)
+    if (atom.bits * atom.k != 256 || (atom.mnMajor && atom.bits != 16))
+      return false;
+  return true;
+}());
+
+constexpr int warpsPerGroup = 4, wgmmaRows = 64, wgmmaMostColumns = 256;
+
+constexpr int64_t mostLines = 256;        // of a box of the copy engine
+constexpr int64_t programBand = 16;       // programs along x that persistent blocks keep together
+constexpr int64_t sharedAlignment = 1024; // bytes, of tiles in shared memory: the period of the widest swizzle
+
+// A tile of rank 2 in shared memory: lines of `swizzle` bytes along the contiguous dim, in boxes of all the lines; within
+// them the 16-byte pieces are permuted as the copy engine's swizzle of that many bytes does.
+struct SharedForm {
+  int contiguous = 1; // dim
+  int swizzle = 128;  // bytes: 32, 64 or 128
+  int64_t inner = 64; // elements of a line
+  int64_t lines = 0;  // the other dim's extent
+  int64_t boxes = 1;
+  LinearLayout layout; // offset (elements) → (dim0, dim1)
+};
+// None: an extent is no power of two, or the contiguous one is below 32 bytes.
+std::optional<SharedForm> sharedForm(llvm::ArrayRef<int64_t> shape, int contiguous, int elementBytes);
+std::optional<SharedForm> sharedFormOf(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int elementBytes);
+bool isShared(mlir::Type tile);            // a tensor whose layout is one of shared memory
+bool isSharedLayout(const LinearLayout &); // from `offset`
+
+// How a warpgroup's accumulator [m, n] is held: warps stack along m in groups of four, of which `groupsAlongN` side by
+// side share the rows. Of 32-bit elements; a tile of operand a in registers is held likewise, see fragmentLayout.
+LinearLayout wgmmaLayout(int64_t m, int64_t n, int warps, int groupsAlongN);
+// Operand a [m, k] of elements of `bits` bits in registers.
+LinearLayout fragmentLayout(int64_t m, int64_t k, int bits, int warps);
+
+struct DotPlan {
+  const MmaAtom *atom;
+  int groupsAlongN;
+  LinearLayout accumulator;
+};
+// How the tensor cores compute a dot with wgmma; none where they cannot.
+std::optional<DotPlan> planWgmma(tile::DotOp dot, const Target &target, int warps);
+// The warps that suit a dot: a group for each 64 rows, up to two.
+int wgmmaWarps(tile::DotOp dot);
+const MmaAtom *atomFor(mlir::Type element, bool isUnsigned, tile::DotPrecision precision);
+
+// Of an accumulator's layout, the groupsAlongN it was made with.
+std::optional<int> wgmmaGroupsAlongN(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int warps);
+
+// A store of accumulators that goes through shared memory by boxes, from which the copy engine writes: 64 rows of
+// `columns` columns (128 bytes), two buffers a warpgroup.
+struct StagedStore {
+  int groupsAlongN;
+  int64_t columns;
+};
+constexpr int64_t stagedBoxBytes = wgmmaRows * 128;
+std::optional<StagedStore> stagedStore(tile::StoreOp store, Layouts &layouts, int warps);
+int64_t storeStagingBytes(mlir::func::FuncOp kernel); // of its warps, 0 when no store is staged
+
+// Whether the copy engine can read or write boxes of the view (an argument of `kernel`).
+bool isCopyable(mlir::Value view);
+
+} // namespace bitloom::nvptx

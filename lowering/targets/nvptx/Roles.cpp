@@ -1,0 +1,315 @@
+// Warps with roles, and the rings between them.
+//
+// A block stays while programs are left, and each role goes through them by itself: blocks take every n-th program of
+// an order in which those that run together share rows and columns of tiles, and so find each other's reads in the L2
+// cache. A ring is a number of slots with two mbarriers each: `full`, on which the copy engine counts the bytes that
+// arrived, and `empty`, at which each consuming warp arrives. Position and phase of a ring are variables of the thread.
+#include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/targets/nvptx/Emitter.h"
+#include "bitloom/lowering/targets/nvptx/Mma.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/LLVMIR/NVVMDialect.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace bitloom;
+using namespace bitloom::nvptx;
+
+//===- Tensor maps ------------------------------------------------------------------------------------------------===//
+
+static DType storageOf(Type element) {
+  if (element.isF16())
+    return DType::f16;
+  if (element.isBF16())
+    return DType::bf16;
+  if (element.isF32())
+    return DType::f32;
+  switch (element.getIntOrFloatBitWidth()) {
+  case 8:
+    return DType::u8;
+  case 16:
+    return DType::u16;
+  default:
+    return DType::i32;
+  }
+}
+
+void Emitter::collectTensorMaps() {
+  DenseMap<Value, int> wordOf;
+  int word = 0;
+  for (BlockArgument argument : kernel.getArguments()) {
+    wordOf[argument] = word;
+    auto view = dyn_cast<tile::ViewType>(argument.getType());
+    word += view ? 1 + 2 * int(view.getRank()) : 1;
+  }
+  auto request = [&](Operation *op, Value view, ArrayRef<int32_t> dims, int64_t inner, int64_t lines, int swizzle) {
+    auto type = cast<tile::ViewType>(view.getType());
+    int rank = int(type.getRank());
+    TensorMapRequest wanted{wordOf.at(view), rank, storageOf(type.getElementType()), std::vector<int32_t>(rank, 1),
+                            swizzle};
+    wanted.box[0] = int32_t(inner);
+    wanted.box[rank - 1 - dims[0]] = int32_t(lines);
+    auto found = llvm::find(requests, wanted);
+    mapOf[op] = int(found - requests.begin());
+    if (found == requests.end())
+      requests.push_back(wanted);
+  };
+  kernel.walk([&](Operation *op) {
+    if (auto load = dyn_cast<tile::LoadOp>(op); load && isShared(load.getType())) {
+      ArrayRef<int64_t> shape = tile::shapeOf(load.getType());
+      auto form = sharedFormOf(layout(load.getType()), shape, int(bytesOf(tile::elementOf(load.getType()))));
+      request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(form->lines, mostLines), form->swizzle);
+    } else if (auto store = dyn_cast<tile::StoreOp>(op)) {
+      if (auto staged = stagedStore(store, layouts, warpCount))
+        request(op, store.getView(), store.getDims(), staged->columns, wgmmaRows, 128);
+    }
+  });
+}
+
+void Emitter::describeTensorMaps() {
+  MLIRContext *context = builder.getContext();
+  SmallVector<Attribute> described;
+  int first = int(function.getNumArguments() - requests.size());
+  for (auto [i, wanted] : llvm::enumerate(requests)) {
+    auto number = [&](StringRef name, int value) { return builder.getNamedAttr(name, builder.getI32IntegerAttr(value)); };
+    described.push_back(builder.getDictionaryAttr(
+        {number("word", wanted.word), number("rank", wanted.rank), number("dtype", int(wanted.dtype)),
+         number("swizzle", wanted.swizzle), builder.getNamedAttr("box", builder.getDenseI32ArrayAttr(wanted.box))}));
+    int at = first + int(i);
+    auto bytes = LLVM::LLVMArrayType::get(builder.getI8Type(), tensorMapBytes);
+    function.setArgAttr(at, LLVM::LLVMDialect::getByValAttrName(), TypeAttr::get(bytes));
+    function.setArgAttr(at, LLVM::LLVMDialect::getAlignAttrName(), builder.getI64IntegerAttr(64));
+    function.setArgAttr(at, NVVM::NVVMDialect::getGridConstantAttrName(), UnitAttr::get(context));
+  }
+  if (!described.empty())
+    function->setAttr(tile::tensorMapsAttr, builder.getArrayAttr(described));
+  if (isSpecialized)
+    function->setAttr(tile::persistentAttr, builder.getUnitAttr());
+}
+
+Value Emitter::tensorMap(Operation *access) {
+  return function.getArgument(unsigned(function.getNumArguments() - requests.size()) + mapOf.at(access));
+}
+
+//===- Barriers in shared memory ------------------------------------------------------------------------------------===//
+
+Value Emitter::localWord() {
+  OpBuilder::InsertionGuard guard(builder);
+  builder.setInsertionPoint(prologueEnd);
+  Value word = LLVM::AllocaOp::create(builder, loc, LLVM::LLVMPointerType::get(builder.getContext()),
+                                      builder.getI32Type(), i32(1));
+  LLVM::StoreOp::create(builder, loc, i32(0), word);
+  return word;
+}
+
+static Value readWord(Emitter &e, Value word) { return LLVM::LoadOp::create(e.builder, e.loc, e.builder.getI32Type(), word); }
+
+// To the ring's next slot; the phase, where there is one, turns at its end.
+static void advance(Emitter &e, Value slotWord, Value phaseWord, int stages) {
+  Value next = arith::AddIOp::create(e.builder, e.loc, readWord(e, slotWord), e.i32(1));
+  Value wraps = e.compare(next, "eq", e.i32(stages));
+  LLVM::StoreOp::create(e.builder, e.loc, e.select(wraps, e.i32(0), next), slotWord);
+  if (!phaseWord)
+    return;
+  Value phase = readWord(e, phaseWord);
+  Value turned = arith::XOrIOp::create(e.builder, e.loc, phase, e.i32(1));
+  LLVM::StoreOp::create(e.builder, e.loc, e.select(wraps, turned, phase), phaseWord);
+}
+
+// first + slot · stride
+static Value slotAddress(Emitter &e, int64_t first, Value slot, int64_t stride) {
+  Value beyond = arith::MulIOp::create(e.builder, e.loc, slot, e.i32(stride));
+  return arith::AddIOp::create(e.builder, e.loc, e.sharedAt(first), beyond);
+}
+
+// Until the barrier's phase of this parity is complete.
+static void waitFor(Emitter &e, Value barrier, Value parity) {
+  e.ptx("{\n\t.reg .pred done;\n\tWAIT:\n\tmbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1;\n\t"
+        "@done bra DONE;\n\tbra WAIT;\n\tDONE:\n\t}",
+        "r,r,~{memory}", Type(), {barrier, parity}, /*hasSideEffects=*/true);
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
+  Emitter::Ring &ring = e.ring(op.getRing());
+  ring.stages = int(op.getStages());
+  ring.slotBytes = ring.copiedBytes = 0;
+  for (Type type : op.getRing().getType().getTiles()) {
+    int64_t bytes = ShapedType::getNumElements(tile::shapeOf(type)) * bytesOf(tile::elementOf(type));
+    ring.tileOffsets.push_back(ring.slotBytes);
+    ring.slotBytes += llvm::alignTo(bytes, sharedAlignment);
+    ring.copiedBytes += bytes;
+  }
+  ring.slots = e.reserve(ring.slotBytes * ring.stages, sharedAlignment);
+  ring.full = e.reserve(8 * ring.stages, 8);
+  ring.empty = e.reserve(8 * ring.stages, 8);
+  for (Value *word : {&ring.fillSlot, &ring.fillPhase, &ring.frontSlot, &ring.frontPhase, &ring.popSlot})
+    *word = e.localWord();
+  e.when(e.compare(e.linearThreadId(), "eq", e.i32(0)), [&] {
+    for (int stage = 0; stage < ring.stages; ++stage)
+      for (auto [first, arrivals] : {std::pair(ring.full, 1), std::pair(ring.empty, e.warps())})
+        e.ptx("mbarrier.init.shared::cta.b64 [$0], " + std::to_string(arrivals) + ";", "r,~{memory}", Type(),
+              {e.sharedAt(first + 8 * stage)}, /*hasSideEffects=*/true);
+  });
+  return success();
+}
+
+//===- The producer ---------------------------------------------------------------------------------------------------===//
+
+// One box from global memory to shared memory; `coordinates` innermost first.
+static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address, Value barrier) {
+  std::string text = "cp.async.bulk.tensor." + std::to_string(coordinates.size()) +
+                     "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [$0], [$1, {";
+  std::string constraints = "r,l,r";
+  SmallVector<Value> operands{address, map, barrier};
+  for (auto [i, coordinate] : llvm::enumerate(coordinates)) {
+    text += (i ? ", $" : "$") + std::to_string(3 + i);
+    constraints += ",r";
+    operands.push_back(coordinate);
+  }
+  e.ptx(text + "}], [$2];", constraints + ",~{memory}", Type(), operands, /*hasSideEffects=*/true);
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
+  OpBuilder &b = e.builder;
+  Emitter::Ring &ring = e.ring(fill.getRing());
+  Value slot = readWord(e, ring.fillSlot);
+  Value other = arith::XOrIOp::create(b, e.loc, readWord(e, ring.fillPhase), e.i32(1));
+  waitFor(e, slotAddress(e, ring.empty, slot, 8), other);
+  Value full = slotAddress(e, ring.full, slot, 8);
+  e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";", "r,~{memory}",
+        Type(), {full}, /*hasSideEffects=*/true);
+  auto yield = cast<tile::YieldOp>(fill.getBody().front().getTerminator());
+  for (auto [tile, tileOffset] : llvm::zip(yield.getValues(), ring.tileOffsets)) {
+    auto load = tile.getDefiningOp<tile::LoadOp>();
+    e.loc = load.getLoc();
+    int64_t bytes = bytesOf(tile::elementOf(load.getType()));
+    SharedForm form = *sharedFormOf(e.layout(load.getType()), tile::shapeOf(load.getType()), int(bytes));
+    Value address = slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes);
+    int rank = int(load.getOffsets().size());
+    SmallVector<Value> coordinates(rank);
+    for (auto [d, offset] : llvm::enumerate(load.getOffsets()))
+      coordinates[rank - 1 - d] = arith::TruncIOp::create(b, e.loc, b.getI32Type(), e.scalar(offset));
+    int lineDim = rank - 1 - load.getDims()[0];
+    for (int64_t box = 0; box < form.boxes; ++box)
+      for (int64_t line = 0; line < form.lines; line += mostLines) {
+        SmallVector<Value> at(coordinates);
+        if (box)
+          at[0] = arith::AddIOp::create(b, e.loc, at[0], e.i32(box * form.inner));
+        if (line)
+          at[lineDim] = arith::AddIOp::create(b, e.loc, at[lineDim], e.i32(line));
+        Value to = arith::AddIOp::create(b, e.loc, address, e.i32((box * form.lines + line) * form.swizzle));
+        copyBox(e, e.tensorMap(load), at, to, full);
+      }
+  }
+  advance(e, ring.fillSlot, ring.fillPhase, ring.stages);
+  return success();
+}
+
+//===- The consumers --------------------------------------------------------------------------------------------------===//
+
+LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
+  Emitter::Ring &ring = e.ring(front.getRing());
+  Value slot = readWord(e, ring.frontSlot);
+  waitFor(e, slotAddress(e, ring.full, slot, 8), readWord(e, ring.frontPhase));
+  for (auto [tile, tileOffset] : llvm::zip(front.getTiles(), ring.tileOffsets))
+    e.putShared(tile, slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes));
+  advance(e, ring.frontSlot, ring.frontPhase, ring.stages);
+  return success();
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
+  Emitter::Ring &ring = e.ring(pop.getRing());
+  e.when(pop.getCondition() ? e.scalar(pop.getCondition()) : Value(), [&] {
+    Value barrier = slotAddress(e, ring.empty, readWord(e, ring.popSlot), 8);
+    Value isFirst = e.compare(e.laneId(), "eq", e.i32(0)); // the rest of the warp has passed the same wait
+    e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b,~{memory}", Type(), {barrier, isFirst}, true);
+    advance(e, ring.popSlot, Value(), ring.stages);
+  });
+  return success();
+}
+
+//===- The roles ------------------------------------------------------------------------------------------------------===//
+
+Value Emitter::warpGroup() {
+  if (!warpGroupValue) {
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPoint(prologueEnd);
+    Value group = arith::ShRUIOp::create(builder, loc, warpValue, i32(llvm::Log2_32(warpsPerGroup)));
+    warpGroupValue = shuffleFrom(group, i32(0));
+  }
+  return warpGroupValue;
+}
+
+// The linear id as coordinates: z slowest, and in each plane bands of `band` values of x, which y crosses.
+static SmallVector<Value, 3> banded(Emitter &e, Value linear, ArrayRef<Value> extents, int64_t band) {
+  OpBuilder &b = e.builder;
+  auto times = [&](Value x, Value y) -> Value { return arith::MulIOp::create(b, e.loc, x, y); };
+  auto minus = [&](Value x, Value y) -> Value { return arith::SubIOp::create(b, e.loc, x, y); };
+  auto over = [&](Value x, Value y) -> Value { return arith::DivUIOp::create(b, e.loc, x, y); };
+  Value plane = times(extents[0], extents[1]), z = over(linear, plane), within = minus(linear, times(z, plane));
+  Value bandPrograms = times(e.i32(band), extents[1]), number = over(within, bandPrograms);
+  Value first = times(number, e.i32(band)), rest = minus(within, times(number, bandPrograms));
+  Value width = arith::MinUIOp::create(b, e.loc, minus(extents[0], first), e.i32(band));
+  Value y = over(rest, width);
+  Value x = arith::AddIOp::create(b, e.loc, first, minus(rest, times(y, width)));
+  return {x, y, z};
+}
+
+LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
+  // The multiprocessor's registers: each of the producer's threads gives up what it does not need.
+  struct Share {
+    int producer, consumer;
+  };
+  constexpr Share shares[] = {{0, 0}, {40, 232}, {32, 160}};
+  int groups = warpCount / warpsPerGroup;
+  Share share = groups < 1 || groups > 3 ? Share{} : shares[groups - 1];
+
+  Type word = builder.getI32Type();
+  for (int axis = 0; axis < 3; ++axis)
+    gridExtents.push_back(arith::TruncIOp::create(builder, loc, word, function.getArgument(wordCount + axis)));
+  Value programs = arith::MulIOp::create(builder, loc, gridExtents[0], gridExtents[1]);
+  programs = arith::MulIOp::create(builder, loc, programs, gridExtents[2]);
+  Value first = NVVM::BlockIdXOp::create(builder, loc, word), blocks = NVVM::GridDimXOp::create(builder, loc, word);
+  warpGroup();
+  ptx("fence.mbarrier_init.release.cluster;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+  NVVM::Barrier0Op::create(builder, loc);
+
+  auto role = [&](Region &region, int registers, const char *direction) -> LogicalResult {
+    if (registers)
+      ptx("setmaxnreg." + std::string(direction) + ".sync.aligned.u32 " + std::to_string(registers) + ";", "", Type(), {},
+          /*hasSideEffects=*/true);
+    auto body = [&]() -> LogicalResult {
+      auto loop = scf::ForOp::create(builder, loc, first, programs, blocks);
+      OpBuilder::InsertionGuard guard(builder);
+      builder.setInsertionPointToStart(loop.getBody());
+      programIds = banded(*this, loop.getInductionVar(), gridExtents, programBand);
+      ++loopDepth;
+      LogicalResult done = emitBlock(region.front());
+      --loopDepth;
+      return done;
+    };
+    if (&region == &specialize.getConsumer()) {
+      if (failed(body()))
+        return failure();
+      if (staging >= 0) // what the copy engine still reads goes with the block
+        ptx("cp.async.bulk.wait_group 0;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+      return success();
+    }
+    LogicalResult done = success();
+    when(compare(threadValue, "eq", i32(lanes * warpCount)), [&] { done = body(); });
+    return done;
+  };
+  auto roles = scf::IfOp::create(builder, loc, compare(warpGroup(), "eq", i32(groups)), /*withElseRegion=*/true);
+  OpBuilder::InsertionGuard guard(builder);
+  inRole = true;
+  builder.setInsertionPointToStart(&roles.getThenRegion().front());
+  if (failed(role(specialize.getProducer(), share.producer, "dec")))
+    return failure();
+  builder.setInsertionPointToStart(&roles.getElseRegion().front());
+  if (failed(role(specialize.getConsumer(), share.consumer, "inc")))
+    return failure();
+  inRole = false;
+  return success();
+}

@@ -1,0 +1,369 @@
+// Gives warps roles: a producer that has the copy engine fill rings of shared memory, and consumers that compute.
+//
+// The loads that layout assignment placed in shared memory are grouped into rings, one for each dot that reads them. The
+// body of the kernel then becomes two: the producer's holds the loads, each ring's inside a tile.fill, and what their
+// offsets and loops need, no more; the consumer's has tile.front in their place, and tile.pop after their last use.
+//
+// A dot that only accumulates over a loop waits for nothing but the dot before it: its result is not looked at until
+// the loop ends. Its ring's slot is then freed an iteration later.
+#include "bitloom/lowering/Passes.h"
+#include "bitloom/lowering/targets/nvptx/Layouts.h"
+#include "bitloom/lowering/targets/nvptx/Mma.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/IR/IRMapping.h"
+#include "mlir/Interfaces/SideEffectInterfaces.h"
+#include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/SetVector.h"
+#include "llvm/Support/MathExtras.h"
+
+namespace bitloom {
+#define GEN_PASS_DEF_SPECIALIZEWARPS
+#include "lowering/Passes.h.inc"
+} // namespace bitloom
+
+using namespace mlir;
+using namespace bitloom;
+using namespace bitloom::nvptx;
+
+static int64_t tileBytes(Type tile) {
+  return ShapedType::getNumElements(tile::shapeOf(tile)) *
+         std::max<int64_t>(1, tile::elementOf(tile).getIntOrFloatBitWidth() / 8);
+}
+
+namespace {
+
+struct Ring {
+  SmallVector<tile::LoadOp> loads; // of one block
+  bool inLoop = false;
+  int stages = 1;
+  tile::DotOp accumulating; // the only reader, where it accumulates over the loop around it
+  Value value;              // !tile.ring
+
+  Block *block() { return loads.front()->getBlock(); }
+  int64_t slotBytes() {
+    int64_t bytes = 0;
+    for (tile::LoadOp load : loads)
+      bytes += llvm::alignTo(tileBytes(load.getType()), sharedAlignment);
+    return bytes;
+  }
+};
+
+class Specialization {
+public:
+  Specialization(func::FuncOp func, const Target &target) : func(func), target(target) {}
+  LogicalResult run();
+
+private:
+  void collectRings();
+  LogicalResult chooseStages();
+  void need(Value value);
+  void cloneNeeded(Block &from, OpBuilder &builder, IRMapping &mapping);
+  void buildConsumer(Block &body);
+  void consume(Ring &ring);
+
+  func::FuncOp func;
+  const Target &target;
+  SmallVector<Ring> rings;
+  llvm::SetVector<Operation *> neededOps; // of the producer, with the operations around them
+  DenseSet<Value> neededValues;
+};
+
+} // namespace
+
+//===- Rings --------------------------------------------------------------------------------------------------------===//
+
+// The dot that reads the tile, past the transposes.
+static tile::DotOp readerOf(Value tile) {
+  Operation *user = *tile.getUsers().begin();
+  while (isa<tile::TransposeOp>(user))
+    user = *user->getResult(0).getUsers().begin();
+  return dyn_cast<tile::DotOp>(user);
+}
+
+// acc = dot(…, acc) of the loop directly around, seen by nothing else before the loop ends; both operands in shared memory.
+static bool accumulates(tile::DotOp dot) {
+  auto loop = dyn_cast<scf::ForOp>(dot->getParentOp());
+  auto argument = dyn_cast<BlockArgument>(dot.getAcc());
+  if (!loop || !argument || argument.getOwner() != loop.getBody() || !argument.hasOneUse() ||
+      !dot.getResult().hasOneUse() || !isShared(dot.getA().getType()) || !isShared(dot.getB().getType()))
+    return false;
+  unsigned index = argument.getArgNumber() - loop.getNumInductionVars();
+  return loop.getYieldedValues()[index] == dot.getResult();
+}
+
+void Specialization::collectRings() {
+  llvm::MapVector<std::pair<Block *, Operation *>, Ring> grouped;
+  func.walk([&](tile::LoadOp load) {
+    if (isShared(load.getType()))
+      grouped[{load->getBlock(), readerOf(load.getResult())}].loads.push_back(load);
+  });
+  for (auto &[key, ring] : grouped) {
+    ring.inLoop = key.first->getParentOp() != func;
+    auto dot = cast<tile::DotOp>(key.second);
+    if (dot->getBlock() == key.first && accumulates(dot))
+      ring.accumulating = dot;
+    rings.push_back(ring);
+  }
+}
+
+// As many slots as shared memory leaves room for beside what else is kept there.
+LogicalResult Specialization::chooseStages() {
+  constexpr int most = 8;
+  int64_t left = target.maxSharedPerBlock - 1024, slots = 0; // barriers
+  left -= storeStagingBytes(func);
+  int64_t exchanged = 0;
+  func.walk([&](tile::ConvertLayoutOp convert) { exchanged = std::max(exchanged, tileBytes(convert.getType())); });
+  func.walk([&](tile::ReduceOp) { exchanged = std::max<int64_t>(exchanged, 4 << 10); });
+  left -= exchanged;
+  for (Ring &ring : rings)
+    (ring.inLoop ? slots : left) += ring.inLoop ? ring.slotBytes() : -ring.slotBytes();
+  if (!slots)
+    return success();
+  int64_t stages = std::min<int64_t>(most, left / slots);
+  if (auto hint = func->getAttrOfType<IntegerAttr>(tile::stagesAttr))
+    stages = std::min<int64_t>(stages, hint.getInt());
+  if (stages < 1)
+    return rings.front().loads.front().emitError()
+           << "expected tiles of at most " << left << " bytes of shared memory in all, got " << slots
+           << "; use smaller blocks";
+  for (Ring &ring : rings)
+    if (ring.inLoop)
+      ring.stages = int(stages);
+  return success();
+}
+
+//===- The producer ---------------------------------------------------------------------------------------------------===//
+
+// Marks what the value, a scalar, is computed from.
+void Specialization::need(Value value) {
+  if (!neededValues.insert(value).second)
+    return;
+  auto needOp = [&](Operation *op) {
+    for (; op != func && neededOps.insert(op); op = op->getParentOp())
+      if (auto loop = dyn_cast<scf::ForOp>(op)) {
+        for (Value bound : {loop.getLowerBound(), loop.getUpperBound(), loop.getStep()})
+          need(bound);
+      } else if (auto branch = dyn_cast<scf::IfOp>(op)) {
+        need(branch.getCondition());
+      }
+  };
+  if (auto argument = dyn_cast<BlockArgument>(value)) {
+    Operation *parent = argument.getOwner()->getParentOp();
+    if (parent == func)
+      return;
+    needOp(parent);
+    if (auto loop = dyn_cast<scf::ForOp>(parent); loop && argument.getArgNumber()) {
+      need(loop.getInitArgs()[argument.getArgNumber() - 1]);
+      need(loop.getYieldedValues()[argument.getArgNumber() - 1]);
+    }
+    return;
+  }
+  Operation *op = value.getDefiningOp();
+  unsigned index = cast<OpResult>(value).getResultNumber();
+  needOp(op);
+  if (auto loop = dyn_cast<scf::ForOp>(op)) {
+    need(loop.getRegionIterArg(index));
+  } else if (auto branch = dyn_cast<scf::IfOp>(op)) {
+    need(branch.thenYield().getOperand(index));
+    need(branch.elseYield().getOperand(index));
+  } else {
+    for (Value operand : op->getOperands())
+      need(operand);
+    op->walk([&](Operation *inner) { // what the regions of others use from outside
+      for (Value operand : inner->getOperands())
+        if (!op->isProperAncestor(operand.getParentBlock()->getParentOp()) && operand.getParentBlock()->getParentOp() != op)
+          need(operand);
+    });
+  }
+}
+
+void Specialization::cloneNeeded(Block &from, OpBuilder &builder, IRMapping &mapping) {
+  for (Operation &op : from.without_terminator()) {
+    auto ring = llvm::find_if(rings, [&](Ring &ring) { return ring.loads.back() == &op; });
+    if (ring != rings.end()) {
+      auto fill = tile::FillOp::create(builder, op.getLoc(), ring->value);
+      OpBuilder inside = OpBuilder::atBlockBegin(&fill.getBody().emplaceBlock());
+      SmallVector<Value> tiles;
+      for (tile::LoadOp load : ring->loads)
+        tiles.push_back(inside.clone(*load, mapping)->getResult(0));
+      tile::YieldOp::create(inside, op.getLoc(), tiles);
+      continue;
+    }
+    if (!neededOps.contains(&op))
+      continue;
+    if (auto loop = dyn_cast<scf::ForOp>(op)) {
+      SmallVector<Value> inits;
+      SmallVector<unsigned> kept;
+      for (unsigned i = 0; i < loop.getNumRegionIterArgs(); ++i)
+        if (neededValues.contains(loop.getRegionIterArg(i))) {
+          kept.push_back(i);
+          inits.push_back(mapping.lookup(loop.getInitArgs()[i]));
+        }
+      auto copy = scf::ForOp::create(builder, op.getLoc(), mapping.lookup(loop.getLowerBound()),
+                                     mapping.lookup(loop.getUpperBound()), mapping.lookup(loop.getStep()), inits);
+      if (!copy.getBody()->empty())
+        copy.getBody()->back().erase();
+      mapping.map(loop.getInductionVar(), copy.getInductionVar());
+      for (auto [position, i] : llvm::enumerate(kept)) {
+        mapping.map(loop.getRegionIterArg(i), copy.getRegionIterArg(position));
+        mapping.map(loop.getResult(i), copy.getResult(position));
+      }
+      OpBuilder inside = OpBuilder::atBlockEnd(copy.getBody());
+      cloneNeeded(*loop.getBody(), inside, mapping);
+      SmallVector<Value> yielded;
+      for (unsigned i : kept)
+        yielded.push_back(mapping.lookup(loop.getYieldedValues()[i]));
+      scf::YieldOp::create(inside, op.getLoc(), yielded);
+    } else if (auto branch = dyn_cast<scf::IfOp>(op)) {
+      SmallVector<unsigned> kept;
+      SmallVector<Type> types;
+      for (unsigned i = 0; i < branch.getNumResults(); ++i)
+        if (neededValues.contains(branch.getResult(i))) {
+          kept.push_back(i);
+          types.push_back(branch.getResult(i).getType());
+        }
+      auto copy = scf::IfOp::create(builder, op.getLoc(), types, mapping.lookup(branch.getCondition()), true,
+                                    !branch.getElseRegion().empty());
+      for (auto [region, target] : {std::pair(&branch.getThenRegion(), &copy.getThenRegion()),
+                                    std::pair(&branch.getElseRegion(), &copy.getElseRegion())}) {
+        if (region->empty())
+          continue;
+        if (!target->front().empty())
+          target->front().back().erase();
+        OpBuilder inside = OpBuilder::atBlockEnd(&target->front());
+        cloneNeeded(region->front(), inside, mapping);
+        SmallVector<Value> yielded;
+        for (unsigned i : kept)
+          yielded.push_back(mapping.lookup(region->front().getTerminator()->getOperand(i)));
+        scf::YieldOp::create(inside, op.getLoc(), yielded);
+      }
+      for (auto [position, i] : llvm::enumerate(kept))
+        mapping.map(branch.getResult(i), copy.getResult(position));
+    } else {
+      builder.clone(op, mapping);
+    }
+  }
+}
+
+//===- The consumers --------------------------------------------------------------------------------------------------===//
+
+void Specialization::consume(Ring &ring) {
+  // The reads: all loads of the ring from one slot.
+  OpBuilder builder(ring.loads.front());
+  Location loc = ring.loads.front().getLoc();
+  SmallVector<Type> types;
+  for (tile::LoadOp load : ring.loads)
+    types.push_back(load.getType());
+  auto front = tile::FrontOp::create(builder, loc, types, ring.value);
+  Operation *last = front;
+  std::function<void(Value)> findLast = [&](Value tile) {
+    for (Operation *user : tile.getUsers()) {
+      if (isa<tile::TransposeOp>(user))
+        findLast(user->getResult(0));
+      Operation *here = ring.block()->findAncestorOpInBlock(*user);
+      if (last->isBeforeInBlock(here))
+        last = here;
+    }
+  };
+  for (tile::LoadOp load : ring.loads)
+    findLast(load.getResult());
+  builder.setInsertionPointAfter(last);
+  if (ring.accumulating) {
+    tile::DotOp dot = ring.accumulating;
+    auto loop = cast<scf::ForOp>(dot->getParentOp());
+    dot.setInFlight(1);
+    Value isLater = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::ne, loop.getInductionVar(),
+                                          loop.getLowerBound());
+    tile::PopOp::create(builder, loc, ring.value, isLater);
+    builder.setInsertionPointAfter(loop);
+    Value sum = loop.getResult(cast<BlockArgument>(dot.getAcc()).getArgNumber() - loop.getNumInductionVars());
+    auto wait = tile::DotWaitOp::create(builder, loc, sum);
+    sum.replaceAllUsesExcept(wait, wait);
+    Value ran = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::slt, loop.getLowerBound(),
+                                      loop.getUpperBound());
+    tile::PopOp::create(builder, loc, ring.value, ran);
+  } else {
+    tile::PopOp::create(builder, loc, ring.value, Value());
+  }
+  for (auto [load, tile] : llvm::zip(ring.loads, front.getTiles())) {
+    load.getResult().replaceAllUsesWith(tile);
+    load.erase();
+  }
+}
+
+LogicalResult Specialization::run() {
+  collectRings();
+  if (rings.empty())
+    return success();
+  if (failed(chooseStages()))
+    return failure();
+  for (Ring &ring : rings) {
+    for (tile::LoadOp load : ring.loads)
+      for (Value offset : load.getOffsets())
+        need(offset);
+    for (Operation *op = ring.block()->getParentOp(); op != func; op = op->getParentOp()) {
+      if (!isa<scf::ForOp, scf::IfOp>(op))
+        return op->emitError() << "expected a for or an if around loads for the tensor cores, got " << op->getName();
+      neededOps.insert(op);
+      if (auto loop = dyn_cast<scf::ForOp>(op))
+        for (Value bound : {loop.getLowerBound(), loop.getUpperBound(), loop.getStep()})
+          need(bound);
+      else
+        need(cast<scf::IfOp>(op).getCondition());
+    }
+  }
+  for (Operation *op : neededOps)
+    if (!isa<scf::ForOp, scf::IfOp>(op) && !isa<tile::LoadOp, tile::GatherOp>(op) && !isMemoryEffectFree(op))
+      return op->emitError() << "expected the offsets of loads for the tensor cores to depend on nothing that is "
+                                "written, got "
+                             << op->getName();
+
+  Block &body = func.getBody().front();
+  Location loc = func.getLoc();
+  OpBuilder builder = OpBuilder::atBlockBegin(&body);
+  for (Ring &ring : rings) {
+    SmallVector<Type> types;
+    for (tile::LoadOp load : ring.loads)
+      types.push_back(load.getType());
+    ring.value = tile::RingOp::create(builder, ring.loads.front().getLoc(),
+                                      tile::RingType::get(func.getContext(), types), ring.stages);
+  }
+  auto specialize = tile::SpecializeOp::create(builder, loc);
+  Block &producer = specialize.getProducer().emplaceBlock(), &consumer = specialize.getConsumer().emplaceBlock();
+  OpBuilder inside = OpBuilder::atBlockBegin(&producer);
+  IRMapping mapping;
+  for (BlockArgument argument : body.getArguments())
+    mapping.map(argument, argument);
+  for (Ring &ring : rings)
+    mapping.map(ring.value, ring.value);
+  // The body follows the new operations: what is cloned is what comes after.
+  Block *rest = body.splitBlock(specialize->getNextNode());
+  cloneNeeded(*rest, inside, mapping);
+  tile::YieldOp::create(inside, loc);
+  Operation *end = rest->getTerminator();
+  consumer.getOperations().splice(consumer.end(), rest->getOperations(), rest->begin(), end->getIterator());
+  end->moveAfter(specialize);
+  rest->erase();
+  OpBuilder atEnd = OpBuilder::atBlockEnd(&consumer);
+  tile::YieldOp::create(atEnd, loc);
+  for (Ring &ring : rings)
+    consume(ring);
+  return success();
+}
+
+namespace {
+
+struct SpecializeWarps : bitloom::impl::SpecializeWarpsBase<SpecializeWarps> {
+  using SpecializeWarpsBase::SpecializeWarpsBase;
+
+  void runOnOperation() override {
+    func::FuncOp func = getOperation();
+    if (func->hasAttr(tile::kernelAttr) && failed(Specialization(func, parseTarget(target)).run()))
+      signalPassFailure();
+  }
+};
+
+} // namespace

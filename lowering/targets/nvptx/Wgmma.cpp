@@ -1,0 +1,344 @@
+// Dots on the tensor cores of sm_90a (wgmma), and the way of their results back to memory.
+#include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/targets/nvptx/Emitter.h"
+#include "bitloom/lowering/targets/nvptx/Mma.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace bitloom;
+using namespace bitloom::nvptx;
+
+//===- Operands in shared memory ----------------------------------------------------------------------------------===//
+
+namespace {
+
+// An operand as wgmma's matrix descriptors see it ("Matrix descriptor format" of the PTX manual): rows are those of m or
+// n, depth is k.
+class SharedOperand {
+public:
+  SharedOperand(Emitter &e, Value tile, int depthDim);
+  // Of the part that starts at the row and the depth; `moved`: i32 bytes to add, or null.
+  Value descriptor(int64_t row, int64_t depth);
+  void moveBy(Value bytes);
+  int64_t offsetOf(int64_t row, int64_t depth) const; // in bytes
+  bool isDepthMajor() const { return form.contiguous == depthDim; }
+
+private:
+  Emitter &e;
+  SharedForm form;
+  LinearLayout inverse;
+  int depthDim;
+  int64_t elementBytes;
+  Value base; // i64: the descriptor of the tile's start
+};
+
+} // namespace
+
+SharedOperand::SharedOperand(Emitter &e, Value tile, int depthDim) : e(e), depthDim(depthDim) {
+  auto type = cast<RankedTensorType>(tile.getType());
+  elementBytes = bytesOf(type.getElementType());
+  form = *sharedFormOf(e.layout(type), type.getShape(), int(elementBytes));
+  inverse = form.layout.invert();
+  // Eight lines make a pattern of the swizzle. Depth-major, the next eight rows are a stride away; else the next eight
+  // of depth are, and the rows of the next box the leading offset.
+  int64_t stride = 8 * form.swizzle, leading = isDepthMajor() ? 16 : form.lines * form.swizzle;
+  uint64_t mode = form.swizzle == 128 ? 1 : form.swizzle == 64 ? 2 : 3;
+  uint64_t constant = mode << 62 | uint64_t(stride >> 4) << 32 | uint64_t(leading >> 4) << 16;
+  OpBuilder &b = e.builder;
+  Value address = arith::ShRUIOp::create(b, e.loc, e.sharedTile(tile), e.i32(4));
+  base = arith::OrIOp::create(b, e.loc, arith::ExtUIOp::create(b, e.loc, b.getI64Type(), address),
+                              e.i64(int64_t(constant)));
+}
+
+int64_t SharedOperand::offsetOf(int64_t row, int64_t depth) const {
+  std::vector<std::pair<std::string_view, int32_t>> at = {{dimName(depthDim), int32_t(depth)},
+                                                          {dimName(1 - depthDim), int32_t(row)}};
+  std::string names[2] = {dimName(depthDim), dimName(1 - depthDim)};
+  at[0].first = names[0], at[1].first = names[1];
+  return inverse.apply(at)[0] * elementBytes;
+}
+
+void SharedOperand::moveBy(Value bytes) {
+  OpBuilder &b = e.builder;
+  Value pieces = arith::ShRUIOp::create(b, e.loc, bytes, e.i32(4));
+  base = arith::AddIOp::create(b, e.loc, base, arith::ExtUIOp::create(b, e.loc, b.getI64Type(), pieces));
+}
+
+Value SharedOperand::descriptor(int64_t row, int64_t depth) {
+  return arith::AddIOp::create(e.builder, e.loc, base, e.i64(offsetOf(row, depth) >> 4));
+}
+
+// From registers to a tile of its own in shared memory, which the tensor cores may read afterwards.
+void nvptx::putInShared(Emitter &e, tile::ConvertLayoutOp convert) {
+  RankedTensorType type = convert.getType();
+  Type element = type.getElementType();
+  const LinearLayout &from = e.layout(convert.getSource().getType());
+  LinearLayout inverse = e.layout(type).invert();
+  int64_t offset = e.reserve(type.getNumElements() * bytesOf(element), sharedAlignment);
+  const Registers &values = e.get(convert.getSource());
+  Value address = e.sharedAt(offset);
+  e.barrier(); // readers of what was there before
+  // Where each element goes is linear in register, lane and warp: the thread's part xor the register's.
+  LinearLayout places = from.compose(inverse);
+  Value thread = e.threadImage(places, 0);
+  Value once = e.isFirstReplica(from);
+  int run = int(std::min<int64_t>(places.contiguousRegisters("offset"), 16 / bytesOf(element)));
+  e.when(once, [&] {
+    for (int r = 0; r < int(values.size()); r += run) {
+      if (r & from.freeBits(reg))
+        continue;
+      Value place = e.i32(places.apply({{reg, r}})[0]);
+      if (thread)
+        place = arith::XOrIOp::create(e.builder, e.loc, thread, place);
+      Value at = arith::AddIOp::create(e.builder, e.loc, address,
+                                       arith::MulIOp::create(e.builder, e.loc, place, e.i32(bytesOf(element))));
+      storeSharedWords(e, at, packWords(e, ArrayRef<Value>(values).slice(r, run)));
+    }
+  });
+  e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+  e.barrier();
+  e.putShared(convert, address);
+}
+
+void nvptx::storeSharedWords(Emitter &e, Value address, ValueRange words) {
+  unsigned bits = words[0].getType().getIntOrFloatBitWidth();
+  std::string list, constraints;
+  SmallVector<Value> operands;
+  for (auto [i, word] : llvm::enumerate(words)) {
+    list += (i ? ", $" : "$") + std::to_string(i);
+    constraints += bits == 32 ? "r," : "h,";
+    operands.push_back(bits == 8 ? arith::ExtUIOp::create(e.builder, e.loc, e.builder.getI16Type(), word).getResult()
+                                 : word);
+  }
+  std::string type = bits == 8 ? "u8" : "b" + std::to_string(bits);
+  std::string width = words.size() == 1 ? "." + type : ".v" + std::to_string(words.size()) + "." + type;
+  operands.push_back(address);
+  e.ptx("st.shared" + width + " [$" + std::to_string(words.size()) + "], " +
+            (words.size() == 1 ? list : "{" + list + "}") + ";",
+        constraints + "r,~{memory}", Type(), operands, /*hasSideEffects=*/true);
+}
+
+//===- The instruction --------------------------------------------------------------------------------------------===//
+
+static std::string braced(size_t first, size_t count) {
+  std::string list = "{";
+  for (size_t i = 0; i < count; ++i)
+    list += (i ? ", $" : "$") + std::to_string(first + i);
+  return list + "}";
+}
+
+// Accumulators in and out of one piece of PTX, in which they are $0, $1, …; `text` may use the operands after them as
+// $(2n), ….
+static void throughAccumulators(Emitter &e, MutableArrayRef<Value> sums, const std::string &text,
+                                const std::string &moreConstraints, ValueRange more) {
+  OpBuilder &b = e.builder;
+  Type type = sums[0].getType();
+  std::string letter = isa<FloatType>(type) ? "f" : "r", outs, ins;
+  for (size_t i = 0; i < sums.size(); ++i) {
+    outs += (i ? ",=" : "=") + letter;
+    ins += "," + std::to_string(i);
+  }
+  SmallVector<Value> operands(sums);
+  llvm::append_range(operands, more);
+  Type result = sums.size() == 1
+                    ? type
+                    : LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(sums.size(), type));
+  Value after = e.ptx(text, outs + ins + moreConstraints, result, operands, /*hasSideEffects=*/true);
+  for (auto [i, sum] : llvm::enumerate(sums))
+    sum = sums.size() == 1 ? after : LLVM::ExtractValueOp::create(b, e.loc, after, int64_t(i)).getResult();
+}
+
+static void waitForDots(Emitter &e, MutableArrayRef<Value> sums) {
+  throughAccumulators(e, sums, "wgmma.wait_group.sync.aligned 0;", ",~{memory}", {});
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::DotWaitOp wait) {
+  Registers sums = e.get(wait.getSource());
+  waitForDots(e, sums);
+  e.put(wait, sums);
+  return success();
+}
+
+LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
+  OpBuilder &b = e.builder;
+  RankedTensorType aType = dot.getA().getType(), bType = dot.getB().getType(), accType = dot.getType();
+  const MmaAtom &atom = *atomFor(aType.getElementType(), dot.getUnsignedA(), dot.getPrecision());
+  const MmaAtom &right = *atomFor(bType.getElementType(), dot.getUnsignedB(), dot.getPrecision());
+  int64_t m = accType.getDimSize(0), n = accType.getDimSize(1), depth = aType.getDimSize(1);
+  int groups = e.warps() / warpsPerGroup;
+  int along = *wgmmaGroupsAlongN(e.layout(accType), accType.getShape(), e.warps());
+  int64_t groupsAlongM = groups / along, columns = n / along, step = std::min<int64_t>(columns, wgmmaMostColumns);
+  bool aInShared = isShared(aType);
+
+  SharedOperand rhs(e, dot.getB(), 0);
+  std::optional<SharedOperand> lhs;
+  if (aInShared)
+    lhs.emplace(e, dot.getA(), 1);
+  if (groups > 1) {
+    Value group = e.warpGroup();
+    if (aInShared && groupsAlongM > 1) {
+      Value row = along == 1 ? group : arith::AndIOp::create(b, e.loc, group, e.i32(groupsAlongM - 1)).getResult();
+      lhs->moveBy(arith::MulIOp::create(b, e.loc, row, e.i32(lhs->offsetOf(wgmmaRows, 0))));
+    }
+    if (along > 1) {
+      Value column = arith::ShRUIOp::create(b, e.loc, group, e.i32(llvm::Log2_64(groupsAlongM)));
+      rhs.moveBy(arith::MulIOp::create(b, e.loc, column, e.i32(rhs.offsetOf(columns, 0))));
+    }
+  }
+
+  Registers sums = e.get(dot.getAcc());
+  int64_t perAtom = columns / 2, perStep = step / 2, atoms = m / (wgmmaRows * groupsAlongM);
+  Registers fragments;
+  if (!aInShared) // four words a quarter of the depth of an atom's rows
+    fragments = packWords(e, e.get(dot.getA()));
+
+  std::string name = "wgmma.mma_async.sync.aligned.m64n" + std::to_string(step) + "k" + std::to_string(atom.k) + "." +
+                     std::string(atom.accumulator) + "." + std::string(atom.operand) + "." +
+                     std::string(right.operand);
+  e.ptx("wgmma.fence.sync.aligned;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+  for (int64_t k = 0; k < depth; k += atom.k)
+    for (int64_t i = 0; i < atoms; ++i)
+      for (int64_t c = 0; c < columns; c += step) {
+        size_t first = 2 * perStep; // of the operands after the accumulators
+        SmallVector<Value> operands;
+        std::string a;
+        if (aInShared) {
+          operands.push_back(lhs->descriptor(i * groupsAlongM * wgmmaRows, k));
+          a = "$" + std::to_string(first);
+        } else {
+          int64_t word = i * (depth / atom.k) * 4 + k / atom.k * 4;
+          operands.append(fragments.begin() + word, fragments.begin() + word + 4);
+          a = braced(first, 4);
+        }
+        std::string constraints = aInShared ? ",l" : ",r,r,r,r";
+        std::string bText = "$" + std::to_string(first + operands.size());
+        operands.push_back(rhs.descriptor(c, k));
+        constraints += ",l";
+        std::string text = "{\n\t.reg .pred add;\n\tsetp.eq.u32 add, 0, 0;\n\t" + name + " " + braced(0, perStep) + ", " +
+                           a + ", " + bText + ", add";
+        if (atom.accumulator == "f32")
+          text += ", 1, 1";
+        if (atom.mnMajor) {
+          if (aInShared)
+            text += lhs->isDepthMajor() ? ", 0" : ", 1";
+          text += rhs.isDepthMajor() ? ", 0" : ", 1";
+        }
+        throughAccumulators(e, MutableArrayRef<Value>(sums).slice(i * perAtom + c / 2, perStep), text + ";\n\t}",
+                            constraints, operands);
+      }
+  e.ptx("wgmma.commit_group.sync.aligned;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+  if (dot.getInFlight())
+    e.ptx("wgmma.wait_group.sync.aligned " + std::to_string(dot.getInFlight()) + ";", "~{memory}", Type(), {},
+          /*hasSideEffects=*/true);
+  else
+    waitForDots(e, sums);
+  e.put(dot, sums);
+  return success();
+}
+
+//===- Stores of accumulators -------------------------------------------------------------------------------------===//
+
+int64_t Emitter::stagingOffset() {
+  if (staging < 0)
+    staging = reserve(warpCount / warpsPerGroup * 2 * stagedBoxBytes, sharedAlignment);
+  return staging;
+}
+
+static void groupBarrier(Emitter &e) {
+  Value id = arith::AddIOp::create(e.builder, e.loc, e.warpGroup(), e.i32(2)); // 0 and 1 are the block's
+  e.ptx("bar.sync $0, " + std::to_string(lanes * warpsPerGroup) + ";", "r,~{memory}", Type(), {id},
+        /*hasSideEffects=*/true);
+}
+
+// Four 8x8 matrices of 16-bit elements, rows 0-7 and 8-15 of eight columns and of the next eight; the address is that of
+// row `lane % 8` of matrix `lane / 8`.
+static void storeMatrices(Emitter &e, Value address, ValueRange words) {
+  SmallVector<Value> operands{address};
+  llvm::append_range(operands, words);
+  e.ptx("stmatrix.sync.aligned.m8n8.x4.shared.b16 [$0], {$1, $2, $3, $4};", "r,r,r,r,r,~{memory}", Type(), operands,
+        /*hasSideEffects=*/true);
+}
+
+bool nvptx::lowerStaged(Emitter &e, tile::StoreOp store) {
+  std::optional<StagedStore> staged = e.staged(store);
+  if (!staged)
+    return false;
+  OpBuilder &b = e.builder;
+  auto type = cast<RankedTensorType>(store.getValue().getType());
+  int64_t m = type.getDimSize(0), n = type.getDimSize(1), bytes = bytesOf(type.getElementType());
+  int64_t groups = e.warps() / warpsPerGroup, groupsAlongM = groups / staged->groupsAlongN;
+  int64_t columns = n / staged->groupsAlongN, perAtom = columns / 2, atoms = m / (wgmmaRows * groupsAlongM);
+  const Registers values = e.get(store.getValue());
+
+  auto add = [&](Value x, Value y) -> Value { return arith::AddIOp::create(b, e.loc, x, y); };
+  auto times = [&](Value x, int64_t y) -> Value { return arith::MulIOp::create(b, e.loc, x, e.i32(y)); };
+  auto bits = [&](Value x, int low, int count) -> Value { // of x, moved down
+    Value shifted = low ? arith::ShRUIOp::create(b, e.loc, x, e.i32(low)).getResult() : x;
+    return arith::AndIOp::create(b, e.loc, shifted, e.i32((1 << count) - 1));
+  };
+  Value group = e.warpGroup(), lane = e.laneId(), warp = bits(e.warpId(), 0, 2);
+  Value buffers = add(e.sharedAt(e.stagingOffset()), times(group, 2 * stagedBoxBytes));
+  Value isFirst = e.compare(bits(e.linearThreadId(), 0, 7), "eq", e.i32(0));
+  Value groupRow = bits(group, 0, int(llvm::Log2_64(groupsAlongM)));
+  Value groupColumn = arith::ShRUIOp::create(b, e.loc, group, e.i32(llvm::Log2_64(groupsAlongM)));
+
+  // Rows of 128 bytes whose 16-byte pieces are swizzled by the row. 16 bits: by matrices; 32 bits: a pair at a time.
+  bool byMatrices = bytes == 2;
+  Value row = byMatrices ? add(times(warp, 16), bits(lane, 0, 4)) : add(times(warp, 16), bits(lane, 2, 3));
+  Value swizzle = bits(row, 0, 3);
+  Value piece = byMatrices ? bits(lane, 4, 1) : bits(lane, 1, 1);
+  Value within = byMatrices ? e.i32(0) : times(bits(lane, 0, 1), 8);
+  Value rowAddress = add(add(buffers, times(row, 128)), within);
+
+  int rank = int(store.getOffsets().size()), lineDim = rank - 1 - store.getDims()[0];
+  SmallVector<Value> origin(rank);
+  for (auto [d, offset] : llvm::enumerate(store.getOffsets()))
+    origin[rank - 1 - d] = arith::TruncIOp::create(b, e.loc, b.getI32Type(), e.scalar(offset));
+  origin[0] = add(origin[0], times(groupColumn, columns));
+  origin[lineDim] = add(origin[lineDim], times(groupRow, wgmmaRows));
+
+  int buffer = 0;
+  for (int64_t i = 0; i < atoms; ++i)
+    for (int64_t c = 0; c < columns; c += staged->columns, buffer ^= 1) {
+      // The buffer's store before the last one has been read by the copy engine.
+      e.when(isFirst, [&] {
+        e.ptx("cp.async.bulk.wait_group.read 1;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+      });
+      groupBarrier(e);
+      int64_t first = i * perAtom + c / 2;
+      for (int64_t eight = 0; eight < staged->columns / 8; eight += byMatrices ? 2 : 1) {
+        ArrayRef<Value> here = ArrayRef<Value>(values).slice(first + eight * 4, byMatrices ? 8 : 4);
+        int64_t firstPiece = eight * 8 * bytes / 16;
+        Value at = arith::XOrIOp::create(b, e.loc, arith::XOrIOp::create(b, e.loc, piece, e.i32(firstPiece)), swizzle);
+        Value address = add(add(rowAddress, times(at, 16)), e.i32(buffer * stagedBoxBytes));
+        if (byMatrices) {
+          storeMatrices(e, address, packWords(e, here));
+        } else {
+          storeSharedWords(e, address, packWords(e, here.take_front(2)));
+          storeSharedWords(e, add(address, e.i32(8 * 128)), packWords(e, here.drop_front(2)));
+        }
+      }
+      e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+      groupBarrier(e);
+      e.when(isFirst, [&] {
+        std::string text = "cp.async.bulk.tensor." + std::to_string(rank) + "d.global.shared::cta.bulk_group [$0, {";
+        std::string constraints = "l,r";
+        SmallVector<Value> operands{e.tensorMap(store), add(buffers, e.i32(buffer * stagedBoxBytes))};
+        for (int d = 0; d < rank; ++d) {
+          text += (d ? ", $" : "$") + std::to_string(2 + d);
+          constraints += ",r";
+          Value at = origin[d];
+          if (d == 0)
+            at = add(at, e.i32(c));
+          if (d == lineDim)
+            at = add(at, e.i32(i * groupsAlongM * wgmmaRows));
+          operands.push_back(at);
+        }
+        e.ptx(text + "}], [$1];\n\tcp.async.bulk.commit_group;", constraints + ",~{memory}", Type(), operands,
+              /*hasSideEffects=*/true);
+      });
+    }
+  return true;
+}

@@ -140,8 +140,9 @@ std::optional<int> nvptx::wgmmaGroupsAlongN(const LinearLayout &layout, ArrayRef
   if (shape.size() != 2 || !llvm::isPowerOf2_64(shape[0]) || !llvm::isPowerOf2_64(shape[1]) || shape[0] < wgmmaRows ||
       warps % warpsPerGroup)
     return std::nullopt;
-  for (int along = 1; along <= warps / warpsPerGroup && shape[1] / along >= 8; along *= 2)
-    if (layout == wgmmaLayout(shape[0], shape[1], warps, along))
+  int groups = warps / warpsPerGroup;
+  for (int along = 1; along <= groups && shape[1] / along >= 8; along *= 2)
+    if (groups / along * wgmmaRows <= shape[0] && layout == wgmmaLayout(shape[0], shape[1], warps, along))
       return along;
   return std::nullopt;
 }

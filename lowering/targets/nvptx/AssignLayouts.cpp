@@ -160,14 +160,15 @@ void Assignment::anchor(tile::DotOp dot) {
   std::optional<DotPlan> plan = planWgmma(dot, target, warps);
   if (!plan)
     return;
-  RankedTensorType a = dot.getA().getType();
-  Operation *producer = dot.getA().getDefiningOp();
+  OpOperand &rows = plan->rows(dot), &columns = plan->columns(dot);
+  Operation *producer = rows.get().getDefiningOp();
   bool isComputed = producer && !isa<tile::LoadOp, tile::TransposeOp>(producer);
-  if (isComputed && plan->groupsAlongN == 1)
-    anchored.insert({&dot.getAMutable(), fragmentLayout(a.getDimSize(0), a.getDimSize(1), plan->atom->bits, warps)});
+  auto depthDim = [](OpOperand &operand) { return operand.getOperandNumber() == 0 ? 1 : 0; };
+  if (isComputed && plan->form.groupsAlongN == 1)
+    anchored.insert({&rows, plan->rowFragments(dot, warps)});
   else
-    anchorOperand(dot.getAMutable(), 1, *plan->atom);
-  anchorOperand(dot.getBMutable(), 0, *plan->atom);
+    anchorOperand(rows, depthDim(rows), *plan->atom);
+  anchorOperand(columns, depthDim(columns), *plan->atom);
   set(dot.getResult(), plan->accumulator);
 }
 

@@ -108,9 +108,25 @@ const MmaAtom *nvptx::atomFor(Type element, bool isUnsigned, tile::DotPrecision 
   return nullptr;
 }
 
+static bool isSwapped(ArrayRef<int64_t> shape) { return shape[0] < wgmmaRows; }
+
+static LinearLayout accumulatorLayout(ArrayRef<int64_t> shape, int warps, AccumulatorForm form) {
+  if (!form.swapped)
+    return wgmmaLayout(shape[0], shape[1], warps, form.groupsAlongN);
+  return transposedLayout(wgmmaLayout(shape[1], shape[0], warps, form.groupsAlongN), {1, 0});
+}
+
 int nvptx::wgmmaWarps(tile::DotOp dot) {
-  int64_t rows = dot.getType().getDimSize(0) / wgmmaRows;
+  ArrayRef<int64_t> shape = dot.getType().getShape();
+  int64_t rows = shape[isSwapped(shape)] / wgmmaRows;
   return warpsPerGroup * int(std::clamp<int64_t>(rows, 1, 2));
+}
+
+LinearLayout DotPlan::rowFragments(tile::DotOp dot, int warps) const {
+  if (!form.swapped)
+    return fragmentLayout(dot.getA().getType().getDimSize(0), dot.getA().getType().getDimSize(1), atom->bits, warps);
+  RankedTensorType b = dot.getB().getType();
+  return transposedLayout(fragmentLayout(b.getDimSize(1), b.getDimSize(0), atom->bits, warps), {1, 0});
 }
 
 std::optional<DotPlan> nvptx::planWgmma(tile::DotOp dot, const Target &target, int warps) {
@@ -125,25 +141,25 @@ std::optional<DotPlan> nvptx::planWgmma(tile::DotOp dot, const Target &target, i
     return std::nullopt;
   if (!(atom->accumulator == "f32" ? acc.getElementType().isF32() : acc.getElementType().isInteger(32)))
     return std::nullopt;
-  int64_t m = acc.getDimSize(0), n = acc.getDimSize(1), k = a.getDimSize(1);
-  if (!llvm::isPowerOf2_64(m) || !llvm::isPowerOf2_64(n) || !llvm::isPowerOf2_64(k) || m < wgmmaRows || n < 8 ||
-      k < atom->k)
+  ArrayRef<int64_t> shape = acc.getShape();
+  AccumulatorForm form{isSwapped(shape), 1};
+  int64_t m = shape[form.swapped], n = shape[!form.swapped], k = a.getDimSize(1), groups = warps / warpsPerGroup;
+  if (!llvm::isPowerOf2_64(m) || !llvm::isPowerOf2_64(n) || !llvm::isPowerOf2_64(k) || m < wgmmaRows || k < atom->k)
     return std::nullopt;
-  int64_t groups = warps / warpsPerGroup;
-  int groupsAlongN = int(std::max<int64_t>(1, groups / (m / wgmmaRows)));
-  if (n / groupsAlongN < 8)
+  form.groupsAlongN = int(std::max<int64_t>(1, groups / (m / wgmmaRows)));
+  if (n / form.groupsAlongN < 8)
     return std::nullopt;
-  return DotPlan{atom, groupsAlongN, wgmmaLayout(m, n, warps, groupsAlongN)};
+  return DotPlan{atom, form, accumulatorLayout(shape, warps, form)};
 }
 
-std::optional<int> nvptx::wgmmaGroupsAlongN(const LinearLayout &layout, ArrayRef<int64_t> shape, int warps) {
-  if (shape.size() != 2 || !llvm::isPowerOf2_64(shape[0]) || !llvm::isPowerOf2_64(shape[1]) || shape[0] < wgmmaRows ||
-      warps % warpsPerGroup)
+std::optional<AccumulatorForm> nvptx::accumulatorForm(const LinearLayout &layout, ArrayRef<int64_t> shape, int warps) {
+  if (shape.size() != 2 || !llvm::isPowerOf2_64(shape[0]) || !llvm::isPowerOf2_64(shape[1]) || warps % warpsPerGroup)
     return std::nullopt;
-  int groups = warps / warpsPerGroup;
-  for (int along = 1; along <= groups && shape[1] / along >= 8; along *= 2)
-    if (groups / along * wgmmaRows <= shape[0] && layout == wgmmaLayout(shape[0], shape[1], warps, along))
-      return along;
+  AccumulatorForm form{isSwapped(shape), 1};
+  int64_t m = shape[form.swapped], n = shape[!form.swapped], groups = warps / warpsPerGroup;
+  for (; form.groupsAlongN <= groups && n / form.groupsAlongN >= 8; form.groupsAlongN *= 2)
+    if (groups / form.groupsAlongN * wgmmaRows <= m && layout == accumulatorLayout(shape, warps, form))
+      return form;
   return std::nullopt;
 }
 
@@ -153,12 +169,12 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
   if (!hasLayout(type) || !isCopyable(store.getView()) || (bits != 16 && bits != 32))
     return std::nullopt;
   ArrayRef<int64_t> shape = tile::shapeOf(type);
-  std::optional<int> along = wgmmaGroupsAlongN(layouts.of(type), shape, warps);
+  std::optional<AccumulatorForm> form = accumulatorForm(layouts.of(type), shape, warps);
   int64_t columns = 128 * 8 / bits;
-  if (!along || shape[1] / *along < columns ||
+  if (!form || form->swapped || shape[1] / form->groupsAlongN < columns ||
       store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
     return std::nullopt;
-  return StagedStore{*along, columns};
+  return StagedStore{form->groupsAlongN, columns};
 }
 
 int64_t nvptx::storeStagingBytes(func::FuncOp kernel) {

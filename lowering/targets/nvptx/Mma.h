@@ -65,19 +65,30 @@ LinearLayout wgmmaLayout(int64_t m, int64_t n, int warps, int groupsAlongN);
 // Operand a [m, k] of elements of `bits` bits in registers.
 LinearLayout fragmentLayout(int64_t m, int64_t k, int bits, int warps);
 
+// How wgmma's accumulator is cut. `swapped`: its rows are the dot's columns, so that a short m becomes the instruction's n:
+// (a · b)^T = b^T · a^T.
+struct AccumulatorForm {
+  bool swapped = false;
+  int groupsAlongN = 1;
+  bool operator==(const AccumulatorForm &) const = default;
+};
+// The form that `layout` of an accumulator [m, n] has; none for other layouts.
+std::optional<AccumulatorForm> accumulatorForm(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int warps);
+
 struct DotPlan {
   const MmaAtom *atom;
-  int groupsAlongN;
+  AccumulatorForm form;
   LinearLayout accumulator;
+  // The operand that may stay in registers: whose rows are the instruction's.
+  mlir::OpOperand &rows(tile::DotOp dot) const { return form.swapped ? dot.getBMutable() : dot.getAMutable(); }
+  mlir::OpOperand &columns(tile::DotOp dot) const { return form.swapped ? dot.getAMutable() : dot.getBMutable(); }
+  LinearLayout rowFragments(tile::DotOp dot, int warps) const;
 };
 // How the tensor cores compute a dot with wgmma; none where they cannot.
 std::optional<DotPlan> planWgmma(tile::DotOp dot, const Target &target, int warps);
 // The warps that suit a dot: a group for each 64 rows, up to two.
 int wgmmaWarps(tile::DotOp dot);
 const MmaAtom *atomFor(mlir::Type element, bool isUnsigned, tile::DotPrecision precision);
-
-// Of an accumulator's layout, the groupsAlongN it was made with.
-std::optional<int> wgmmaGroupsAlongN(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int warps);
 
 // A store of accumulators that goes through shared memory by boxes, from which the copy engine writes: 64 rows of
 // `columns` columns (128 bytes), two buffers a warpgroup.

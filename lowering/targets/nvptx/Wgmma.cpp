@@ -162,29 +162,35 @@ LogicalResult nvptx::lower(Emitter &e, tile::DotWaitOp wait) {
 }
 
 LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
-  OpBuilder &b = e.builder;
-  RankedTensorType aType = dot.getA().getType(), bType = dot.getB().getType(), accType = dot.getType();
-  const MmaAtom &atom = *atomFor(aType.getElementType(), dot.getUnsignedA(), dot.getPrecision());
-  const MmaAtom &right = *atomFor(bType.getElementType(), dot.getUnsignedB(), dot.getPrecision());
-  int64_t m = accType.getDimSize(0), n = accType.getDimSize(1), depth = aType.getDimSize(1);
+  OpBuilder &builder = e.builder;
+  RankedTensorType accType = dot.getType();
   int groups = e.warps() / warpsPerGroup;
-  int along = *wgmmaGroupsAlongN(e.layout(accType), accType.getShape(), e.warps());
-  int64_t groupsAlongM = groups / along, columns = n / along, step = std::min<int64_t>(columns, wgmmaMostColumns);
-  bool aInShared = isShared(aType);
+  AccumulatorForm form = *accumulatorForm(e.layout(accType), accType.getShape(), e.warps());
+  // As the instruction sees it: a is what has its rows.
+  auto [a, b, unsignedA, unsignedB, depthOfA] =
+      form.swapped ? std::tuple(dot.getB(), dot.getA(), dot.getUnsignedB(), dot.getUnsignedA(), 0)
+                   : std::tuple(dot.getA(), dot.getB(), dot.getUnsignedA(), dot.getUnsignedB(), 1);
+  const MmaAtom &atom = *atomFor(a.getType().getElementType(), unsignedA, dot.getPrecision());
+  const MmaAtom &right = *atomFor(b.getType().getElementType(), unsignedB, dot.getPrecision());
+  int64_t m = accType.getDimSize(form.swapped), n = accType.getDimSize(!form.swapped);
+  int64_t depth = a.getType().getDimSize(depthOfA);
+  int64_t along = form.groupsAlongN, groupsAlongM = groups / along, columns = n / along;
+  int64_t step = std::min<int64_t>(columns, wgmmaMostColumns);
+  bool aInShared = isShared(a.getType());
 
-  SharedOperand rhs(e, dot.getB(), 0);
+  SharedOperand rhs(e, b, 1 - depthOfA);
   std::optional<SharedOperand> lhs;
   if (aInShared)
-    lhs.emplace(e, dot.getA(), 1);
+    lhs.emplace(e, a, depthOfA);
   if (groups > 1) {
     Value group = e.warpGroup();
     if (aInShared && groupsAlongM > 1) {
-      Value row = along == 1 ? group : arith::AndIOp::create(b, e.loc, group, e.i32(groupsAlongM - 1)).getResult();
-      lhs->moveBy(arith::MulIOp::create(b, e.loc, row, e.i32(lhs->offsetOf(wgmmaRows, 0))));
+      Value row = along == 1 ? group : arith::AndIOp::create(builder, e.loc, group, e.i32(groupsAlongM - 1)).getResult();
+      lhs->moveBy(arith::MulIOp::create(builder, e.loc, row, e.i32(lhs->offsetOf(wgmmaRows, 0))));
     }
     if (along > 1) {
-      Value column = arith::ShRUIOp::create(b, e.loc, group, e.i32(llvm::Log2_64(groupsAlongM)));
-      rhs.moveBy(arith::MulIOp::create(b, e.loc, column, e.i32(rhs.offsetOf(columns, 0))));
+      Value column = arith::ShRUIOp::create(builder, e.loc, group, e.i32(llvm::Log2_64(groupsAlongM)));
+      rhs.moveBy(arith::MulIOp::create(builder, e.loc, column, e.i32(rhs.offsetOf(columns, 0))));
     }
   }
 
@@ -192,7 +198,7 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
   int64_t perAtom = columns / 2, perStep = step / 2, atoms = m / (wgmmaRows * groupsAlongM);
   Registers fragments;
   if (!aInShared) // four words a quarter of the depth of an atom's rows
-    fragments = packWords(e, e.get(dot.getA()));
+    fragments = packWords(e, e.get(a));
 
   std::string name = "wgmma.mma_async.sync.aligned.m64n" + std::to_string(step) + "k" + std::to_string(atom.k) + "." +
                      std::string(atom.accumulator) + "." + std::string(atom.operand) + "." +
@@ -203,21 +209,21 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
       for (int64_t c = 0; c < columns; c += step) {
         size_t first = 2 * perStep; // of the operands after the accumulators
         SmallVector<Value> operands;
-        std::string a;
+        std::string rows;
         if (aInShared) {
           operands.push_back(lhs->descriptor(i * groupsAlongM * wgmmaRows, k));
-          a = "$" + std::to_string(first);
+          rows = "$" + std::to_string(first);
         } else {
           int64_t word = i * (depth / atom.k) * 4 + k / atom.k * 4;
           operands.append(fragments.begin() + word, fragments.begin() + word + 4);
-          a = braced(first, 4);
+          rows = braced(first, 4);
         }
         std::string constraints = aInShared ? ",l" : ",r,r,r,r";
         std::string bText = "$" + std::to_string(first + operands.size());
         operands.push_back(rhs.descriptor(c, k));
         constraints += ",l";
         std::string text = "{\n\t.reg .pred add;\n\tsetp.eq.u32 add, 0, 0;\n\t" + name + " " + braced(0, perStep) + ", " +
-                           a + ", " + bText + ", add";
+                           rows + ", " + bText + ", add";
         if (atom.accumulator == "f32")
           text += ", 1, 1";
         if (atom.mnMajor) {

@@ -235,6 +235,8 @@ static std::string refusals(const Call &call, const std::vector<std::string> &fi
     negative += (negative.empty() ? "" : " || ") + extent + " < 0";
   if (!negative.empty())
     text = "  if (" + negative + ")\n    return 1;\n";
+  for (const std::string &condition : call.kernel().conditions)
+    text += "  if (!(" + inC(condition, call) + "))\n    return 1;\n";
   for (const Parameter &parameter : call.variant().parameters)
     if (parameter.kind == Kind::Meta && !parameter.expression.empty() &&
         std::ranges::find(fixed, parameter.name) == fixed.end())

@@ -169,6 +169,9 @@ void Call::fillMetas() {
         continue; // a later pass knows the names in it
       numbers[i] = value;
     }
+    if (!parameter.choices.empty() && (*numbers[i] < 0 || *numbers[i] >= int64_t(parameter.choices.size())))
+      throw UserError(argument(*row, parameter) + ": expected " + joined(parameter.choices) + " or a number below " +
+                      std::to_string(parameter.choices.size()) + ", got " + std::to_string(*numbers[i]));
     sizes[parameter.name] = *numbers[i];
   }
 }
@@ -182,6 +185,19 @@ static int64_t bitsOf(DType dtype, const std::variant<int64_t, double> &number) 
   else
     writeFromDouble(dtype, &bits, whole ? double(*whole) : std::get<double>(number));
   return bits;
+}
+
+void Call::checkConditions() const {
+  for (const std::string &condition : row->conditions) {
+    std::string values;
+    auto holds = evaluate(condition, [&](std::string_view name) {
+      auto value = named(name);
+      values += (values.empty() ? "" : ", ") + std::string(name) + " = " + (value ? std::to_string(*value) : "?");
+      return value;
+    });
+    if (holds && !*holds)
+      throw UserError(row->name + ": expected " + condition + ", got " + values);
+  }
 }
 
 void Call::resolve() {
@@ -214,6 +230,7 @@ void Call::resolve() {
                         " in dimension " + std::to_string(d) + " (" + parameters[i].shape[d] + "), got " +
                         std::to_string(views[i]->extents[d]));
     }
+  checkConditions();
   for (const Missing &missing : missingViews()) {
     TensorRef empty(nullptr, missing.dtype, missing.extents, device());
     size_t i = indexOf(missing.name, {Kind::View});

@@ -75,6 +75,7 @@ private:
   void pickVariant();
   void checkViews();
   void fillMetas();
+  void checkConditions() const;
   std::vector<Slot> slots() const;
   TensorRef inMemory(size_t parameter) const; // the view as it lies there
   // The value of a name, or of "x.given" and "x.transposed" for a view x.

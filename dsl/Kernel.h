@@ -4,7 +4,8 @@
 //     static constexpr auto name = "vector_add";
 //     static constexpr auto summary = "out = x + y";
 //     static constexpr auto tests = "n=1; n=4097", benchmarks = "n=67108864";
-//     // and, where random inputs must lie in some range: inputs = "target=0..cols-1" (KernelRow::inputs)
+//     // and, where random inputs must lie in some range: inputs = "target=0..cols-1" (KernelRow::inputs), where not
+//     // all extents go together: conditions = "heads % kv_heads == 0"
 //
 //     View<const f32, 1> x{"n"}, y{"n"};
 //     View<f32, 1> out{"n"};
@@ -61,6 +62,7 @@ template <class T> Parameter describe(std::string name, const Meta<T> &meta) {
   Parameter parameter{Parameter::Kind::Meta, std::move(name), std::is_same_v<T, bool> ? DType::b1 : DType::i64};
   parameter.bits = meta.value;
   parameter.expression = meta.expression;
+  parameter.choices = splitList(meta.choices);
   return parameter;
 }
 
@@ -115,6 +117,8 @@ template <class First, class... Rest> KernelRow rowOf(const char *source) {
                 cases(First::tests), cases(First::benchmarks)};
   if constexpr (requires { First::inputs; })
     row.inputs = First::inputs;
+  if constexpr (requires { First::conditions; })
+    row.conditions = cases(First::conditions);
   return row;
 }
 

@@ -17,12 +17,13 @@ namespace bitloom {
 struct Parameter {
   enum class Kind { View, Scalar, Meta } kind;
   std::string name;
-  DType dtype;                      // of a view's elements, or the scalar's; i64 or b1 for a Meta
-  int rank = 0;                     // of a view
-  bool output = false;              // a view that the kernel writes
-  std::vector<std::string> shape{}; // a view's extents: names, or expressions of names (lib/support/Expression.h)
-  int64_t bits = 0;                 // a scalar's default, its bits in the low bytes; a Meta's default
-  std::string expression{};         // a Meta's default where it depends on the extents, else empty
+  DType dtype;                        // of a view's elements, or the scalar's; i64 or b1 for a Meta
+  int rank = 0;                       // of a view
+  bool output = false;                // a view that the kernel writes
+  std::vector<std::string> shape{};   // a view's extents: names, or expressions of names (lib/support/Expression.h)
+  int64_t bits = 0;                   // a scalar's default, its bits in the low bytes; a Meta's default
+  std::string expression{};           // a Meta's default where it depends on the extents, else empty
+  std::vector<std::string> choices{}; // a Meta's values by name, where they have names: 0, 1, …
 };
 
 // What one parameter is given: a traced node while tracing, a tensor or a number when called.
@@ -51,6 +52,9 @@ struct KernelRow {
   // What random inputs lie between, where their dtype's own range will not do: "target=0..cols-1; scale=0.5..2", each
   // bound a decimal number or an expression of the names (dsl/Example.h); "starts=0..rows ascending" sorts them.
   std::string inputs{};
+  // What must hold of the names of the extents and the Meta parameters: "heads % kv_heads == 0". A call that breaks one
+  // is refused.
+  std::vector<std::string> conditions{};
 };
 
 // What tells a variant from its kernel's others: the dtypes in which they differ, as in "f32" or "f16/i8"; of a kernel

@@ -243,10 +243,17 @@ public:
   using meta_value = T;
   Meta(T value = {}) : value(value) {}
   Meta(const char *expression) : expression(expression) {}
+  // Values 0, 1, … that have names, separated by commas: callers write either. The default is the first.
+  static Meta oneOf(const char *names) {
+    Meta meta;
+    meta.choices = names;
+    return meta;
+  }
   operator T() const { return value; }
 
   T value{};
   std::string expression; // empty: the default is `value`
+  std::string choices;
 };
 
 } // namespace bitloom

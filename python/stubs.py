@@ -36,7 +36,7 @@ def stub(kernel) -> str:
             kind = "A" if first else "Array"
             first = False
         else:
-            kind = SCALARS.get(parameter.dtype, "int")
+            kind = "str | int" if default.startswith("'") else SCALARS.get(parameter.dtype, "int")
         if default == "None":
             kind += " | None"
         arguments.append(f"{name}: {kind}" + (f" = {default}" if default else ""))

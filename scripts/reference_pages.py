@@ -21,7 +21,8 @@ def command_line(cli: str) -> str:
 
 def default_of(parameter: dict) -> str:
     default = parameter.get("default", "")
-    return f"{default:.6g}" if isinstance(default, float) else str(default).lower() if default != "" else ""
+    text = f"{default:.6g}" if isinstance(default, float) else str(default).lower() if default != "" else ""
+    return f"{text}, of {', '.join(parameter['choices'])}" if "choices" in parameter else text
 
 
 def kernel_section(kernel: dict) -> str:

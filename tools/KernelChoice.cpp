@@ -103,6 +103,9 @@ Call callOf(const KernelRow &kernel, size_t variant, const std::string &sizes, c
       call.set(name, numberOf<double>(kernel, name, text));
       continue;
     }
+    if (parameter != parameters.end()) // a choice's name stands for its number
+      if (auto choice = std::ranges::find(parameter->second->choices, text); choice != parameter->second->choices.end())
+        text = std::to_string(choice - parameter->second->choices.begin());
     int64_t number = numberOf<int64_t>(kernel, name, text);
     if (parameter != parameters.end() && parameter->second->kind == Parameter::Kind::Scalar)
       call.set(name, number);

@@ -29,8 +29,12 @@ static std::string jsonOf(const Parameter &parameter) {
     break;
   }
   case Parameter::Kind::Meta:
-    text += ", \"kind\": \"meta\", \"default\": " +
-            (parameter.expression.empty() ? std::to_string(parameter.bits) : jsonString(parameter.expression));
+    text += ", \"kind\": \"meta\", \"default\": " + (!parameter.expression.empty() ? jsonString(parameter.expression)
+                                                     : !parameter.choices.empty()
+                                                         ? jsonString(parameter.choices[size_t(parameter.bits)])
+                                                         : std::to_string(parameter.bits));
+    if (!parameter.choices.empty())
+      text += ", \"choices\": " + jsonStrings(parameter.choices);
     break;
   }
   return text + "}";

@@ -19,6 +19,7 @@ template <class T> struct Attention {
       "causal=1 with_lse=1; batch=2 heads=2 kv_heads=1 t=70 t_kv=150 d=17 with_lse=1 block_m=32 block_n=16";
   static constexpr auto benchmarks = "batch=4 heads=32 kv_heads=32 t=4096 t_kv=4096 d=128; "
                                      "batch=4 heads=32 kv_heads=32 t=4096 t_kv=4096 d=128 causal=1";
+  static constexpr auto conditions = "heads % kv_heads == 0";
 
   View<const T, 4> q{"batch, heads, t, d"}, k{"batch, kv_heads, t_kv, d"}, v{"batch, kv_heads, t_kv, d"};
   View<T, 4> out{"batch, heads, t, d"};

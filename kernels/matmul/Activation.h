@@ -5,7 +5,7 @@
 
 namespace bitloom::kernels {
 
-// 0: none, 1: relu, 2: silu (x · σ(x)), 3: gelu (x · Φ(x), exact). Integers take 0 and 1. UserError for other numbers.
+// 0: none, 1: relu, 2: silu (x · σ(x)), 3: gelu (x · Φ(x), exact). UserError for 2 and 3 of integers.
 template <Element T, int R> Tile<T, R> activated(const Tile<T, R> &x, int activation) {
   if (activation == 0)
     return x;
@@ -13,14 +13,11 @@ template <Element T, int R> Tile<T, R> activated(const Tile<T, R> &x, int activa
     return maximum(x, T(0));
   if constexpr (std::is_floating_point_v<T>) {
     constexpr float sqrtHalf = 0.70710678118654752f;
-    if (activation == 2)
-      return x / (1.0f + exp(-x));
-    if (activation == 3)
-      return 0.5f * x * (1.0f + erf(x * sqrtHalf));
-    throw UserError("argument activation: expected 0 (none), 1 (relu), 2 (silu) or 3 (gelu), got " +
+    return activation == 2 ? x / (1.0f + exp(-x)) : 0.5f * x * (1.0f + erf(x * sqrtHalf));
+  } else {
+    throw UserError("argument activation: expected 0 (none) or 1 (relu) for integers, got " +
                     std::to_string(activation));
   }
-  throw UserError("argument activation: expected 0 (none) or 1 (relu) for integers, got " + std::to_string(activation));
 }
 
 } // namespace bitloom::kernels

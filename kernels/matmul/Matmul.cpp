@@ -8,7 +8,7 @@ namespace bitloom::kernels {
 // k / block_k + block_k rather than k (Higham, "The Accuracy of Floating Point Summation", 1993).
 template <class T, class Out> struct Matmul {
   static constexpr auto name = "matmul";
-  static constexpr auto summary = "c = activation(a · b + bias), activation 0: none, 1: relu, 2: silu, 3: gelu";
+  static constexpr auto summary = "out = activation(a · b + bias)";
   static constexpr auto tests =
       "m=1 n=1 k=1; m=17 n=33 k=65; m=129 n=257 k=199 biased=1; m=3 n=199 k=17 activation=1; m=17 n=1 k=4097; "
       "m=33 n=65 k=17 b_transposed=1; m=129 n=31 k=70 a_transposed=1; m=65 n=70 k=199 a_transposed=1 b_transposed=1; "
@@ -18,7 +18,7 @@ template <class T, class Out> struct Matmul {
   View<const T, 2> a{"m, k"}, b{"k, n"};
   View<const Out, 1> bias{"n * biased"};
   View<Out, 2> out{"m, n"};
-  Meta<int> activation = 0;
+  Meta<int> activation = Meta<int>::oneOf("none, relu, silu, gelu"); // integers: none, relu
   Meta<bool> biased = "bias.given";
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
   Meta<bool> tf32 = false; // f32 operands may be rounded to 10 bits of mantissa

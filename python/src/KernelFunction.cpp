@@ -96,6 +96,14 @@ void KernelFunction::read(Arguments &arguments, size_t parameter, PyObject *valu
     return;
   }
   Arguments::Number &number = arguments.numbers[parameter];
+  if (!declared.choices.empty() && PyUnicode_Check(value)) {
+    std::string name = py::str(value);
+    auto choice = std::ranges::find(declared.choices, name);
+    if (choice == declared.choices.end())
+      throw UserError(where[parameter] + ": expected " + joined(declared.choices) + ", got '" + name + "'");
+    number = {Arguments::Number::Integer, choice - declared.choices.begin()};
+    return;
+  }
   py::object index;
   if (PyFloat_Check(value)) {
     number = {Arguments::Number::Real, std::bit_cast<int64_t>(PyFloat_AS_DOUBLE(value))};

@@ -81,6 +81,7 @@ void bindRegistry(py::module_ &module) {
             return isFloat(p.dtype) ? py::object(py::float_(value)) : py::object(py::int_(int64_t(value)));
           },
           "of a scalar or a Meta parameter; text where it is an expression of the extents")
+      .def_readonly("choices", &Parameter::choices, "names for a Meta parameter's values 0, 1, ...; mostly none")
       .def("__repr__", [](const Parameter &p) {
         return std::string(bitloom::nameOf(p.dtype)) + " " + p.name + (p.rank ? "[" + joined(p.shape) + "]" : "");
       });

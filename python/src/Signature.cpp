@@ -28,6 +28,8 @@ bool isOptional(const std::vector<Parameter> &parameters, const Parameter &view)
 static std::string literal(const Parameter &parameter) {
   if (parameter.kind == Kind::Meta && !parameter.expression.empty())
     return "None";
+  if (!parameter.choices.empty())
+    return "'" + parameter.choices[size_t(parameter.bits)] + "'";
   if (parameter.dtype == DType::b1)
     return parameter.bits & 1 ? "True" : "False";
   char text[32];
@@ -76,8 +78,11 @@ static std::string describe(const KernelRow &row, const Signature::Entry &entry)
     text += std::string(nameOf(parameter.dtype)) + ", default " + entry.standard;
     break;
   case Kind::Meta:
-    text += std::string(parameter.dtype == DType::b1 ? "bool" : "int") + ", default " +
-            (parameter.expression.empty() ? entry.standard : parameter.expression) + "; each value is compiled anew";
+    text += (!parameter.choices.empty()     ? joined(parameter.choices)
+             : parameter.dtype == DType::b1 ? "bool"
+                                            : "int") +
+            std::string(", default ") + (parameter.expression.empty() ? entry.standard : parameter.expression) +
+            "; each value is compiled anew";
     break;
   }
   return text;

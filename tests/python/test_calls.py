@@ -95,6 +95,75 @@ def test_an_input_that_a_call_does_without():
     np.testing.assert_array_equal(given, np.full((1, 3), -128.0))
 
 
+def test_matrices_either_way_round():
+    """A transposed operand is read where it lies, and gives the same as a copy in order."""
+    generator = np.random.default_rng(3)
+    a, b = (generator.standard_normal(shape).astype(np.float32) for shape in ((37, 70), (70, 19)))
+    expected = bitloom.matmul(a, b)
+    np.testing.assert_allclose(expected, a.astype(np.float64) @ b, rtol=1e-4, atol=1e-4)
+
+    def ways(matrix):
+        steps = np.repeat(np.repeat(matrix, 2, 0), 3, 1)[::2, ::3]
+        return matrix, np.asfortranarray(matrix), steps, np.asfortranarray(matrix.repeat(3, 1))[:, ::3]
+
+    for left in ways(a):
+        for right in ways(b):
+            np.testing.assert_array_equal(bitloom.matmul(left, right), expected)
+            with bitloom.use_target("interpreter"):
+                np.testing.assert_allclose(bitloom.matmul(left, right), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_matrices_with_nothing_to_turn_round():
+    for shape in ((1, 5), (5, 1), (1, 1), (0, 3)):
+        a = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)
+        np.testing.assert_array_equal(bitloom.matmul(a.T, a), a.T @ a)
+        np.testing.assert_array_equal(bitloom.matmul(a, a.T), a @ a.T)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "silu", "gelu"])
+def test_choices_by_name(activation):
+    a, b = torch.randn(17, 33), torch.randn(33, 20)
+    function = {"none": lambda x: x, "relu": torch.relu}.get(activation) or getattr(torch.nn.functional, activation)
+    for bias in (None, torch.randn(20)):
+        expected = function(a @ b + (0 if bias is None else bias))
+        close(bitloom.matmul(a, b, bias, activation=activation), expected)
+    number = ["none", "relu", "silu", "gelu"].index(activation)
+    assert torch.equal(bitloom.matmul(a, b, activation=number), bitloom.matmul(a, b, activation=activation))
+
+
+def test_outputs_only_where_asked_for():
+    q, k, v = torch.randn(3, 1, 2, 5, 16)
+    out = bitloom.attention(q, k, v)
+    assert type(out) is torch.Tensor
+    again, lse = bitloom.attention(q, k, v, with_lse=True)
+    expected = (q @ k.mT / 4).logsumexp(-1)
+    assert torch.equal(again, out) and lse.shape == (1, 2, 5)
+    close(lse, expected)
+    given = torch.full((1, 2, 5), torch.nan)
+    again, same = bitloom.attention(q, k, v, lse=given)
+    assert same is given and torch.equal(given, lse)
+    with bitloom.use_target("interpreter"):
+        assert type(bitloom.attention(q, k, v)) is torch.Tensor
+    empty, lse = bitloom.attention(q[:, :, :0], k, v, with_lse=True)
+    assert empty.shape == (1, 2, 0, 16) and lse.shape == (1, 2, 0)
+
+
+def test_attention_of_heads_last():
+    """Views (batch, heads, t, d) of memory in the order of (batch, t, heads, d), as models make them."""
+    q, k, v = (torch.randn(2, 17, heads, 64).transpose(1, 2) for heads in (4, 2, 2))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
+    np.testing.assert_allclose(bitloom.attention(q, k, v, 0.3, causal=True), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_no_group_are_left_alone():
+    x, w = torch.randn(20, 16), torch.randn(3, 8, 16)
+    out = torch.full((20, 8), torch.nan)
+    bitloom.grouped_matmul(x, w, torch.tensor([2, 2, 11, 17], dtype=torch.int32), out=out)
+    assert out[:2].isnan().all() and out[17:].isnan().all()
+    np.testing.assert_allclose(out[2:11], x[2:11] @ w[1].T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(out[11:17], x[11:17] @ w[2].T, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize(
     "view",

@@ -12,6 +12,7 @@ WEIGHT = np.zeros(17, np.float32)
 READ_ONLY = np.zeros((3, 17), np.float32)
 READ_ONLY.flags.writeable = False
 UNALIGNED = np.zeros(17 * 4 + 1, np.uint8)[1:].view(np.float32)
+HEADS = np.zeros((1, 6, 5, 16), np.float32)
 BYTES = np.zeros((3, 64), np.uint8)
 
 USER_ERRORS = {
@@ -71,6 +72,34 @@ USER_ERRORS = {
         lambda: bitloom.rms_norm(X, WEIGHT, block=2**64),
         f"block: expected a number that fits 64 bits, got {2**64}",
     ),
+    "contraction": (
+        lambda: bitloom.matmul(X, np.zeros((16, 5), np.float32)),
+        "matmul: argument b: expected extent 17 in dimension 0 (k, as a in dimension 1), got 16",
+    ),
+    "dtype of the right operand": (
+        lambda: bitloom.matmul(X, np.zeros((17, 5), np.float16)),
+        "matmul: argument b: expected dtype f32, got f16",
+    ),
+    "bias": (
+        lambda: bitloom.matmul(X, X.T, np.zeros(2, np.float32)),
+        "matmul: argument bias: expected extent 3 in dimension 0 (n * biased), got 2",
+    ),
+    "choice": (
+        lambda: bitloom.matmul(X, X.T, activation="relo"),
+        "matmul: argument activation: expected none, relu, silu, gelu, got 'relo'",
+    ),
+    "number of a choice": (
+        lambda: bitloom.matmul(X, X.T, activation=4),
+        "matmul: argument activation: expected none, relu, silu, gelu or a number below 4, got 4",
+    ),
+    "rows of an optional output": (
+        lambda: bitloom.attention(HEADS, HEADS, HEADS, lse=np.zeros((1, 4, 5), np.float32)),
+        "attention: argument lse: expected extent 6 in dimension 1 (heads, as q in dimension 1), got 4",
+    ),
+    "groups": (
+        lambda: bitloom.grouped_matmul(X, np.zeros((2, 5, 17), np.float32), np.zeros(2, np.int32)),
+        "grouped_matmul: argument offsets: expected extent 3 in dimension 0 (groups + 1), got 2",
+    ),
     "fraction": (lambda: bitloom.rms_norm(X, WEIGHT, block=1.5), "block: expected an integer, got 1.5"),
 }
 
@@ -94,7 +123,7 @@ def test_user_error(name):
     with pytest.raises(bitloom.UserError, match=re.escape(message)) as caught:
         call()
     assert isinstance(caught.value, ValueError)
-    assert re.match(r"(rms_norm|low_bit_gemv): argument \w+: expected ", str(caught.value))
+    assert re.match(r"\w+: argument \w+: expected ", str(caught.value))
     assert "\n" not in str(caught.value) and not str(caught.value).endswith(".")
 
 
@@ -116,6 +145,19 @@ def test_a_mistake_in_a_kernel_names_its_line():
         bitloom.UserError, match=r"kernels/rms_norm/RmsNorm\.cpp:\d+: error: .*expected extents of 1 or more"
     ):
         bitloom.rms_norm(X, WEIGHT, block=0)
+
+
+def test_conditions_on_extents():
+    keys = np.zeros((1, 4, 5, 16), np.float32)
+    message = "attention: expected heads % kv_heads == 0, got heads = 6, kv_heads = 4"
+    with pytest.raises(bitloom.UserError, match=re.escape(message)):
+        bitloom.attention(HEADS, keys, keys)
+
+
+def test_a_choice_that_the_element_type_does_not_have():
+    message = r"argument activation: expected 0 \(none\) or 1 \(relu\) for integers, got 3"
+    with pytest.raises(bitloom.UserError, match=message):
+        bitloom.matmul(BYTES.view(np.int8), BYTES.view(np.int8).T, activation="gelu")
 
 
 def test_a_failed_call_leaves_the_next_one_alone():

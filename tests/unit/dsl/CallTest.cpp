@@ -156,6 +156,99 @@ TEST(CallErrors, WhatIsNotGiven) {
             "test_gemv: argument weights: expected a tensor, got none");
 }
 
+struct Affine {
+  static constexpr auto name = "test_affine";
+  static constexpr auto summary = "x · w + shift";
+  static constexpr auto tests = "m=3 k=4 n=5", benchmarks = "m=3 k=4 n=5";
+  static constexpr auto conditions = "n % 5 == 0";
+
+  View<const f32, 2> w{"k, n"};
+  View<const f32, 1> shift{"n * shifted"};
+  View<f32, 2> out{"k, n"};
+  Meta<bool> shifted = "shift.given";
+  Meta<bool> w_transposed = "w.transposed";
+  Meta<int> kind = Meta<int>::oneOf("plain, odd");
+  BITLOOM_PARAMS(w, shift, out, shifted, w_transposed, kind)
+
+  Grid grid() const { return {w.extent(0), w.extent(1)}; }
+  void operator()() const { out(span(0, 4), span(0, 8)) = w(span(0, 4), span(0, 8)); }
+};
+static const KernelRow &affine() {
+  static const KernelRow row = detail::rowOf<Affine>(__FILE__);
+  return row;
+}
+static Call affineCall(const Dims &extents, const Dims &strides) {
+  static float memory[64];
+  Call call(affine());
+  call.set("w", TensorRef(memory, DType::f32, extents, strides));
+  call.set("out", TensorRef(memory, DType::f32, extents));
+  return call;
+}
+
+TEST(CallFacts, AViewThatLiesTransposedIsPassedAsItLies) {
+  struct {
+    Dims extents, strides;
+    bool transposed;
+  } cases[] = {
+      {{3, 5}, {5, 1}, false}, {{3, 5}, {1, 3}, true},  {{3, 5}, {1, 7}, true},  {{3, 5}, {2, 6}, false},
+      {{1, 5}, {1, 1}, false}, {{1, 5}, {1, 3}, false}, {{0, 5}, {1, 1}, false},
+  };
+  for (const auto &[extents, strides, transposed] : cases) {
+    Call call = affineCall(extents, strides);
+    call.resolve();
+    EXPECT_EQ(call.isTransposed(0), transposed) << strides[0] << ", " << strides[1];
+    EXPECT_EQ(call.names().at("w_transposed"), transposed);
+    EXPECT_EQ(call.grid(), (std::array<int64_t, 3>{extents[0], extents[1], 1}));
+    const std::vector<int64_t> words = call.words();
+    const int first = transposed ? 1 : 0;
+    EXPECT_EQ(std::vector(words.begin() + 1, words.begin() + 5),
+              (std::vector{extents[first], extents[1 - first], strides[first], strides[1 - first]}));
+  }
+}
+
+TEST(CallFacts, TensorsWithoutGapsLieAsAsked) {
+  Call call(affine());
+  call.setSizes({{"k", 3}, {"n", 5}, {"w_transposed", 1}});
+  call.resolve();
+  const std::vector<Call::Missing> missing = call.missingViews(); // shift is not given: empty
+  ASSERT_EQ(missing.size(), 2u);
+  EXPECT_EQ(missing[0].extents, (Dims{3, 5}));
+  EXPECT_EQ(missing[0].strides, (Dims{1, 3}));
+  EXPECT_EQ(missing[1].strides, (Dims{5, 1}));
+}
+
+TEST(CallFacts, WhatIsGiven) {
+  static float memory[5];
+  Call call = affineCall({3, 5}, {5, 1});
+  call.resolve();
+  EXPECT_EQ(call.names().at("shifted"), 0);
+  EXPECT_TRUE(call.complete());
+  call = affineCall({3, 5}, {5, 1});
+  call.set("shift", TensorRef(memory, DType::f32, {5}));
+  call.resolve();
+  EXPECT_EQ(call.names().at("shifted"), 1);
+}
+
+static std::string affineError(Call call) {
+  try {
+    call.resolve();
+  } catch (const UserError &error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(CallErrors, ConditionsAndChoices) {
+  EXPECT_EQ(affineError(affineCall({3, 5}, {5, 1})), "");
+  EXPECT_EQ(affineError(affineCall({3, 4}, {4, 1})), "test_affine: expected n % 5 == 0, got n = 4");
+  for (int64_t kind : {-1, 2}) {
+    Call call = affineCall({3, 5}, {5, 1});
+    call.set("kind", kind);
+    EXPECT_EQ(affineError(call),
+              "test_affine: argument kind: expected plain, odd or a number below 2, got " + std::to_string(kind));
+  }
+}
+
 TEST(Registry, UnknownKernelsAreSuggested) {
   registerKernel(gemv());
   try {

@@ -124,33 +124,37 @@ void Assignment::collectAccesses() {
   });
 }
 
-// Loads straight to shared memory where the copy engine can, and the tile is of use to the dot alone.
+// Whether only dots read the tile, past transposes.
+static bool onlyDotsRead(Value tile) {
+  return llvm::all_of(tile.getUsers(), [](Operation *user) {
+    return isa<tile::DotOp>(user) || (isa<tile::TransposeOp>(user) && onlyDotsRead(user->getResult(0)));
+  });
+}
+
+// Loads straight to shared memory where the copy engine can, and the tile is of use to dots alone.
 void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom) {
   Value value = operand.get();
   int contiguous = 1;
   while (auto transpose = value.getDefiningOp<tile::TransposeOp>()) {
-    if (!transpose->hasOneUse())
-      break;
     contiguous = 1 - contiguous;
     value = transpose.getSource();
   }
   auto load = value.getDefiningOp<tile::LoadOp>();
   auto hint = func->getAttrOfType<BoolAttr>(tile::warpSpecializeAttr);
-  bool isDirect = load && load->hasOneUse() && !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
-                  load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1;
+  bool isDirect = load && !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
+                  load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1 &&
+                  onlyDotsRead(value);
   if (!isDirect || (contiguous != depthDim && !atom.mnMajor)) {
     isDirect = false;
     contiguous = depthDim;
   }
   LinearLayout layout = sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8)->layout;
   anchored.insert({&operand, layout});
-  if (!isDirect)
-    return;
-  for (Value at = operand.get();;) {
+  for (Value at = operand.get(); isDirect;) {
     chosen.insert({at, layout});
     auto transpose = at.getDefiningOp<tile::TransposeOp>();
     if (!transpose)
-      break;
+      return;
     layout = untransposedLayout(layout, transpose.getPermutation());
     at = transpose.getSource();
   }

@@ -400,6 +400,7 @@ LogicalResult Emitter::run() {
   builder.setInsertionPointAfter(prologueEnd);
 
   hoistLoads(kernel, lanes * warpCount);
+  allocateRings();
   if (!kernel.getBody().hasOneBlock())
     return kernel.emitError() << "expected a kernel of one block, got branches outside scf";
   if (failed(emitBlock(kernel.getBody().front())))

@@ -121,8 +121,10 @@ public:
   mlir::Value sharedTile(mlir::Value tile) { return sharedTiles.at(tile); }
   void putShared(mlir::Value tile, mlir::Value address) { sharedTiles[tile] = address; }
   mlir::Value warpGroup(); // i32, the same for all of a warp as far as the assembler can see
-  int64_t stagingOffset(); // of the staged stores' buffers
-  std::optional<StagedStore> staged(tile::StoreOp store) { return stagedStore(store, layouts, warpCount); }
+  int64_t stagingOffset() const { return staging; } // of the staged stores' buffers
+  std::optional<StagedStore> staged(tile::StoreOp store) {
+    return isSpecialized ? stagedStore(store, layouts, warpCount) : std::nullopt;
+  }
 
   llvm::LogicalResult emit(mlir::Operation *op);
   llvm::LogicalResult emitBlock(mlir::Block &block); // all but its terminator
@@ -153,7 +155,7 @@ private:
   mlir::Operation *prologueEnd = nullptr; // values of use everywhere are computed before it
   void collectTensorMaps();
   void describeTensorMaps(); // on the lowered function
-  void initialiseRings();
+  void allocateRings();
   int warpCount, loopDepth = 0, constants = 0;
   bool isSpecialized = false, inRole = false;
   llvm::SmallVector<mlir::Value, 3> programIds, gridExtents; // i32, of a specialized kernel

@@ -62,8 +62,8 @@ void Emitter::collectTensorMaps() {
       auto form = sharedFormOf(layout(load.getType()), shape, int(bytesOf(tile::elementOf(load.getType()))));
       request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(form->lines, mostLines), form->swizzle);
     } else if (auto store = dyn_cast<tile::StoreOp>(op)) {
-      if (auto staged = stagedStore(store, layouts, warpCount))
-        request(op, store.getView(), store.getDims(), staged->columns, wgmmaRows, 128);
+      if (auto boxes = staged(store))
+        request(op, store.getView(), store.getDims(), boxes->columns, wgmmaRows, 128);
     }
   });
 }
@@ -131,19 +131,33 @@ static void waitFor(Emitter &e, Value barrier, Value parity) {
         "r,r,~{memory}", Type(), {barrier, parity}, /*hasSideEffects=*/true);
 }
 
+// All slots before all barriers: between slots these would each take up a slot's alignment.
+void Emitter::allocateRings() {
+  kernel.walk([&](tile::RingOp op) {
+    Ring &ring = rings[op.getRing()];
+    ring.stages = int(op.getStages());
+    ring.slotBytes = ring.copiedBytes = 0;
+    for (Type type : op.getRing().getType().getTiles()) {
+      int64_t bytes = ShapedType::getNumElements(tile::shapeOf(type)) * bytesOf(tile::elementOf(type));
+      ring.tileOffsets.push_back(ring.slotBytes);
+      ring.slotBytes += llvm::alignTo(bytes, sharedAlignment);
+      ring.copiedBytes += bytes;
+    }
+    ring.slots = reserve(ring.slotBytes * ring.stages, sharedAlignment);
+  });
+  kernel.walk([&](tile::StoreOp store) {
+    if (staged(store) && staging < 0)
+      staging = reserve(warpCount / warpsPerGroup * 2 * stagedBoxBytes, sharedAlignment);
+  });
+  kernel.walk([&](tile::RingOp op) {
+    Ring &ring = rings[op.getRing()];
+    ring.full = reserve(8 * ring.stages, 8);
+    ring.empty = reserve(8 * ring.stages, 8);
+  });
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
   Emitter::Ring &ring = e.ring(op.getRing());
-  ring.stages = int(op.getStages());
-  ring.slotBytes = ring.copiedBytes = 0;
-  for (Type type : op.getRing().getType().getTiles()) {
-    int64_t bytes = ShapedType::getNumElements(tile::shapeOf(type)) * bytesOf(tile::elementOf(type));
-    ring.tileOffsets.push_back(ring.slotBytes);
-    ring.slotBytes += llvm::alignTo(bytes, sharedAlignment);
-    ring.copiedBytes += bytes;
-  }
-  ring.slots = e.reserve(ring.slotBytes * ring.stages, sharedAlignment);
-  ring.full = e.reserve(8 * ring.stages, 8);
-  ring.empty = e.reserve(8 * ring.stages, 8);
   for (Value *word : {&ring.fillSlot, &ring.fillPhase, &ring.frontSlot, &ring.frontPhase, &ring.popSlot})
     *word = e.localWord();
   e.when(e.compare(e.linearThreadId(), "eq", e.i32(0)), [&] {

@@ -35,18 +35,29 @@ static int64_t tileBytes(Type tile) {
 
 namespace {
 
-struct Ring {
-  SmallVector<tile::LoadOp> loads; // of one block
-  bool inLoop = false;
-  int stages = 1;
+// Loads of one block that fill a slot together.
+struct Group {
+  SmallVector<tile::LoadOp> loads;
   tile::DotOp accumulating; // the only reader, where it accumulates over the loop around it
-  Value value;              // !tile.ring
+  int ring = 0;
 
   Block *block() { return loads.front()->getBlock(); }
+  SmallVector<Type> types() {
+    return llvm::map_to_vector(loads, [](tile::LoadOp load) -> Type { return load.getType(); });
+  }
+};
+
+struct Ring {
+  SmallVector<Type> types;
+  SmallVector<Block *> blocks; // of its groups, which run one after the other
+  bool inLoop = false;
+  int stages = 1;
+  Value value{}; // !tile.ring
+
   int64_t slotBytes() {
     int64_t bytes = 0;
-    for (tile::LoadOp load : loads)
-      bytes += llvm::alignTo(tileBytes(load.getType()), sharedAlignment);
+    for (Type type : types)
+      bytes += llvm::alignTo(tileBytes(type), sharedAlignment);
     return bytes;
   }
 };
@@ -61,11 +72,11 @@ private:
   LogicalResult chooseStages();
   void need(Value value);
   void cloneNeeded(Block &from, OpBuilder &builder, IRMapping &mapping);
-  void buildConsumer(Block &body);
-  void consume(Ring &ring);
+  void consume(Group &group);
 
   func::FuncOp func;
   const Target &target;
+  SmallVector<Group> groups;
   SmallVector<Ring> rings;
   llvm::SetVector<Operation *> neededOps; // of the producer, with the operations around them
   DenseSet<Value> neededValues;
@@ -75,7 +86,7 @@ private:
 
 //===- Rings --------------------------------------------------------------------------------------------------------===//
 
-// The dot that reads the tile, past the transposes.
+// The dot that reads the tile first, past the transposes.
 static tile::DotOp readerOf(Value tile) {
   Operation *user = *tile.getUsers().begin();
   while (isa<tile::TransposeOp>(user))
@@ -94,18 +105,30 @@ static bool accumulates(tile::DotOp dot) {
   return loop.getYieldedValues()[index] == dot.getResult();
 }
 
+// Groups of the same tiles in different loops take turns with one ring: both roles come to them in the same order.
 void Specialization::collectRings() {
-  llvm::MapVector<std::pair<Block *, Operation *>, Ring> grouped;
+  llvm::MapVector<std::pair<Block *, Operation *>, Group> grouped;
   func.walk([&](tile::LoadOp load) {
     if (isShared(load.getType()))
       grouped[{load->getBlock(), readerOf(load.getResult())}].loads.push_back(load);
   });
-  for (auto &[key, ring] : grouped) {
-    ring.inLoop = key.first->getParentOp() != func;
+  for (auto &[key, group] : grouped) {
+    Block *block = key.first;
+    bool inLoop = block->getParentOp() != func;
     auto dot = cast<tile::DotOp>(key.second);
-    if (dot->getBlock() == key.first && accumulates(dot))
-      ring.accumulating = dot;
-    rings.push_back(ring);
+    if (dot->getBlock() == block && accumulates(dot))
+      group.accumulating = dot;
+    auto ring = llvm::find_if(rings, [&](Ring &ring) {
+      return inLoop && ring.inLoop && ring.types == group.types() && llvm::none_of(ring.blocks, [&](Block *other) {
+        return other->getParentOp()->isAncestor(block->getParentOp()) ||
+               block->getParentOp()->isAncestor(other->getParentOp());
+      });
+    });
+    group.ring = int(ring - rings.begin());
+    if (ring == rings.end())
+      rings.push_back({group.types(), {}, inLoop});
+    rings[group.ring].blocks.push_back(block);
+    groups.push_back(group);
   }
 }
 
@@ -126,7 +149,7 @@ LogicalResult Specialization::chooseStages() {
   if (auto hint = func->getAttrOfType<IntegerAttr>(tile::stagesAttr))
     stages = std::min<int64_t>(stages, hint.getInt());
   if (stages < 1)
-    return rings.front().loads.front().emitError()
+    return groups.front().loads.front().emitError()
            << "expected tiles of at most " << left << " bytes of shared memory in all, got " << slots
            << "; use smaller blocks";
   for (Ring &ring : rings)
@@ -182,12 +205,12 @@ void Specialization::need(Value value) {
 
 void Specialization::cloneNeeded(Block &from, OpBuilder &builder, IRMapping &mapping) {
   for (Operation &op : from.without_terminator()) {
-    auto ring = llvm::find_if(rings, [&](Ring &ring) { return ring.loads.back() == &op; });
-    if (ring != rings.end()) {
-      auto fill = tile::FillOp::create(builder, op.getLoc(), ring->value);
+    auto group = llvm::find_if(groups, [&](Group &group) { return group.loads.back() == &op; });
+    if (group != groups.end()) {
+      auto fill = tile::FillOp::create(builder, op.getLoc(), rings[group->ring].value);
       OpBuilder inside = OpBuilder::atBlockBegin(&fill.getBody().emplaceBlock());
       SmallVector<Value> tiles;
-      for (tile::LoadOp load : ring->loads)
+      for (tile::LoadOp load : group->loads)
         tiles.push_back(inside.clone(*load, mapping)->getResult(0));
       tile::YieldOp::create(inside, op.getLoc(), tiles);
       continue;
@@ -250,45 +273,43 @@ void Specialization::cloneNeeded(Block &from, OpBuilder &builder, IRMapping &map
 
 //===- The consumers --------------------------------------------------------------------------------------------------===//
 
-void Specialization::consume(Ring &ring) {
-  // The reads: all loads of the ring from one slot.
-  OpBuilder builder(ring.loads.front());
-  Location loc = ring.loads.front().getLoc();
-  SmallVector<Type> types;
-  for (tile::LoadOp load : ring.loads)
-    types.push_back(load.getType());
-  auto front = tile::FrontOp::create(builder, loc, types, ring.value);
+void Specialization::consume(Group &group) {
+  Value ring = rings[group.ring].value;
+  // The reads: all loads of the group from one slot.
+  OpBuilder builder(group.loads.front());
+  Location loc = group.loads.front().getLoc();
+  auto front = tile::FrontOp::create(builder, loc, group.types(), ring);
   Operation *last = front;
   std::function<void(Value)> findLast = [&](Value tile) {
     for (Operation *user : tile.getUsers()) {
       if (isa<tile::TransposeOp>(user))
         findLast(user->getResult(0));
-      Operation *here = ring.block()->findAncestorOpInBlock(*user);
+      Operation *here = group.block()->findAncestorOpInBlock(*user);
       if (last->isBeforeInBlock(here))
         last = here;
     }
   };
-  for (tile::LoadOp load : ring.loads)
+  for (tile::LoadOp load : group.loads)
     findLast(load.getResult());
   builder.setInsertionPointAfter(last);
-  if (ring.accumulating) {
-    tile::DotOp dot = ring.accumulating;
+  if (group.accumulating) {
+    tile::DotOp dot = group.accumulating;
     auto loop = cast<scf::ForOp>(dot->getParentOp());
     dot.setInFlight(1);
     Value isLater = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::ne, loop.getInductionVar(),
                                           loop.getLowerBound());
-    tile::PopOp::create(builder, loc, ring.value, isLater);
+    tile::PopOp::create(builder, loc, ring, isLater);
     builder.setInsertionPointAfter(loop);
     Value sum = loop.getResult(cast<BlockArgument>(dot.getAcc()).getArgNumber() - loop.getNumInductionVars());
     auto wait = tile::DotWaitOp::create(builder, loc, sum);
     sum.replaceAllUsesExcept(wait, wait);
     Value ran = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::slt, loop.getLowerBound(),
                                       loop.getUpperBound());
-    tile::PopOp::create(builder, loc, ring.value, ran);
+    tile::PopOp::create(builder, loc, ring, ran);
   } else {
-    tile::PopOp::create(builder, loc, ring.value, Value());
+    tile::PopOp::create(builder, loc, ring, Value());
   }
-  for (auto [load, tile] : llvm::zip(ring.loads, front.getTiles())) {
+  for (auto [load, tile] : llvm::zip(group.loads, front.getTiles())) {
     load.getResult().replaceAllUsesWith(tile);
     load.erase();
   }
@@ -300,11 +321,11 @@ LogicalResult Specialization::run() {
     return success();
   if (failed(chooseStages()))
     return failure();
-  for (Ring &ring : rings) {
-    for (tile::LoadOp load : ring.loads)
+  for (Group &group : groups) {
+    for (tile::LoadOp load : group.loads)
       for (Value offset : load.getOffsets())
         need(offset);
-    for (Operation *op = ring.block()->getParentOp(); op != func; op = op->getParentOp()) {
+    for (Operation *op = group.block()->getParentOp(); op != func; op = op->getParentOp()) {
       if (!isa<scf::ForOp, scf::IfOp>(op))
         return op->emitError() << "expected a for or an if around loads for the tensor cores, got " << op->getName();
       neededOps.insert(op);
@@ -324,13 +345,8 @@ LogicalResult Specialization::run() {
   Block &body = func.getBody().front();
   Location loc = func.getLoc();
   OpBuilder builder = OpBuilder::atBlockBegin(&body);
-  for (Ring &ring : rings) {
-    SmallVector<Type> types;
-    for (tile::LoadOp load : ring.loads)
-      types.push_back(load.getType());
-    ring.value = tile::RingOp::create(builder, ring.loads.front().getLoc(),
-                                      tile::RingType::get(func.getContext(), types), ring.stages);
-  }
+  for (Ring &ring : rings)
+    ring.value = tile::RingOp::create(builder, loc, tile::RingType::get(func.getContext(), ring.types), ring.stages);
   auto specialize = tile::SpecializeOp::create(builder, loc);
   Block &producer = specialize.getProducer().emplaceBlock(), &consumer = specialize.getConsumer().emplaceBlock();
   OpBuilder inside = OpBuilder::atBlockBegin(&producer);
@@ -349,8 +365,8 @@ LogicalResult Specialization::run() {
   rest->erase();
   OpBuilder atEnd = OpBuilder::atBlockEnd(&consumer);
   tile::YieldOp::create(atEnd, loc);
-  for (Ring &ring : rings)
-    consume(ring);
+  for (Group &group : groups)
+    consume(group);
   return success();
 }
 

@@ -246,12 +246,6 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
 
 //===- Stores of accumulators -------------------------------------------------------------------------------------===//
 
-int64_t Emitter::stagingOffset() {
-  if (staging < 0)
-    staging = reserve(warpCount / warpsPerGroup * 2 * stagedBoxBytes, sharedAlignment);
-  return staging;
-}
-
 static void groupBarrier(Emitter &e) {
   Value id = arith::AddIOp::create(e.builder, e.loc, e.warpGroup(), e.i32(2)); // 0 and 1 are the block's
   e.ptx("bar.sync $0, " + std::to_string(lanes * warpsPerGroup) + ";", "r,~{memory}", Type(), {id},

@@ -29,7 +29,7 @@ struct Kernel {
     for (int k = 0; k < maps; ++k)
       parameters +=
           std::string(words + k ? "," : "") + "\n.param .align 64 .b8 k_param_" + std::to_string(words + k) + "[128]";
-    return ".version 8.3\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 memory[];\n"
+    return ".version 8.4\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 memory[];\n"
            ".visible .entry k(\n" +
            parameters + "\n)\n.reqntid " + std::to_string(threads) + "\n" + directives +
            "\n{\n.reg .pred %p<32>;\n.reg .b16 %h<32>;\n.reg .b32 %r<512>, %mem, %thread;\n.reg .b64 %rd<64>, %w<8>;\n"

@@ -67,16 +67,18 @@ void Machine::run(const Launch &what) {
   if (int(launch.words.size()) < module.wordCount || int(launch.maps.size()) != module.mapCount)
     fail("expected " + std::to_string(module.wordCount) + " words and " + std::to_string(module.mapCount) +
          " tensor maps, got " + std::to_string(launch.words.size()) + " and " + std::to_string(launch.maps.size()));
-  if (launch.grid[0] % module.clusterSize)
-    fail("expected a grid of whole clusters");
-  for (int64_t z = 0; z < launch.grid[2]; ++z)
-    for (int64_t y = 0; y < launch.grid[1]; ++y)
-      for (int64_t x = 0; x < launch.grid[0]; x += module.clusterSize) {
+  const std::array<int64_t, 3> shape = module.clusterShape;
+  for (int d = 0; d < 3; ++d)
+    if (launch.grid[d] % shape[d])
+      fail("expected a grid of whole clusters");
+  for (int64_t z = 0; z < launch.grid[2]; z += shape[2])
+    for (int64_t y = 0; y < launch.grid[1]; y += shape[1])
+      for (int64_t x = 0; x < launch.grid[0]; x += shape[0]) {
         cluster.clear();
         isAsyncSlot.clear();
         clusterBarrier = {};
-        for (int rank = 0; rank < module.clusterSize; ++rank)
-          addBlock({x + rank, y, z}, rank);
+        for (int64_t rank = 0; rank < shape[0] * shape[1] * shape[2]; ++rank)
+          addBlock({x + rank % shape[0], y + rank / shape[0] % shape[1], z + rank / shape[0] / shape[1]}, int(rank));
         runCluster();
       }
 }
@@ -221,10 +223,21 @@ void Machine::explainDeadlock() {
   for (auto &block : cluster)
     for (Thread &t : block->threads)
       anyDone |= t.status == Thread::Done;
+  auto cannotMeet = [&](const Thread &t) { fail("a warp's threads do not meet: " + module.code[t.at].text); };
   for (auto &block : cluster)
-    for (Thread &t : block->threads)
-      if (t.status == Thread::Meeting)
-        fail("a warp's threads do not meet: " + module.code[t.at].text);
+    for (Warp &warp : block->warps) {
+      const Thread *lost = nullptr; // waits for threads of its warp that wait for nothing else
+      bool isDivided = false;
+      for (Thread &t : warp.threads) {
+        if (t.status == Thread::Meeting && !lost)
+          lost = &t;
+        isDivided |= t.status == Thread::Done || (t.status == Thread::Meeting && t.at != lost->at);
+      }
+      if (lost && isDivided && std::all_of(warp.threads.begin(), warp.threads.end(), [](const Thread &t) {
+            return t.status == Thread::Meeting || t.status == Thread::Done;
+          }))
+        cannotMeet(*lost);
+    }
   for (auto &block : cluster)
     for (Thread &t : block->threads)
       if (t.status == Thread::AtMbarrier) {
@@ -240,6 +253,10 @@ void Machine::explainDeadlock() {
         fail(std::string(anyDone ? "threads end while others wait at a barrier: " : "threads wait at a barrier: ") +
              std::to_string(barrier.arrived) + " of " + std::to_string(barrier.expected) +
              " have arrived: " + module.code[barrier.waiting[0]->at - 1].text);
+  for (auto &block : cluster)
+    for (Thread &t : block->threads)
+      if (t.status == Thread::Meeting)
+        cannotMeet(t);
   fail("threads wait at a barrier of the cluster that not all reach");
 }
 
@@ -284,11 +301,23 @@ uint64_t Machine::special(const Thread &t, int which) const {
   case clusterRank:
     return uint64_t(t.block->rank);
   case clusterBlocks:
-    return uint64_t(module.clusterSize);
+    return cluster.size();
+  case inClusterX:
+  case inClusterY:
+  case inClusterZ:
+    return uint64_t(t.block->index[which - inClusterX] % module.clusterShape[which - inClusterX]);
+  case clusterShapeX:
+  case clusterShapeY:
+  case clusterShapeZ:
+    return uint64_t(module.clusterShape[which - clusterShapeX]);
   case clusterIdX:
-    return uint64_t(t.block->index[0] / module.clusterSize);
-  case clusterCount:
-    return uint64_t(launch.grid[0] / module.clusterSize);
+  case clusterIdY:
+  case clusterIdZ:
+    return uint64_t(t.block->index[which - clusterIdX] / module.clusterShape[which - clusterIdX]);
+  case clustersX:
+  case clustersY:
+  case clustersZ:
+    return uint64_t(launch.grid[which - clustersX] / module.clusterShape[which - clustersX]);
   case sharedSize:
     return launch.sharedBytes;
   default: // clocks: any number that grows

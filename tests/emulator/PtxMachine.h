@@ -129,6 +129,7 @@ private:
     Block &block;
     uint64_t address; // in its own window
   };
+  Block &blockOf(size_t rank, const Instruction &i); // of the cluster, which must not have ended
   SharedPlace placeOf(const Thread &t, uint64_t address, const Instruction &i);
   uint8_t *sharedAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i);
   uint8_t *globalAt(uint64_t address, size_t bytes, size_t alignment, const Instruction &i);

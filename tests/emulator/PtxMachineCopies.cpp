@@ -192,7 +192,7 @@ void Machine::copyTensor(Thread &t, const Instruction &i) {
     fail("no such block in the cluster: " + i.text);
   for (size_t rank = 0; rank < cluster.size(); ++rank)
     if (blocks >> rank & 1)
-      loadBox(t, i, map, start, {*cluster[rank], place.address}, {*cluster[rank], signal.address});
+      loadBox(t, i, map, start, {blockOf(rank, i), place.address}, {blockOf(rank, i), signal.address});
 }
 
 void Machine::loadBox(Thread &t, const Instruction &i, const TensorMap &map, std::span<const int64_t> start,

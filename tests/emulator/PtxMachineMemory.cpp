@@ -5,6 +5,15 @@
 
 namespace bitloom::ptx {
 
+Block &Machine::blockOf(size_t rank, const Instruction &i) {
+  if (rank >= cluster.size())
+    fail("no such block in the cluster: " + i.text);
+  Block &block = *cluster[rank];
+  if (std::all_of(block.threads.begin(), block.threads.end(), [](Thread &t) { return t.status == Thread::Done; }))
+    fail("the block of the cluster has ended: " + i.text);
+  return block;
+}
+
 // Addresses of shared::cluster hold the rank of the block plus 1 above bit 24; those of the thread's own block need
 // not.
 Machine::SharedPlace Machine::placeOf(const Thread &t, uint64_t address, const Instruction &i) {
@@ -12,9 +21,7 @@ Machine::SharedPlace Machine::placeOf(const Thread &t, uint64_t address, const I
     address -= sharedWindow;
   address &= 0xffffffff; // registers may be of 32 bits
   uint64_t rank = address >> 24;
-  if (rank > cluster.size())
-    fail("shared access out of range: " + i.text);
-  return {rank ? *cluster[rank - 1] : *t.block, address & 0xffffff};
+  return {rank ? blockOf(rank - 1, i) : *t.block, address & 0xffffff};
 }
 
 uint8_t *Machine::sharedAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i) {
@@ -101,8 +108,7 @@ void Machine::convertAddress(Thread &t, const Instruction &i) {
 
 void Machine::mapAddress(Thread &t, const Instruction &i) {
   uint64_t rank = read(t, i.operands[2]) & 0xffffffff;
-  if (rank >= cluster.size())
-    fail("no such block in the cluster: " + i.text);
+  blockOf(rank, i);
   uint64_t window = i.isShared ? 0 : sharedWindow;
   write(t, i.operands[0], window + (placeOf(t, read(t, i.operands[1]), i).address | (rank + 1) << 24));
 }

@@ -82,7 +82,14 @@ Module::Module(const std::string &ptx) {
   }
   std::string directives = text.substr(close, body - close);
   threads = numberAfter(directives, ".reqntid", numberAfter(directives, ".maxntid", 1));
-  clusterSize = numberAfter(directives, ".reqnctapercluster", 1);
+  if (size_t at = directives.find(".reqnctapercluster"); at != std::string::npos)
+    for (int64_t d = 0; d < 3 && at != std::string::npos; ++d) {
+      at = directives.find_first_of("0123456789", at);
+      clusterShape[d] = std::stoi(directives.substr(at));
+      at = directives.find_first_not_of("0123456789 \t", at);
+      if (at == std::string::npos || directives[at] != ',')
+        break;
+    }
   size_t end = text.rfind('}');
   std::string inside = text.substr(body + 1, end - body - 1), head = text.substr(0, entry);
   uint64_t alignment = 16;
@@ -293,11 +300,19 @@ Operand Module::parseOperand(std::string text) {
                                                       {"%lanemask_gt", laneMaskGt},
                                                       {"%lanemask_ge", laneMaskGe},
                                                       {"%cluster_ctarank", clusterRank},
-                                                      {"%cluster_ctaid.x", clusterRank},
                                                       {"%cluster_nctarank", clusterBlocks},
-                                                      {"%cluster_nctaid.x", clusterBlocks},
+                                                      {"%cluster_ctaid.x", inClusterX},
+                                                      {"%cluster_ctaid.y", inClusterY},
+                                                      {"%cluster_ctaid.z", inClusterZ},
+                                                      {"%cluster_nctaid.x", clusterShapeX},
+                                                      {"%cluster_nctaid.y", clusterShapeY},
+                                                      {"%cluster_nctaid.z", clusterShapeZ},
                                                       {"%clusterid.x", clusterIdX},
-                                                      {"%nclusterid.x", clusterCount},
+                                                      {"%clusterid.y", clusterIdY},
+                                                      {"%clusterid.z", clusterIdZ},
+                                                      {"%nclusterid.x", clustersX},
+                                                      {"%nclusterid.y", clustersY},
+                                                      {"%nclusterid.z", clustersZ},
                                                       {"%dynamic_smem_size", sharedSize},
                                                       {"%clock", clock32},
                                                       {"%clock64", clock64},

@@ -4,6 +4,7 @@
 #include "bitloom/tests/emulator/PtxEmulator.h"
 #include "bitloom/tests/emulator/PtxNumbers.h"
 
+#include <array>
 #include <map>
 #include <unordered_map>
 #include <vector>
@@ -45,8 +46,18 @@ enum Special {
   laneMaskGe,
   clusterRank,
   clusterBlocks,
+  inClusterX,
+  inClusterY,
+  inClusterZ,
+  clusterShapeX,
+  clusterShapeY,
+  clusterShapeZ,
   clusterIdX,
-  clusterCount,
+  clusterIdY,
+  clusterIdZ,
+  clustersX,
+  clustersY,
+  clustersZ,
   sharedSize,
   clock32,
   clock64
@@ -83,7 +94,8 @@ struct Module {
   std::map<std::string, std::vector<uint8_t>> globals;
   std::map<std::string, uint64_t> sharedSymbols; // to addresses
   uint64_t staticBytes = 0;                      // of shared memory, before the dynamic part
-  int threads = 1, clusterSize = 1;
+  int threads = 1;
+  std::array<int64_t, 3> clusterShape{1, 1, 1}; // blocks
   // Shared memory starts at an odd multiple of what the code says it is aligned to, so that it cannot rely on more.
   uint64_t sharedBase = 0;
 

@@ -47,10 +47,10 @@ struct Kernel {
   void assembles() const { EXPECT_NO_THROW(assemblePtx(text(), {})) << text(); }
 
   // What it throws, or nothing.
-  std::string complaint(const std::vector<int64_t> &values, int sharedBytes,
-                        std::span<const TensorMap> tensorMaps = {}) const {
+  std::string complaint(const std::vector<int64_t> &values, int sharedBytes, std::span<const TensorMap> tensorMaps = {},
+                        std::array<int64_t, 3> grid = {1, 1, 1}) const {
     try {
-      run(values, sharedBytes, tensorMaps);
+      run(values, sharedBytes, tensorMaps, grid);
     } catch (const PtxError &error) {
       return error.what();
     }

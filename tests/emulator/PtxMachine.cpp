@@ -67,6 +67,10 @@ void Machine::run(const Launch &what) {
   if (int(launch.words.size()) < module.wordCount || int(launch.maps.size()) != module.mapCount)
     fail("expected " + std::to_string(module.wordCount) + " words and " + std::to_string(module.mapCount) +
          " tensor maps, got " + std::to_string(launch.words.size()) + " and " + std::to_string(launch.maps.size()));
+  constexpr uint64_t mostSharedBytes = 227 * 1024;
+  if (module.staticBytes + launch.sharedBytes > mostSharedBytes)
+    fail("expected at most 227 KiB of shared memory, got " + std::to_string(module.staticBytes + launch.sharedBytes) +
+         " bytes");
   const std::array<int64_t, 3> shape = module.clusterShape;
   for (int d = 0; d < 3; ++d)
     if (launch.grid[d] % shape[d])
@@ -101,7 +105,7 @@ void Machine::addBlock(std::array<int64_t, 3> index, int rank) {
   }
   for (size_t first = 0; first < block->threads.size(); first += 32)
     block->warps.push_back(
-        {std::span(block->threads).subspan(first, std::min<size_t>(32, block->threads.size() - first)), {}});
+        {std::span(block->threads).subspan(first, std::min<size_t>(32, block->threads.size() - first)), {}, 0});
   cluster.push_back(std::move(block));
 }
 

@@ -48,6 +48,7 @@ struct Thread {
 struct Warp {
   std::span<Thread> threads;
   AsyncGroups wgmmas;
+  uint64_t registersEach = 0; // that setmaxnreg asked for
 };
 
 struct NamedBarrier {
@@ -194,7 +195,7 @@ private:
   void wgmmaGroups(Lanes lanes, const Instruction &i);
 };
 
-constexpr uint64_t tensorMapHandles = 0x7a00'0000'0000'0000, tensorMapBytes = 128; // what a map's address looks like
-constexpr uint64_t sharedWindow = 0x7b00'0000'0000'0000; // where generic addresses of shared memory start
+constexpr uint64_t tensorMapHandles = 0x7a00'0000'0000'0000; // where the addresses of tensor maps start
+constexpr uint64_t sharedWindow = 0x7b00'0000'0000'0000;     // where generic addresses of shared memory start
 
 } // namespace bitloom::ptx

@@ -73,6 +73,17 @@ void Machine::setRegisters(Lanes lanes, const Instruction &i) {
   uint64_t count = read(*lanes[0], i.operands[0]);
   if (count < 24 || count > 256 || count % 8)
     fail("expected a multiple of 8 from 24 to 256: " + i.text);
+  constexpr uint64_t registersOfBlock = 65536;
+  std::vector<Warp> &warps = lanes[0]->block->warps;
+  warps[size_t(lanes[0]->id) / 32].registersEach = count;
+  uint64_t sum = 0;
+  for (const Warp &warp : warps) {
+    if (!warp.registersEach)
+      return; // how many it has is not known
+    sum += warp.registersEach * 32;
+  }
+  if (sum > registersOfBlock)
+    fail("deadlock: the block's warps ask for " + std::to_string(sum) + " registers: " + i.text);
 }
 
 void Machine::syncWarp(Lanes lanes, const Instruction &i) {

@@ -191,3 +191,15 @@ WAIT:
   kernel.run({kernel.give(out)}, 8);
   EXPECT_EQ(out, std::vector<int32_t>(32, 0)); // phase 0 is over, so the barrier waits in one of parity 1
 }
+
+TEST(PtxEmulatorBarriers, MoreRegistersThanABlockHasIsADeadlock) {
+  for (bool fits : {true, false}) {
+    Kernel kernel{"setp.lt.u32 %p1, %thread, 256;\n@%p1 bra $more;\nsetmaxnreg.dec.sync.aligned.u32 24;\nbra $end;\n"
+                  "$more:\nsetmaxnreg.inc.sync.aligned.u32 " +
+                      std::string(fits ? "240" : "248") + ";\n$end:",
+                  384};
+    kernel.assembles();
+    std::vector<int32_t> out(1);
+    EXPECT_EQ(kernel.complaint({kernel.give(out)}, 0).find("66560 registers") == std::string::npos, fits);
+  }
+}

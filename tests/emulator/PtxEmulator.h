@@ -2,9 +2,10 @@
 // GPU.
 //
 // Global addresses are the host's own, and every access must lie in a range that was allowed. Shared memory starts out
-// as garbage and is watched: a byte that one thread writes and another touches with no barrier between is an error. The
-// threads of a warp meet at each shfl, those of the block at each bar.sync. Only what LLVM makes of our kernels is
-// known; anything else throws.
+// as garbage and is watched: conflicting accesses that no barrier, mbarrier or wait orders are an error, also those of
+// copies and tensor cores, and what these read must have been fenced (fence.proxy.async) when threads wrote it.
+// Asynchronous work is done when it is issued; only the race check sees that it might come later. The threads of a warp
+// meet at each instruction that needs them all, those of a warpgroup at each wgmma. Anything unknown throws.
 #pragma once
 
 #include <array>
@@ -17,6 +18,8 @@
 
 namespace bitloom {
 
+struct TensorMap;
+
 class PtxError : public std::runtime_error {
 public:
   using std::runtime_error::runtime_error;
@@ -28,9 +31,11 @@ public:
   ~PtxEmulator();
 
   void allow(const void *memory, size_t bytes); // kernels may touch these bytes of the host
-  // Runs every program of the grid, one after the other. Throws PtxError for an access out of range, a race on shared
-  // memory, threads that do not meet, or a failed assertion.
-  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, int sharedBytes);
+  // Runs every block of the grid, one cluster after the other. words: the kernel's scalar parameters, which come first.
+  // maps: its parameters of 128 bytes. sharedBytes: of dynamic shared memory. Throws PtxError for an access out of
+  // range, a race on shared memory, threads that do not meet or wait for ever, or a failed assertion.
+  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, int sharedBytes,
+              std::span<const TensorMap> maps = {});
   int threads() const;                // of a block, as .reqntid says
   const std::string &printed() const; // what vprintf was called with: its formats
 

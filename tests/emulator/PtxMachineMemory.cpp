@@ -1,0 +1,116 @@
+#include "bitloom/tests/emulator/PtxMachine.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace bitloom::ptx {
+
+Block &Machine::blockOf(size_t rank, const Instruction &i) {
+  if (rank >= cluster.size())
+    fail("no such block in the cluster: " + i.text);
+  Block &block = *cluster[rank];
+  if (std::all_of(block.threads.begin(), block.threads.end(), [](Thread &t) { return t.status == Thread::Done; }))
+    fail("the block of the cluster has ended: " + i.text);
+  return block;
+}
+
+// Addresses of shared::cluster hold the rank of the block plus 1 above bit 24; those of the thread's own block need
+// not.
+Machine::SharedPlace Machine::placeOf(const Thread &t, uint64_t address, const Instruction &i) {
+  if (address >= sharedWindow)
+    address -= sharedWindow;
+  address &= 0xffffffff; // registers may be of 32 bits
+  uint64_t rank = address >> 24;
+  return {rank ? blockOf(rank - 1, i) : *t.block, address & 0xffffff};
+}
+
+uint8_t *Machine::sharedAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i) {
+  auto [block, at] = placeOf(t, address, i);
+  return block.memory.at(at, bytes, bytes, {t.stamp(), &t.knows, isWrite, false}, i.text);
+}
+
+uint8_t *Machine::globalAt(uint64_t address, size_t bytes, size_t alignment, const Instruction &i) {
+  if (address % alignment)
+    fail("misaligned access: " + i.text);
+  auto found = allowed.upper_bound(address);
+  if (found == allowed.begin() || address + bytes > std::prev(found)->second)
+    fail("access out of range: " + i.text);
+  return reinterpret_cast<uint8_t *>(address);
+}
+
+// By the instruction's space; a generic address says itself where it lies.
+uint8_t *Machine::memoryAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i) {
+  bool isShared = i.isShared || (!i.has("global") && address >= sharedWindow);
+  return isShared ? sharedAt(t, address, bytes, isWrite, i) : globalAt(address, bytes, bytes, i);
+}
+
+static size_t vectorWidth(const Instruction &i) { return i.has("v8") ? 8 : i.has("v4") ? 4 : i.has("v2") ? 2 : 1; }
+
+void Machine::load(Thread &t, const Instruction &i) {
+  const Operand &to = i.operands[0], &from = i.operands[1];
+  Type type = i.types.back();
+  if (i.has("param")) {
+    auto found = module.parameters.find(from.name);
+    if (found == module.parameters.end() || found->second < 0)
+      fail("unknown parameter: " + i.text);
+    write(t, to, uint64_t(launch.words[found->second]) >> (8 * from.value) & mask(type.bits));
+    return;
+  }
+  size_t width = vectorWidth(i), bytes = type.bits / 8;
+  const uint8_t *source = memoryAt(t, addressOf(t, from), bytes * width, false, i);
+  for (size_t k = 0; k < width; ++k) {
+    uint64_t value = 0;
+    std::memcpy(&value, source + k * bytes, bytes);
+    if (type.kind == 's')
+      value = uint64_t(signExtend(value, type.bits));
+    write(t, width == 1 ? to : to.parts[k], value);
+  }
+}
+
+void Machine::store(Thread &t, const Instruction &i) {
+  if (i.has("param") || i.has("local"))
+    return;
+  const Operand &to = i.operands[0], &from = i.operands[1];
+  Type type = i.types.back();
+  size_t width = vectorWidth(i), bytes = type.bits / 8;
+  uint8_t *place = memoryAt(t, addressOf(t, to), bytes * width, true, i);
+  for (size_t k = 0; k < width; ++k) {
+    uint64_t value = read(t, width == 1 ? from : from.parts[k]);
+    std::memcpy(place + k * bytes, &value, bytes);
+  }
+}
+
+// Of global memory alone: blocks run one after the other, so nothing comes between.
+void Machine::atomic(Thread &t, const Instruction &i) {
+  Type type = i.types.back();
+  size_t at = i.op == "red" ? 0 : 1;
+  if (i.isShared)
+    fail("unknown instruction: " + i.text);
+  uint8_t *memory = globalAt(addressOf(t, i.operands[at]), type.bits / 8, type.bits / 8, i);
+  uint64_t old = 0;
+  std::memcpy(&old, memory, type.bits / 8);
+  uint64_t given = read(t, i.operands[at + 1]) & mask(type.bits), next;
+  if (i.has("cas"))
+    next = old == given ? read(t, i.operands[at + 2]) : old;
+  else
+    next = combine(i, type, old, given);
+  std::memcpy(memory, &next, type.bits / 8);
+  if (i.op == "atom")
+    write(t, i.operands[0], old);
+}
+
+void Machine::convertAddress(Thread &t, const Instruction &i) {
+  uint64_t address = read(t, i.operands[1]);
+  if (i.isShared)
+    address = i.has("to") ? address - sharedWindow : (address & 0xffffffff) + sharedWindow;
+  write(t, i.operands[0], address);
+}
+
+void Machine::mapAddress(Thread &t, const Instruction &i) {
+  uint64_t rank = read(t, i.operands[2]) & 0xffffffff;
+  blockOf(rank, i);
+  uint64_t window = i.isShared ? 0 : sharedWindow;
+  write(t, i.operands[0], window + (placeOf(t, read(t, i.operands[1]), i).address | (rank + 1) << 24));
+}
+
+} // namespace bitloom::ptx

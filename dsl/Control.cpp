@@ -1,4 +1,5 @@
 // Staged control flow becomes scf.for, scf.if and scf.while; the variables that bodies assign become their results.
+#include "bitloom/dsl/Control.h"
 #include "bitloom/dsl/internal/Scopes.h"
 
 #include "mlir/Dialect/SCF/IR/SCF.h"
@@ -165,3 +166,23 @@ void loopWhile(const std::function<Node()> &condition, const std::function<void(
 }
 
 } // namespace bitloom::trace
+
+namespace bitloom {
+
+void hints(const Hints &hints, SourceLocation at) {
+  Operation *function = trace::session(at).function;
+  OpBuilder builder(function->getContext());
+  for (auto [name, value, most] : {std::tuple(tile::numWarpsAttr, hints.warps, 32),
+                                   std::tuple(tile::stagesAttr, hints.stages, 64),
+                                   std::tuple(tile::splitAttr, hints.split, 8)}) {
+    if (value < 0 || value > most)
+      throw UserError(at, name.drop_front(5).str() + ": expected 0 to " + std::to_string(most) + ", got " +
+                              std::to_string(value));
+    if (value)
+      function->setAttr(name, builder.getI32IntegerAttr(value));
+  }
+  if (!hints.warp_specialize)
+    function->setAttr(tile::warpSpecializeAttr, builder.getBoolAttr(false));
+}
+
+} // namespace bitloom

@@ -9,6 +9,16 @@
 
 namespace bitloom {
 
+// How a kernel may be run best, for targets that can; what it computes stays the same. 0: as the compiler sees fit.
+struct Hints {
+  int warps = 0;               // that compute a program on a GPU: a power of two up to 32
+  int stages = 0;              // tiles on their way from memory, at most
+  bool warp_specialize = true; // whether warps may be given roles: one group loads, the others compute
+  int split = 0;               // thread blocks that share a program's accumulating loop, each taking every split-th k
+};
+// Once in a kernel's body.
+void hints(const Hints &hints, SourceLocation at = std::source_location::current());
+
 // for (auto k : range(0, n, step)) traces its body once, as one loop of the kernel, with k = 0, step, 2·step, … < n.
 // step is positive. Leaving the body by break, return or continue is not possible: use when.
 class range {

@@ -35,6 +35,7 @@ struct MachineCode {
   int threadsPerProgram = 1;                               // GPU: the block's extent along x
   int sharedBytes = 0;                                     // GPU: dynamic shared memory a block
   bool isPersistent = false; // GPU: blocks go through the programs by themselves; the grid's extents follow the words
+  int blocksPerProgram = 1;  // GPU: a cluster, of a persistent kernel
   std::vector<TensorMapRequest> tensorMaps{};              // GPU: of the last parameters
   std::optional<KernelResources> resources = std::nullopt; // GPU: registers and spills, where ptxas made a cubin
 

@@ -25,11 +25,15 @@ template <class T, class Out> struct Matmul {
   Meta<int> block_m = "max(16, min(next_pow2(m), 128))";
   Meta<int> block_n = "max(16, min(next_pow2(n), 128))";
   Meta<int> block_k = "max(16, min(next_pow2(k), 64))";
-  BITLOOM_PARAMS(a, b, bias, out, activation, biased, a_transposed, b_transposed, tf32, block_m, block_n, block_k)
+  Meta<int> split = 1; // thread blocks that share the sum over k of a tile
+  Meta<int> stages = 0;
+  BITLOOM_PARAMS(a, b, bias, out, activation, biased, a_transposed, b_transposed, tf32, block_m, block_n, block_k, split,
+                 stages)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_m), ceil_div(out.extent(1), block_n)}; }
 
   void operator()() const {
+    hints({.stages = stages, .split = split});
     using Sum = std::conditional_t<std::is_integral_v<T>, i32, f32>;
     auto rows = block_at(program_id(0), block_m), cols = block_at(program_id(1), block_n);
     const bool blocked = std::same_as<T, f32> && !tf32;

@@ -13,6 +13,8 @@
 #include "mlir/Target/LLVMIR/Export.h"
 #include "llvm/IR/DiagnosticInfo.h"
 #include "llvm/IR/DiagnosticPrinter.h"
+#include "llvm/IR/InlineAsm.h"
+#include "llvm/IR/InstIterator.h"
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/IR/Module.h"
@@ -109,8 +111,14 @@ Codegen::Codegen(mlir::ModuleOp source, const Target &target) : impl(new Impl) {
     throw CodegenError("no LLVM IR for this module\n" + diagnostics.text());
   impl->module->setTargetTriple(impl->machine->getTargetTriple());
   impl->module->setDataLayout(impl->machine->createDataLayout());
-  for (llvm::Function &function : *impl->module)
+  for (llvm::Function &function : *impl->module) {
     function.setDoesNotThrow(); // no unwind tables, no landing pads
+    // Assembly may be a barrier: it is not to be repeated in the arms of a branch that threads take differently.
+    for (llvm::Instruction &instruction : llvm::instructions(function))
+      if (auto *call = llvm::dyn_cast<llvm::CallInst>(&instruction);
+          call && call->isInlineAsm() && llvm::cast<llvm::InlineAsm>(call->getCalledOperand())->hasSideEffects())
+        call->setConvergent();
+  }
 }
 
 Codegen::~Codegen() = default;

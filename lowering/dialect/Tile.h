@@ -30,6 +30,10 @@ inline constexpr llvm::StringLiteral numWarpsAttr = "tile.num_warps"; // i32, on
 inline constexpr llvm::StringLiteral stagesAttr = "tile.stages"; // i32, on the function: slots of its rings, a hint
 inline constexpr llvm::StringLiteral warpSpecializeAttr =
     "tile.warp_specialize"; // bool, on the function: whether warps may be given roles; a hint, true when absent
+inline constexpr llvm::StringLiteral splitAttr =
+    "tile.split"; // i32, on the function: blocks that may share the iterations of a loop that only accumulates; a hint
+inline constexpr llvm::StringLiteral clusterAttr =
+    "tile.cluster"; // i32, on the function: blocks that run a program together; absent: 1
 inline constexpr llvm::StringLiteral sharedBytesAttr =
     "tile.shared_bytes";                                       // i32, on an llvm.func: dynamic shared memory a block
 inline constexpr llvm::StringLiteral persistentAttr =

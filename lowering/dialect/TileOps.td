@@ -428,6 +428,29 @@ def Tile_DotWaitOp : Tile_Op<"dot_wait", [AllTypesMatch<["source", "result"]>]> 
   let assemblyFormat = "$source attr-dict `:` type($source)";
 }
 
+def Tile_ClusterRankOp : Tile_Op<"cluster_rank", [Pure]> {
+  let summary = "which of the blocks that run a program together this one is";
+  let description = [{
+    From 0 up to the function's `tile.cluster` - 1.
+
+    ```mlir
+    %rank = tile.cluster_rank
+    ```
+  }];
+  let results = (outs I64:$result);
+  let assemblyFormat = "attr-dict";
+}
+
+def Tile_ClusterSumOp : Tile_Op<"cluster_sum", [AllTypesMatch<["source", "result"]>]> {
+  let summary = "the sum of a tile over the blocks that run a program together, in the first of them";
+  let description = [{
+    Added in the order of their ranks. In the other blocks the result is not to be used.
+  }];
+  let arguments = (ins Tile_Tensor:$source);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$source attr-dict `:` type($source)";
+}
+
 def Tile_RingOp : Tile_Op<"ring"> {
   let summary = "a ring of slots in shared memory, by which one group of warps hands tiles to the others";
   let description = [{

@@ -377,6 +377,8 @@ LogicalResult Emitter::run() {
       LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(builder.getI8Type(), 0), /*isConstant=*/false,
                              LLVM::Linkage::External, "bitloom_shared", Attribute(), /*alignment=*/sharedAlignment, /*addrSpace=*/3);
   kernel.walk([&](tile::SpecializeOp) { isSpecialized = true; });
+  if (auto cluster = kernel->getAttrOfType<IntegerAttr>(tile::clusterAttr))
+    clusterSize = int(cluster.getInt());
   wordCount = int(words);
   collectTensorMaps();
   SmallVector<Type> parameters(words + (isSpecialized ? 3 : 0), builder.getI64Type()); // the grid's extents last
@@ -389,6 +391,10 @@ LogicalResult Emitter::run() {
   int blockWarps = warpCount + (isSpecialized ? warpsPerGroup : 0);
   function->setAttr(NVVM::NVVMDialect::getReqntidAttrName(), builder.getDenseI32ArrayAttr({lanes * blockWarps}));
   function->setAttr(tile::numWarpsAttr, builder.getI32IntegerAttr(blockWarps));
+  if (clusterSize > 1) {
+    function->setAttr(NVVM::NVVMDialect::getClusterDimAttrName(), builder.getDenseI32ArrayAttr({clusterSize, 1, 1}));
+    function->setAttr(tile::clusterAttr, builder.getI32IntegerAttr(clusterSize));
+  }
   describeTensorMaps();
 
   builder.setInsertionPointToStart(function.addEntryBlock(builder));

@@ -114,6 +114,16 @@ public:
     mlir::Value fillSlot, fillPhase, frontSlot, frontPhase, popSlot; // pointers to i32 of the thread
   };
   Ring &ring(mlir::Value value) { return rings[value]; }
+  int clusterBlocks() const { return clusterSize; }
+  mlir::Value clusterRank(); // i32
+  struct ClusterSum { // of the one tile.cluster_sum
+    int64_t slots = 0, bytes = 0, full = 0, free = 0; // offsets in shared memory, and the bytes of a slot
+    mlir::Value phase{};
+  };
+  const ClusterSum &sumRoom() const { return clusterSum; }
+  // On barriers in shared memory (i32 addresses): made for so many arrivals; until the phase of a parity is complete.
+  void initialiseBarrier(int64_t offset, int arrivals);
+  void waitFor(mlir::Value barrier, mlir::Value parity);
   mlir::Value localWord(); // a pointer to an i32 of the thread, 0 at first
   // The kernel's parameter that holds the tensor map of this load or staged store.
   mlir::Value tensorMap(mlir::Operation *access);
@@ -122,6 +132,7 @@ public:
   void putShared(mlir::Value tile, mlir::Value address) { sharedTiles[tile] = address; }
   mlir::Value warpGroup(); // i32, the same for all of a warp as far as the assembler can see
   int64_t stagingOffset() const { return staging; } // of the staged stores' buffers
+  bool areStagedEvenly() const { return stagedEvenly; } // every store leaves the first buffer as the next in turn
   std::optional<StagedStore> staged(tile::StoreOp store) {
     return isSpecialized ? stagedStore(store, layouts, warpCount) : std::nullopt;
   }
@@ -157,7 +168,10 @@ private:
   void describeTensorMaps(); // on the lowered function
   void allocateRings();
   int warpCount, loopDepth = 0, constants = 0;
-  bool isSpecialized = false, inRole = false;
+  bool isSpecialized = false, inRole = false, stagedEvenly = true;
+  int clusterSize = 1;
+  ClusterSum clusterSum;
+  void prepareClusterSum(tile::ClusterSumOp sum);
   llvm::SmallVector<mlir::Value, 3> programIds, gridExtents; // i32, of a specialized kernel
   llvm::DenseMap<mlir::Value, Ring> rings;
   llvm::DenseMap<mlir::Value, mlir::Value> sharedTiles;
@@ -210,6 +224,8 @@ llvm::LogicalResult lower(Emitter &, tile::FillOp);
 llvm::LogicalResult lower(Emitter &, tile::FrontOp);
 llvm::LogicalResult lower(Emitter &, tile::PopOp);
 llvm::LogicalResult lower(Emitter &, tile::DotWaitOp);
+llvm::LogicalResult lower(Emitter &, tile::ClusterRankOp);
+llvm::LogicalResult lower(Emitter &, tile::ClusterSumOp);
 // A dot whose b lies in shared memory.
 llvm::LogicalResult lowerWgmma(Emitter &, tile::DotOp);
 // False where the store is none of accumulators that the copy engine can write.

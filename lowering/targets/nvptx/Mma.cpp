@@ -108,7 +108,10 @@ const MmaAtom *nvptx::atomFor(Type element, bool isUnsigned, tile::DotPrecision 
   return nullptr;
 }
 
-static bool isSwapped(ArrayRef<int64_t> shape) { return shape[0] < wgmmaRows; }
+// An instruction of few columns reads its rows from shared memory too often.
+static bool isSwapped(ArrayRef<int64_t> shape) {
+  return shape[0] < wgmmaRows || (shape[1] == wgmmaRows && shape[0] > wgmmaRows);
+}
 
 static LinearLayout accumulatorLayout(ArrayRef<int64_t> shape, int warps, AccumulatorForm form) {
   if (!form.swapped)
@@ -171,10 +174,18 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
   ArrayRef<int64_t> shape = tile::shapeOf(type);
   std::optional<AccumulatorForm> form = accumulatorForm(layouts.of(type), shape, warps);
   int64_t columns = 128 * 8 / bits;
-  if (!form || form->swapped || shape[1] / form->groupsAlongN < columns ||
-      store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
+  if (!form || store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
     return std::nullopt;
-  return StagedStore{form->groupsAlongN, columns};
+  StagedStore staged{*form, wgmmaRows, columns, 0};
+  if (form->swapped) { // a box is 64 of the instruction's rows wide
+    if (bits != 16)
+      return std::nullopt;
+    staged.rows = std::min(wgmmaRows, shape[0] / form->groupsAlongN);
+  } else if (shape[1] / form->groupsAlongN < columns) {
+    return std::nullopt;
+  }
+  staged.boxes = shape[0] * shape[1] / (staged.rows * staged.columns) / (warps / warpsPerGroup);
+  return staged;
 }
 
 int64_t nvptx::storeStagingBytes(func::FuncOp kernel) {

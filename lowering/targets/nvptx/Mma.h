@@ -37,7 +37,8 @@ static_assert([] {
   return true;
 }());
 
-constexpr int warpsPerGroup = 4, wgmmaRows = 64, wgmmaMostColumns = 256;
+constexpr int warpsPerGroup = 4;
+constexpr int64_t wgmmaRows = 64, wgmmaMostColumns = 256;
 
 constexpr int64_t mostLines = 256;        // of a box of the copy engine
 constexpr int64_t programBand = 16;       // programs along x that persistent blocks keep together
@@ -90,11 +91,12 @@ std::optional<DotPlan> planWgmma(tile::DotOp dot, const Target &target, int warp
 int wgmmaWarps(tile::DotOp dot);
 const MmaAtom *atomFor(mlir::Type element, bool isUnsigned, tile::DotPrecision precision);
 
-// A store of accumulators that goes through shared memory by boxes, from which the copy engine writes: 64 rows of
+// A store of accumulators that goes through shared memory by boxes, from which the copy engine writes: up to 64 rows of
 // `columns` columns (128 bytes), two buffers a warpgroup.
 struct StagedStore {
-  int groupsAlongN;
-  int64_t columns;
+  AccumulatorForm form;
+  int64_t rows, columns;
+  int64_t boxes; // of a warpgroup
 };
 constexpr int64_t stagedBoxBytes = wgmmaRows * 128;
 std::optional<StagedStore> stagedStore(tile::StoreOp store, Layouts &layouts, int warps);

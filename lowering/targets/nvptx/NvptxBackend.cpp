@@ -18,10 +18,10 @@ class CudaExecutable : public Executable {
 public:
   explicit CudaExecutable(const MachineCode &code)
       : module(code.image), function(module.function(code.entry, unsigned(code.sharedBytes))),
-        threads(unsigned(code.threadsPerProgram)), maps(code.tensorMaps) {
+        threads(unsigned(code.threadsPerProgram)), cluster(unsigned(code.blocksPerProgram)), maps(code.tensorMaps) {
     if (code.isPersistent)
-      mostBlocks = cuda::deviceInfo(cuda::currentDevice()).smCount *
-                   std::max(1, function.residentBlocks(code.threadsPerProgram));
+      mostPrograms = cuda::deviceInfo(cuda::currentDevice()).smCount *
+                     std::max(1, function.residentBlocks(code.threadsPerProgram)) / code.blocksPerProgram;
   }
 
   void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream) override {
@@ -32,7 +32,7 @@ public:
                         " programs, got " + std::to_string(grid[axis]));
     if (!grid[0] || !grid[1] || !grid[2])
       return;
-    if (mostBlocks)
+    if (mostPrograms)
       return launchPersistent(words, grid, stream);
     cuda::launch(function, words,
                  {.grid = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])},
@@ -42,9 +42,9 @@ public:
 
 private:
   void launchPersistent(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream) {
-    constexpr int64_t mostPrograms = (1LL << 31) - 1;
-    if (grid[0] > mostPrograms / grid[1] / grid[2])
-      throw UserError("expected at most " + std::to_string(mostPrograms) + " programs, got a grid of " +
+    constexpr int64_t countable = (1LL << 31) - 1;
+    if (grid[0] > countable / grid[1] / grid[2])
+      throw UserError("expected at most " + std::to_string(countable) + " programs, got a grid of " +
                       std::to_string(grid[0]) + " x " + std::to_string(grid[1]) + " x " + std::to_string(grid[2]));
     std::array<int64_t, cuda::maxLaunchWords> all;
     if (words.size() + grid.size() > all.size())
@@ -53,16 +53,19 @@ private:
     std::array<TensorMap, cuda::maxLaunchMaps> encoded;
     for (size_t i = 0; i < maps.size(); ++i)
       encoded[i] = maps[i].of(words);
-    const int64_t blocks = std::min(grid[0] * grid[1] * grid[2], mostBlocks);
+    const int64_t programs = std::min(grid[0] * grid[1] * grid[2], mostPrograms);
     cuda::launch(function, std::span(all).first(words.size() + grid.size()),
-                 {.grid = {unsigned(blocks), 1, 1}, .block = {threads, 1, 1}, .stream = stream},
+                 {.grid = {unsigned(programs) * cluster, 1, 1},
+                  .block = {threads, 1, 1},
+                  .cluster = {cluster, 1, 1},
+                  .stream = stream},
                  std::span(encoded).first(maps.size()));
   }
 
   cuda::Module module;
   cuda::Function function;
-  unsigned threads;
-  int64_t mostBlocks = 0; // of a persistent kernel, that run at once
+  unsigned threads, cluster;
+  int64_t mostPrograms = 0; // of a persistent kernel, that run at once
   std::vector<TensorMapRequest> maps;
 };
 
@@ -103,6 +106,7 @@ struct NvptxBackend : Backend {
     code.threadsPerProgram = int(warps) * target.warpSize;
     code.sharedBytes = int(shared);
     code.isPersistent = kernel->hasAttr(tile::persistentAttr);
+    code.blocksPerProgram = int(intAttr(kernel, tile::clusterAttr, 1));
     if (auto maps = kernel->getAttrOfType<mlir::ArrayAttr>(tile::tensorMapsAttr))
       for (auto described : maps.getAsRange<mlir::DictionaryAttr>())
         code.tensorMaps.push_back(requestOf(described));

@@ -63,7 +63,7 @@ void Emitter::collectTensorMaps() {
       request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(form->lines, mostLines), form->swizzle);
     } else if (auto store = dyn_cast<tile::StoreOp>(op)) {
       if (auto boxes = staged(store))
-        request(op, store.getView(), store.getDims(), boxes->columns, wgmmaRows, 128);
+        request(op, store.getView(), store.getDims(), boxes->columns, boxes->rows, 128);
     }
   });
 }
@@ -124,11 +124,16 @@ static Value slotAddress(Emitter &e, int64_t first, Value slot, int64_t stride) 
   return arith::AddIOp::create(e.builder, e.loc, e.sharedAt(first), beyond);
 }
 
-// Until the barrier's phase of this parity is complete.
-static void waitFor(Emitter &e, Value barrier, Value parity) {
-  e.ptx("{\n\t.reg .pred done;\n\tWAIT:\n\tmbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1;\n\t"
-        "@done bra DONE;\n\tbra WAIT;\n\tDONE:\n\t}",
-        "r,r,~{memory}", Type(), {barrier, parity}, /*hasSideEffects=*/true);
+void Emitter::waitFor(Value barrier, Value parity) {
+  std::string scope = clusterSize > 1 ? ".acquire.cluster" : "";
+  ptx("{\n\t.reg .pred done;\n\tWAIT:\n\tmbarrier.try_wait.parity" + scope + ".shared::cta.b64 done, [$0], $1;\n\t"
+      "@done bra DONE;\n\tbra WAIT;\n\tDONE:\n\t}",
+      "r,r,~{memory}", Type(), {barrier, parity}, /*hasSideEffects=*/true);
+}
+
+void Emitter::initialiseBarrier(int64_t offset, int arrivals) {
+  ptx("mbarrier.init.shared::cta.b64 [$0], " + std::to_string(arrivals) + ";", "r,~{memory}", Type(), {sharedAt(offset)},
+      /*hasSideEffects=*/true);
 }
 
 // All slots before all barriers: between slots these would each take up a slot's alignment.
@@ -146,7 +151,11 @@ void Emitter::allocateRings() {
     ring.slots = reserve(ring.slotBytes * ring.stages, sharedAlignment);
   });
   kernel.walk([&](tile::StoreOp store) {
-    if (staged(store) && staging < 0)
+    std::optional<StagedStore> boxes = staged(store);
+    if (!boxes)
+      return;
+    stagedEvenly &= boxes->boxes % 2 == 0;
+    if (staging < 0)
       staging = reserve(warpCount / warpsPerGroup * 2 * stagedBoxBytes, sharedAlignment);
   });
   kernel.walk([&](tile::RingOp op) {
@@ -163,8 +172,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
   e.when(e.compare(e.linearThreadId(), "eq", e.i32(0)), [&] {
     for (int stage = 0; stage < ring.stages; ++stage)
       for (auto [first, arrivals] : {std::pair(ring.full, 1), std::pair(ring.empty, e.warps())})
-        e.ptx("mbarrier.init.shared::cta.b64 [$0], " + std::to_string(arrivals) + ";", "r,~{memory}", Type(),
-              {e.sharedAt(first + 8 * stage)}, /*hasSideEffects=*/true);
+        e.initialiseBarrier(first + 8 * stage, arrivals);
   });
   return success();
 }
@@ -190,7 +198,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   Emitter::Ring &ring = e.ring(fill.getRing());
   Value slot = readWord(e, ring.fillSlot);
   Value other = arith::XOrIOp::create(b, e.loc, readWord(e, ring.fillPhase), e.i32(1));
-  waitFor(e, slotAddress(e, ring.empty, slot, 8), other);
+  e.waitFor(slotAddress(e, ring.empty, slot, 8), other);
   Value full = slotAddress(e, ring.full, slot, 8);
   e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";", "r,~{memory}",
         Type(), {full}, /*hasSideEffects=*/true);
@@ -226,7 +234,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
 LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
   Emitter::Ring &ring = e.ring(front.getRing());
   Value slot = readWord(e, ring.frontSlot);
-  waitFor(e, slotAddress(e, ring.full, slot, 8), readWord(e, ring.frontPhase));
+  e.waitFor(slotAddress(e, ring.full, slot, 8), readWord(e, ring.frontPhase));
   for (auto [tile, tileOffset] : llvm::zip(front.getTiles(), ring.tileOffsets))
     e.putShared(tile, slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes));
   advance(e, ring.frontSlot, ring.frontPhase, ring.stages);
@@ -241,6 +249,92 @@ LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
     e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b,~{memory}", Type(), {barrier, isFirst}, true);
     advance(e, ring.popSlot, Value(), ring.stages);
   });
+  return success();
+}
+
+//===- Blocks that share a program ------------------------------------------------------------------------------------===//
+
+Value Emitter::clusterRank() {
+  return ptx("mov.u32 $0, %cluster_ctarank;", "=r", builder.getI32Type(), {}, /*hasSideEffects=*/false);
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::ClusterRankOp rank) {
+  return e.put(rank, {arith::ExtUIOp::create(e.builder, e.loc, e.builder.getI64Type(), e.clusterRank())}), success();
+}
+
+// Room for what every thread of the other blocks holds, and two barriers: `full`, at which those arrive when it is
+// there, and `free`, at which the first block's threads do when they have read it.
+void Emitter::prepareClusterSum(tile::ClusterSumOp sum) {
+  int others = clusterSize - 1, threads = lanes * warpCount;
+  int64_t bytes = int64_t(registersOf(sum.getType())) * 4 * threads;
+  clusterSum = {reserve(bytes * others, 16), bytes, reserve(8, 8), reserve(8, 8), localWord()};
+  when(compare(threadValue, "eq", i32(0)), [&] {
+    initialiseBarrier(clusterSum.full, others * threads);
+    initialiseBarrier(clusterSum.free, threads);
+  });
+}
+
+static Value inBlock(Emitter &e, Value address, Value rank) {
+  return e.ptx("mapa.shared::cluster.u32 $0, $1, $2;", "=r,r,r", e.builder.getI32Type(), {address, rank},
+               /*hasSideEffects=*/false);
+}
+
+static void arriveThere(Emitter &e, Value barrier) {
+  e.ptx("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [$0];", "r,~{memory}", Type(), {barrier},
+        /*hasSideEffects=*/true);
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::ClusterSumOp sum) {
+  OpBuilder &b = e.builder;
+  const Emitter::ClusterSum &room = e.sumRoom();
+  Registers values = e.get(sum.getSource());
+  Type type = values[0].getType();
+  int others = e.clusterBlocks() - 1, threads = lanes * e.warps();
+  std::string letter = isa<FloatType>(type) ? "f" : "r";
+  constexpr size_t perAccess = 4;
+  Value rank = e.clusterRank(), phase = readWord(e, room.phase);
+  Value own = arith::AddIOp::create(b, e.loc, e.sharedAt(room.slots),
+                                    arith::MulIOp::create(b, e.loc, e.linearThreadId(), e.i32(16)));
+  auto branch = scf::IfOp::create(b, e.loc, SmallVector<Type>(values.size(), type), e.compare(rank, "eq", e.i32(0)),
+                                  /*addThenBlock=*/true, /*addElseBlock=*/true);
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(&branch.getThenRegion().front());
+    e.waitFor(e.sharedAt(room.full), phase);
+    Registers total = values;
+    for (int other = 0; other < others; ++other)
+      for (size_t r = 0; r < values.size(); r += perAccess) {
+        int64_t offset = other * room.bytes + int64_t(r / perAccess) * threads * 16;
+        Value loaded = e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4 + " + std::to_string(offset) + "];",
+                             "=" + letter + ",=" + letter + ",=" + letter + ",=" + letter + ",r,~{memory}",
+                             LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(perAccess, type)), {own},
+                             /*hasSideEffects=*/true);
+        for (size_t i = 0; i < perAccess; ++i) {
+          Value term = LLVM::ExtractValueOp::create(b, e.loc, loaded, int64_t(i));
+          Value &to = total[r + i];
+          to = isa<FloatType>(type) ? arith::AddFOp::create(b, e.loc, to, term).getResult()
+                                    : arith::AddIOp::create(b, e.loc, to, term).getResult();
+        }
+      }
+    for (int other = 1; other <= others; ++other)
+      arriveThere(e, inBlock(e, e.sharedAt(room.free), e.i32(other)));
+    scf::YieldOp::create(b, e.loc, total);
+
+    b.setInsertionPointToStart(&branch.getElseRegion().front());
+    e.waitFor(e.sharedAt(room.free), arith::XOrIOp::create(b, e.loc, phase, e.i32(1)));
+    Value before = arith::SubIOp::create(b, e.loc, rank, e.i32(1));
+    Value there = inBlock(
+        e, arith::AddIOp::create(b, e.loc, own, arith::MulIOp::create(b, e.loc, before, e.i32(room.bytes))), e.i32(0));
+    for (size_t r = 0; r < values.size(); r += perAccess)
+      e.ptx("st.shared::cluster.v4.b32 [$4 + " + std::to_string(int64_t(r / perAccess) * threads * 16) +
+                "], {$0, $1, $2, $3};",
+            letter + "," + letter + "," + letter + "," + letter + ",r,~{memory}", Type(),
+            {values[r], values[r + 1], values[r + 2], values[r + 3], there}, /*hasSideEffects=*/true);
+    arriveThere(e, inBlock(e, e.sharedAt(room.full), e.i32(0)));
+    scf::YieldOp::create(b, e.loc, values);
+  }
+  LLVM::StoreOp::create(b, e.loc, arith::XOrIOp::create(b, e.loc, phase, e.i32(1)), room.phase);
+  e.put(sum, Registers(branch.getResults()));
   return success();
 }
 
@@ -287,8 +381,20 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
   programs = arith::MulIOp::create(builder, loc, programs, gridExtents[2]);
   Value first = NVVM::BlockIdXOp::create(builder, loc, word), blocks = NVVM::GridDimXOp::create(builder, loc, word);
   warpGroup();
+  if (clusterSize > 1) {
+    first = arith::DivUIOp::create(builder, loc, first, i32(clusterSize));
+    blocks = arith::DivUIOp::create(builder, loc, blocks, i32(clusterSize));
+    specialize.walk([&](tile::ClusterSumOp sum) { prepareClusterSum(sum); });
+  }
   ptx("fence.mbarrier_init.release.cluster;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
-  NVVM::Barrier0Op::create(builder, loc);
+  auto meet = [&] { // all threads of the block, or of the cluster, whose barriers others use
+    if (clusterSize > 1)
+      ptx("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;", "~{memory}", Type(), {},
+          /*hasSideEffects=*/true);
+    else
+      NVVM::Barrier0Op::create(builder, loc);
+  };
+  meet();
 
   auto role = [&](Region &region, int registers, const char *direction) -> LogicalResult {
     if (registers)
@@ -316,14 +422,18 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
     return done;
   };
   auto roles = scf::IfOp::create(builder, loc, compare(warpGroup(), "eq", i32(groups)), /*withElseRegion=*/true);
-  OpBuilder::InsertionGuard guard(builder);
-  inRole = true;
-  builder.setInsertionPointToStart(&roles.getThenRegion().front());
-  if (failed(role(specialize.getProducer(), share.producer, "dec")))
-    return failure();
-  builder.setInsertionPointToStart(&roles.getElseRegion().front());
-  if (failed(role(specialize.getConsumer(), share.consumer, "inc")))
-    return failure();
-  inRole = false;
+  {
+    OpBuilder::InsertionGuard guard(builder);
+    inRole = true;
+    builder.setInsertionPointToStart(&roles.getThenRegion().front());
+    if (failed(role(specialize.getProducer(), share.producer, "dec")))
+      return failure();
+    builder.setInsertionPointToStart(&roles.getElseRegion().front());
+    if (failed(role(specialize.getConsumer(), share.consumer, "inc")))
+      return failure();
+    inRole = false;
+  }
+  if (clusterSize > 1) // no block ends while others still arrive at its barriers
+    meet();
   return success();
 }

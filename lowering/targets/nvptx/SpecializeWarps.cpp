@@ -5,7 +5,8 @@
 // offsets and loops need, no more; the consumer's has tile.front in their place, and tile.pop after their last use.
 //
 // A dot that only accumulates over a loop waits for nothing but the dot before it: its result is not looked at until
-// the loop ends. Its ring's slot is then freed an iteration later.
+// the loop ends. Its ring's slot is then freed an iteration later. On the hint tile.split such a loop is shared by the
+// blocks of a cluster, each taking every n-th iteration; the first block adds up the sums and does the rest.
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
@@ -14,6 +15,7 @@
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/IR/IRMapping.h"
+#include "mlir/IR/Matchers.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/SetVector.h"
@@ -70,12 +72,16 @@ public:
 private:
   void collectRings();
   LogicalResult chooseStages();
+  void splitLoop();
+  void finishSplit();
   void need(Value value);
   void cloneNeeded(Block &from, OpBuilder &builder, IRMapping &mapping);
   void consume(Group &group);
 
   func::FuncOp func;
   const Target &target;
+  int split = 1;
+  Value rank; // of the block, where the loop is split
   SmallVector<Group> groups;
   SmallVector<Ring> rings;
   llvm::SetVector<Operation *> neededOps; // of the producer, with the operations around them
@@ -141,6 +147,8 @@ LogicalResult Specialization::chooseStages() {
   func.walk([&](tile::ConvertLayoutOp convert) { exchanged = std::max(exchanged, tileBytes(convert.getType())); });
   func.walk([&](tile::ReduceOp) { exchanged = std::max<int64_t>(exchanged, 4 << 10); });
   left -= exchanged;
+  if (split > 1)
+    left -= (split - 1) * tileBytes(groups.front().accumulating.getType());
   for (Ring &ring : rings)
     (ring.inLoop ? slots : left) += ring.inLoop ? ring.slotBytes() : -ring.slotBytes();
   if (!slots)
@@ -156,6 +164,46 @@ LogicalResult Specialization::chooseStages() {
     if (ring.inLoop)
       ring.stages = int(stages);
   return success();
+}
+
+//===- Blocks that share a program ------------------------------------------------------------------------------------===//
+
+// The one loop there is, when it starts from zero.
+void Specialization::splitLoop() {
+  auto hint = func->getAttrOfType<IntegerAttr>(tile::splitAttr);
+  if (!hint || hint.getInt() < 2 || groups.size() != 1 || !groups.front().accumulating)
+    return;
+  auto loop = cast<scf::ForOp>(groups.front().accumulating->getParentOp());
+  if (loop->getParentOp() != func || loop.getNumRegionIterArgs() != 1 || !matchPattern(loop.getInitArgs()[0], m_Zero()) &&
+      !matchPattern(loop.getInitArgs()[0], m_AnyZeroFloat()))
+    return;
+  split = int(hint.getInt());
+  func->setAttr(tile::clusterAttr, hint);
+  OpBuilder builder(loop);
+  Location loc = loop.getLoc();
+  rank = tile::ClusterRankOp::create(builder, loc, builder.getI64Type());
+  Value ahead = arith::MulIOp::create(builder, loc, rank, loop.getStep());
+  Value count = arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(split));
+  loop.setLowerBound(arith::AddIOp::create(builder, loc, loop.getLowerBound(), ahead));
+  loop.setStep(arith::MulIOp::create(builder, loc, loop.getStep(), count));
+}
+
+// The consumer's work after its loop is the first block's alone.
+void Specialization::finishSplit() {
+  tile::DotWaitOp wait;
+  func.walk([&](tile::DotWaitOp op) { wait = op; });
+  Block *block = wait->getBlock();
+  OpBuilder builder(wait->getContext());
+  builder.setInsertionPointAfter(wait->getNextNode()->getNextNode()); // its ring's last pop, and that one's condition
+  Location loc = wait.getLoc();
+  auto sum = tile::ClusterSumOp::create(builder, loc, wait.getResult());
+  wait.getResult().replaceAllUsesExcept(sum, sum);
+  Value zero = arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(0));
+  Value isFirst = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::eq, rank, zero);
+  auto branch = scf::IfOp::create(builder, loc, isFirst);
+  Block &then = branch.getThenRegion().front();
+  then.getOperations().splice(then.begin(), block->getOperations(), std::next(branch->getIterator()),
+                              block->getTerminator()->getIterator());
 }
 
 //===- The producer ---------------------------------------------------------------------------------------------------===//
@@ -319,6 +367,7 @@ LogicalResult Specialization::run() {
   collectRings();
   if (rings.empty())
     return success();
+  splitLoop();
   if (failed(chooseStages()))
     return failure();
   for (Group &group : groups) {
@@ -367,6 +416,8 @@ LogicalResult Specialization::run() {
   tile::YieldOp::create(atEnd, loc);
   for (Group &group : groups)
     consume(group);
+  if (split > 1)
+    finishSplit();
   return success();
 }
 

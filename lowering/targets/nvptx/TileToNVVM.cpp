@@ -291,7 +291,8 @@ LogicalResult Emitter::emit(Operation *op) {
   return llvm::TypeSwitch<Operation *, LogicalResult>(op)
       .Case<tile::LoadOp, tile::StoreOp, tile::GatherOp, tile::ScatterOp, tile::AtomicOp, tile::ReduceOp, tile::ScanOp,
             tile::ConvertLayoutOp, tile::ReshapeOp, tile::TransposeOp, tile::BroadcastOp, tile::JoinOp, tile::SplitOp,
-            tile::SliceOp, tile::UnpackOp, tile::PackOp, tile::LutOp, tile::DotOp, tile::DotWaitOp, tile::RingOp,
+            tile::SliceOp, tile::UnpackOp, tile::PackOp, tile::LutOp, tile::DotOp, tile::DotWaitOp,
+            tile::ClusterRankOp, tile::ClusterSumOp, tile::RingOp,
             tile::FillOp, tile::FrontOp, tile::PopOp, tile::PrintOp, tile::AssertOp>(
           [&](auto known) { return lower(*this, known); })
       .Case([&](tile::ProgramIdOp id) { return put(id, {widen(programId(id.getAxis()))}), success(); })

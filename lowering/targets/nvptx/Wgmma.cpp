@@ -252,93 +252,141 @@ static void groupBarrier(Emitter &e) {
         /*hasSideEffects=*/true);
 }
 
-// Four 8x8 matrices of 16-bit elements, rows 0-7 and 8-15 of eight columns and of the next eight; the address is that of
-// row `lane % 8` of matrix `lane / 8`.
-static void storeMatrices(Emitter &e, Value address, ValueRange words) {
+// Two or four 8x8 matrices of 16-bit elements, each transposed or not; the address is that of row `lane % 8` of matrix
+// `lane / 8` as it lies in memory.
+static void storeMatrices(Emitter &e, Value address, ValueRange words, bool transposed) {
   SmallVector<Value> operands{address};
   llvm::append_range(operands, words);
-  e.ptx("stmatrix.sync.aligned.m8n8.x4.shared.b16 [$0], {$1, $2, $3, $4};", "r,r,r,r,r,~{memory}", Type(), operands,
-        /*hasSideEffects=*/true);
+  std::string constraints = "r";
+  for (size_t i = 0; i < words.size(); ++i)
+    constraints += ",r";
+  e.ptx("stmatrix.sync.aligned.m8n8.x" + std::to_string(words.size()) + (transposed ? ".trans" : "") +
+            ".shared.b16 [$0], " + braced(1, words.size()) + ";",
+        constraints + ",~{memory}", Type(), operands, /*hasSideEffects=*/true);
+}
+
+namespace {
+
+// A staged store under way. Boxes are rows of 128 bytes whose 16-byte pieces are swizzled by the row.
+class BoxStore {
+public:
+  BoxStore(Emitter &e, tile::StoreOp store, const StagedStore &staged);
+  void run();
+
+private:
+  Value add(Value x, Value y) { return arith::AddIOp::create(b, e.loc, x, y); }
+  Value times(Value x, int64_t y) { return arith::MulIOp::create(b, e.loc, x, e.i32(y)); }
+  Value bits(Value x, int low, int count) { // of x, moved down
+    Value shifted = low ? arith::ShRUIOp::create(b, e.loc, x, e.i32(low)).getResult() : x;
+    return arith::AndIOp::create(b, e.loc, shifted, e.i32((1 << count) - 1));
+  }
+  Value at(Value row, Value piece) { // address in the buffer in turn
+    Value swizzled = arith::XOrIOp::create(b, e.loc, piece, bits(row, 0, 3));
+    return add(add(buffers, e.i32(turn * stagedBoxBytes)), add(times(row, 128), times(swizzled, 16)));
+  }
+  void fill(ArrayRef<Value> values, bool isFirstBox);
+  void copy(int64_t row, int64_t column);
+
+  Emitter &e;
+  OpBuilder &b;
+  tile::StoreOp store;
+  StagedStore staged;
+  ArrayRef<int64_t> shape;
+  int64_t bytes;
+  Value buffers, isFirst, lane, warp;
+  SmallVector<Value> origin; // i32, of the group's part, innermost dim first
+  int lineDim, turn = 0;
+};
+
+} // namespace
+
+BoxStore::BoxStore(Emitter &e, tile::StoreOp store, const StagedStore &staged)
+    : e(e), b(e.builder), store(store), staged(staged), shape(tile::shapeOf(store.getValue().getType())),
+      bytes(bytesOf(tile::elementOf(store.getValue().getType()))), lane(e.laneId()) {
+  warp = bits(e.warpId(), 0, 2);
+  buffers = add(e.sharedAt(e.stagingOffset()), times(e.warpGroup(), 2 * stagedBoxBytes));
+  isFirst = e.compare(bits(e.linearThreadId(), 0, 7), "eq", e.i32(0));
+  int rank = int(store.getOffsets().size());
+  lineDim = rank - 1 - store.getDims()[0];
+  origin.resize(rank);
+  for (auto [d, offset] : llvm::enumerate(store.getOffsets()))
+    origin[rank - 1 - d] = arith::TruncIOp::create(b, e.loc, b.getI32Type(), e.scalar(offset));
+  // Groups stack along the instruction's rows first.
+  int64_t along = staged.form.groupsAlongN, groupsAlongM = e.warps() / warpsPerGroup / along;
+  int rowDim = staged.form.swapped ? 0 : lineDim, columnDim = staged.form.swapped ? lineDim : 0;
+  origin[rowDim] = add(origin[rowDim], times(bits(e.warpGroup(), 0, int(llvm::Log2_64(groupsAlongM))), wgmmaRows));
+  Value groupColumn = arith::ShRUIOp::create(b, e.loc, e.warpGroup(), e.i32(llvm::Log2_64(groupsAlongM)));
+  origin[columnDim] = add(origin[columnDim], times(groupColumn, shape[!staged.form.swapped] / along));
+}
+
+// The buffer in turn, from the warpgroup's registers of a box.
+void BoxStore::fill(ArrayRef<Value> values, bool isFirstBox) {
+  // The copy engine has read what was there: it may still be at the last box, which lies in the other buffer.
+  const char *underWay = isFirstBox && !e.areStagedEvenly() ? "0" : "1";
+  e.when(isFirst, [&] {
+    e.ptx("cp.async.bulk.wait_group.read " + std::string(underWay) + ";", "~{memory}", Type(), {},
+          /*hasSideEffects=*/true);
+  });
+  groupBarrier(e);
+  if (staged.form.swapped) {
+    // Columns of the instruction are rows here: matrices (rows, columns) 0-7, 0-7; 8-15, 0-7; 0-7, 8-15; 8-15, 8-15.
+    Value piece = add(times(warp, 2), bits(lane, 3, 1));
+    for (int64_t row = 0; row < staged.rows; row += 16) {
+      SmallVector<Value> words = packWords(e, values.slice(row / 2, std::min<int64_t>(8, values.size() - row / 2)));
+      Value within = add(bits(lane, 0, 3), times(bits(lane, 4, 1), 8));
+      storeMatrices(e, at(add(within, e.i32(row)), piece), words, /*transposed=*/true);
+    }
+  } else if (bytes == 2) {
+    Value row = add(times(warp, 16), bits(lane, 0, 4));
+    for (int64_t piece = 0; piece < 8; piece += 2)
+      storeMatrices(e, at(row, add(bits(lane, 4, 1), e.i32(piece))), packWords(e, values.slice(piece * 4, 8)), false);
+  } else {
+    Value row = add(times(warp, 16), bits(lane, 2, 3)), within = times(bits(lane, 0, 1), 8);
+    for (int64_t eight = 0; eight < staged.columns / 8; ++eight) {
+      Value address = add(at(row, add(bits(lane, 1, 1), e.i32(2 * eight))), within);
+      storeSharedWords(e, address, packWords(e, values.slice(eight * 4, 2)));
+      storeSharedWords(e, add(address, e.i32(8 * 128)), packWords(e, values.slice(eight * 4 + 2, 2)));
+    }
+  }
+  e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+  groupBarrier(e);
+}
+
+// From the buffer in turn to the view; `row` and `column` beyond the origin.
+void BoxStore::copy(int64_t row, int64_t column) {
+  e.when(isFirst, [&] {
+    int rank = int(origin.size());
+    std::string text = "cp.async.bulk.tensor." + std::to_string(rank) + "d.global.shared::cta.bulk_group [$0, {";
+    std::string constraints = "l,r";
+    SmallVector<Value> operands{e.tensorMap(store), add(buffers, e.i32(turn * stagedBoxBytes))};
+    for (int d = 0; d < rank; ++d) {
+      text += (d ? ", $" : "$") + std::to_string(2 + d);
+      constraints += ",r";
+      int64_t beyond = d == 0 ? column : d == lineDim ? row : 0;
+      operands.push_back(beyond ? add(origin[d], e.i32(beyond)) : origin[d]);
+    }
+    e.ptx(text + "}], [$1];\n\tcp.async.bulk.commit_group;", constraints + ",~{memory}", Type(), operands,
+          /*hasSideEffects=*/true);
+  });
+  turn ^= 1;
+}
+
+void BoxStore::run() {
+  const Registers values = e.get(store.getValue());
+  int64_t m = shape[staged.form.swapped], n = shape[!staged.form.swapped];
+  int64_t groupsAlongM = e.warps() / warpsPerGroup / staged.form.groupsAlongN, columns = n / staged.form.groupsAlongN;
+  int64_t step = staged.form.swapped ? staged.rows : staged.columns; // along the instruction's columns
+  for (int64_t row = 0; row < m; row += groupsAlongM * wgmmaRows)
+    for (int64_t column = 0; column < columns; column += step) {
+      fill(ArrayRef<Value>(values).slice(row / (groupsAlongM * wgmmaRows) * columns / 2 + column / 2, step / 2),
+           !row && !column);
+      staged.form.swapped ? copy(column, row) : copy(row, column);
+    }
 }
 
 bool nvptx::lowerStaged(Emitter &e, tile::StoreOp store) {
   std::optional<StagedStore> staged = e.staged(store);
-  if (!staged)
-    return false;
-  OpBuilder &b = e.builder;
-  auto type = cast<RankedTensorType>(store.getValue().getType());
-  int64_t m = type.getDimSize(0), n = type.getDimSize(1), bytes = bytesOf(type.getElementType());
-  int64_t groups = e.warps() / warpsPerGroup, groupsAlongM = groups / staged->groupsAlongN;
-  int64_t columns = n / staged->groupsAlongN, perAtom = columns / 2, atoms = m / (wgmmaRows * groupsAlongM);
-  const Registers values = e.get(store.getValue());
-
-  auto add = [&](Value x, Value y) -> Value { return arith::AddIOp::create(b, e.loc, x, y); };
-  auto times = [&](Value x, int64_t y) -> Value { return arith::MulIOp::create(b, e.loc, x, e.i32(y)); };
-  auto bits = [&](Value x, int low, int count) -> Value { // of x, moved down
-    Value shifted = low ? arith::ShRUIOp::create(b, e.loc, x, e.i32(low)).getResult() : x;
-    return arith::AndIOp::create(b, e.loc, shifted, e.i32((1 << count) - 1));
-  };
-  Value group = e.warpGroup(), lane = e.laneId(), warp = bits(e.warpId(), 0, 2);
-  Value buffers = add(e.sharedAt(e.stagingOffset()), times(group, 2 * stagedBoxBytes));
-  Value isFirst = e.compare(bits(e.linearThreadId(), 0, 7), "eq", e.i32(0));
-  Value groupRow = bits(group, 0, int(llvm::Log2_64(groupsAlongM)));
-  Value groupColumn = arith::ShRUIOp::create(b, e.loc, group, e.i32(llvm::Log2_64(groupsAlongM)));
-
-  // Rows of 128 bytes whose 16-byte pieces are swizzled by the row. 16 bits: by matrices; 32 bits: a pair at a time.
-  bool byMatrices = bytes == 2;
-  Value row = byMatrices ? add(times(warp, 16), bits(lane, 0, 4)) : add(times(warp, 16), bits(lane, 2, 3));
-  Value swizzle = bits(row, 0, 3);
-  Value piece = byMatrices ? bits(lane, 4, 1) : bits(lane, 1, 1);
-  Value within = byMatrices ? e.i32(0) : times(bits(lane, 0, 1), 8);
-  Value rowAddress = add(add(buffers, times(row, 128)), within);
-
-  int rank = int(store.getOffsets().size()), lineDim = rank - 1 - store.getDims()[0];
-  SmallVector<Value> origin(rank);
-  for (auto [d, offset] : llvm::enumerate(store.getOffsets()))
-    origin[rank - 1 - d] = arith::TruncIOp::create(b, e.loc, b.getI32Type(), e.scalar(offset));
-  origin[0] = add(origin[0], times(groupColumn, columns));
-  origin[lineDim] = add(origin[lineDim], times(groupRow, wgmmaRows));
-
-  int buffer = 0;
-  for (int64_t i = 0; i < atoms; ++i)
-    for (int64_t c = 0; c < columns; c += staged->columns, buffer ^= 1) {
-      // The buffer's store before the last one has been read by the copy engine.
-      e.when(isFirst, [&] {
-        e.ptx("cp.async.bulk.wait_group.read 1;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
-      });
-      groupBarrier(e);
-      int64_t first = i * perAtom + c / 2;
-      for (int64_t eight = 0; eight < staged->columns / 8; eight += byMatrices ? 2 : 1) {
-        ArrayRef<Value> here = ArrayRef<Value>(values).slice(first + eight * 4, byMatrices ? 8 : 4);
-        int64_t firstPiece = eight * 8 * bytes / 16;
-        Value at = arith::XOrIOp::create(b, e.loc, arith::XOrIOp::create(b, e.loc, piece, e.i32(firstPiece)), swizzle);
-        Value address = add(add(rowAddress, times(at, 16)), e.i32(buffer * stagedBoxBytes));
-        if (byMatrices) {
-          storeMatrices(e, address, packWords(e, here));
-        } else {
-          storeSharedWords(e, address, packWords(e, here.take_front(2)));
-          storeSharedWords(e, add(address, e.i32(8 * 128)), packWords(e, here.drop_front(2)));
-        }
-      }
-      e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
-      groupBarrier(e);
-      e.when(isFirst, [&] {
-        std::string text = "cp.async.bulk.tensor." + std::to_string(rank) + "d.global.shared::cta.bulk_group [$0, {";
-        std::string constraints = "l,r";
-        SmallVector<Value> operands{e.tensorMap(store), add(buffers, e.i32(buffer * stagedBoxBytes))};
-        for (int d = 0; d < rank; ++d) {
-          text += (d ? ", $" : "$") + std::to_string(2 + d);
-          constraints += ",r";
-          Value at = origin[d];
-          if (d == 0)
-            at = add(at, e.i32(c));
-          if (d == lineDim)
-            at = add(at, e.i32(i * groupsAlongM * wgmmaRows));
-          operands.push_back(at);
-        }
-        e.ptx(text + "}], [$1];\n\tcp.async.bulk.commit_group;", constraints + ",~{memory}", Type(), operands,
-              /*hasSideEffects=*/true);
-      });
-    }
-  return true;
+  if (staged)
+    BoxStore(e, store, *staged).run();
+  return staged.has_value();
 }

@@ -156,10 +156,12 @@ LogicalResult Specialization::chooseStages() {
   int64_t stages = std::min<int64_t>(most, left / slots);
   if (auto hint = func->getAttrOfType<IntegerAttr>(tile::stagesAttr))
     stages = std::min<int64_t>(stages, hint.getInt());
-  if (stages < 1)
+  // A dot under way still holds its slot while the next one waits for another.
+  bool overlaps = llvm::any_of(groups, [](Group &group) { return bool(group.accumulating); });
+  if (stages < (overlaps ? 2 : 1))
     return groups.front().loads.front().emitError()
-           << "expected tiles of at most " << left << " bytes of shared memory in all, got " << slots
-           << "; use smaller blocks";
+           << "expected tiles of at most " << std::max<int64_t>(left, 0) / (overlaps ? 2 : 1)
+           << " bytes of shared memory a step, got " << slots << "; use smaller blocks";
   for (Ring &ring : rings)
     if (ring.inLoop)
       ring.stages = int(stages);

@@ -265,6 +265,15 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreH
     hints->stream = shouldStream(op, to.pointer, place.width);
   bool stream = hints && hints->streaming;
   streams |= stream;
+  if (stream && isa<FloatType>(element) && bytesOf(element) == 2) {
+    // LLVM's x86 back end has no such stores of 16-bit floats: it drops the hint. A mere bitcast it folds into the store.
+    Type words = vectorOf(builder.getF32Type(), place.width / 2);
+    value = pure<LLVM::BitcastOp>(value, words, value);
+    here();
+    value = LLVM::CallIntrinsicOp::create(builder, loc, words, builder.getStringAttr("llvm.arithmetic.fence"),
+                                          ValueRange{value})
+                .getResult(0);
+  }
   here();
   if (mask)
     LLVM::MaskedStoreOp::create(builder, loc, value, pointer, mask, alignment);

@@ -94,8 +94,12 @@ KernelLowering::Values KernelLowering::combine(Region &region, ValueRange left, 
     Values operands;
     for (Value operand : op.getOperands())
       operands.push_back(valueOf(operand));
-    for (auto [result, value] : llvm::zip(op.getResults(), clone(&op, operands, lanes)))
+    for (auto [result, value] : llvm::zip(op.getResults(), clone(&op, operands, lanes))) {
       known[result] = value;
+      // Telling the zeros apart would take x86 twice as long.
+      if (Operation *copy = value.getDefiningOp(); isa_and_nonnull<arith::MaximumFOp, arith::MinimumFOp>(copy))
+        copy->setAttr("fastmath", arith::FastMathFlagsAttr::get(builder.getContext(), arith::FastMathFlags::nsz));
+    }
   }
   Values results;
   for (Value value : block.getTerminator()->getOperands())

@@ -213,13 +213,24 @@ private:
 
   //===- Packed.cpp --------------------------------------------------------------------------------------------===//
 
-  // As i8, or as i32 when that is what becomes of it; `dirty` leaves in place what stands above the value's bits.
-  Value evaluateUnpack(UnpackOp op, const Place &place, Type element, bool dirty = false);
-  // Lanes of a vector of f32, picked by the low bits of i32 indices, in pieces of the target's vectors.
+  // As i8, or as i32 when that is what becomes of it. With a position, the value begins at that bit, and anything may be
+  // below and above.
+  Value evaluateUnpack(UnpackOp op, const Place &place, Type element, std::optional<int64_t> position = {});
+  // Lanes of one or two of the target's vectors of f32, picked by the low bits of i32 indices.
   Value pickLanes(Value table, Value indices);
   bool picksLanes(int64_t tableExtent, int64_t lanes);
-  // What an i8 tile is for each value of the one unpacked tile that it is computed from, of at most `codes` values.
-  std::optional<std::pair<UnpackOp, SmallVector<int64_t>>> tabulate(Value tile, int64_t codes);
+  // An i8 tile as a function of a code of `bits` bits, the unpacked planes beside each other.
+  struct Fields {
+    SmallVector<std::pair<UnpackOp, int>> planes; // and where in the code they begin, from the lowest bit on
+    int bits = 0;
+    SmallVector<int64_t> values; // as signed numbers, of each code
+    bool isPlain() const;        // the codes themselves
+    bool isSignExtension() const;
+  };
+  std::optional<Fields> fieldsOf(Value tile);
+  // The codes from bit `lift` on, as i32; anything may be below and above.
+  Value evaluateFields(const Fields &fields, const Place &place, int64_t lift);
+  Value selectBits(Value mask, Value a, Value b); // a's where the mask is 1; i32
   Value evaluatePack(PackOp op, const Place &place);
   Value evaluateLut(LutOp op, const Place &place);
   const Buffer &lutTable(Value table); // padded to a power of two

@@ -223,7 +223,7 @@ void KernelLowering::reduceInRegisters(const Reduction &reduction, int vec) {
       rowDim = dim;
   int64_t together = target.vectorRegisters >= 32 ? 8 : 4;
   together /= int64_t(llvm::PowerOf2Ceil(reduction.sources.size()));
-  together = std::min({std::max<int64_t>(together, 1), width, cost > 40 ? 2 : cost > 12 ? int64_t{4} : int64_t{8}});
+  together = std::min({std::max<int64_t>(together, 1), width, cost > 40 ? 2 : cost > 20 ? int64_t{4} : int64_t{8}});
 
   Place start;
   start.at.resize(reduction.shape.size());
@@ -253,9 +253,10 @@ void KernelLowering::reduceInRegisters(const Reduction &reduction, int vec) {
   walk(0, start);
 }
 
-// Chunks of a row in an order that visits together those which are unpacked from the same bytes.
+// Chunks of a row in an order that visits together those which are unpacked from the same bytes; of several planes,
+// those of the one with most bytes.
 static SmallVector<int64_t> chunkOrder(ValueRange sources, int64_t chunks, int64_t width) {
-  int64_t period = chunks * width;
+  int64_t period = 0;
   llvm::SmallPtrSet<Operation *, 16> seen;
   std::function<void(Value)> visit = [&](Value tile) {
     Operation *op = tile.getDefiningOp();
@@ -264,7 +265,7 @@ static SmallVector<int64_t> chunkOrder(ValueRange sources, int64_t chunks, int64
     if (auto unpack = dyn_cast<UnpackOp>(op)) {
       Packing packing = Packing::parse(unpack.getPacking().getSpelling());
       if (packing.order == Packing::Order::Planar)
-        period = std::min(period, packing.bytesPerBlock());
+        period = std::max(period, packing.bytesPerBlock());
     }
     for (Value operand : op->getOperands())
       if (isTile(operand))
@@ -272,6 +273,8 @@ static SmallVector<int64_t> chunkOrder(ValueRange sources, int64_t chunks, int64
   };
   for (Value source : sources)
     visit(source);
+  if (!period || period > chunks * width)
+    period = chunks * width;
   SmallVector<int64_t> order;
   for (int64_t i = 0; i < chunks; ++i)
     order.push_back(i * width);

@@ -42,7 +42,7 @@ namespace {
 struct Arithmetic {
   OpBuilder &builder;
   Location loc;
-  Type floats; // f32, or a vector of it
+  Type floats;   // f32, or a vector of it
   bool hasFma;   // of the processor: without it a fused one would be a call
   bool hasScale; // vscalefps of AVX-512
 

@@ -298,7 +298,8 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreH
   bool stream = hints && hints->streaming;
   streams |= stream;
   if (stream && isa<FloatType>(element) && bytesOf(element) == 2) {
-    // LLVM's x86 back end has no such stores of 16-bit floats: it drops the hint. A mere bitcast it folds into the store.
+    // LLVM's x86 back end has no such stores of 16-bit floats: it drops the hint. A mere bitcast it folds into the
+    // store.
     Type words = vectorOf(builder.getF32Type(), place.width / 2);
     value = pure<LLVM::BitcastOp>(value, words, value);
     here();

@@ -213,8 +213,8 @@ private:
 
   //===- Packed.cpp --------------------------------------------------------------------------------------------===//
 
-  // As i8, or as i32 when that is what becomes of it. With a position, the value begins at that bit, and anything may be
-  // below and above.
+  // As i8, or as i32 when that is what becomes of it. With a position, the value begins at that bit, and anything may
+  // be below and above.
   Value evaluateUnpack(UnpackOp op, const Place &place, Type element, std::optional<int64_t> position = {});
   // Lanes of one or two of the target's vectors of f32, picked by the low bits of i32 indices.
   Value pickLanes(Value table, Value indices);

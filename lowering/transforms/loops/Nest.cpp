@@ -69,9 +69,7 @@ void KernelLowering::loop(int64_t begin, int64_t end, int64_t step, llvm::functi
 
 Value KernelLowering::allInBounds(const Split &split, int64_t begin) {
   SmallVector<Value> conditions(split.insides.begin(), split.insides.end());
-  auto both = [&](Value low, Value high) {
-    conditions.push_back(compare(arith::CmpIPredicate::sle, low, high));
-  };
+  auto both = [&](Value low, Value high) { conditions.push_back(compare(arith::CmpIPredicate::sle, low, high)); };
   for (const Split::Guard &guard : split.guards) {
     both(guard.lo, i64(guard.first + (guard.relative ? begin : 0)));
     if (!guard.relative)

@@ -428,7 +428,8 @@ Value KernelLowering::evaluateWidened(Operation *op, const Place &place) {
                        evaluateFields(*fields, place, /*lift=*/0));
     }
     bool extends = isSigned && fields->isSignExtension(), plain = !isSigned && fields->isPlain();
-    if (fields->planes.size() > 1 && (extends || plain)) { // from the top of the word: what is below them is shifted out
+    if (fields->planes.size() > 1 &&
+        (extends || plain)) { // from the top of the word: what is below them is shifted out
       int64_t lift = 32 - fields->bits;
       Value raised = evaluateFields(*fields, place, lift), by = constant(builder.getI32IntegerAttr(lift), place.width);
       Value values = extends ? index<arith::ShRSIOp>(raised, by) : index<arith::ShRUIOp>(raised, by);
@@ -468,9 +469,9 @@ Value KernelLowering::pickLanes(Value table, Value indices) {
       pick = &target.lanePickOfTwo;
     }
     hoist(operands);
-    parts.push_back(LLVM::CallIntrinsicOp::create(builder, loc, operands[0].getType(), builder.getStringAttr(*pick),
-                                                  operands)
-                        .getResult(0));
+    parts.push_back(
+        LLVM::CallIntrinsicOp::create(builder, loc, operands[0].getType(), builder.getStringAttr(*pick), operands)
+            .getResult(0));
   }
   for (; parts.size() > 1; parts.resize(parts.size() / 2)) {
     SmallVector<int64_t> both;

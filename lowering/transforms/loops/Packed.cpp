@@ -416,6 +416,8 @@ Value KernelLowering::evaluateWidened(Operation *op, const Place &place) {
   Type element = elementOf(op->getResult(0).getType());
   if (!isTile(source) || !elementOf(source.getType()).isInteger(8) || element.getIntOrFloatBitWidth() < 32)
     return {};
+  if (place.width * 32 >= 4 * target.vectorBits) // on bytes, arithmetic does as much in one vector as on words in four
+    return {};
   if (auto fields = element.isF32() ? fieldsOf(source) : std::nullopt) {
     auto number = [&](int64_t value) { return isSigned ? float(int8_t(value)) : float(uint8_t(value)); };
     int64_t codes = fields->values.size(), nativeLanes = target.vectorBits / 32;

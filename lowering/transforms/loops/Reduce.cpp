@@ -221,7 +221,11 @@ void KernelLowering::reduceInRegisters(const Reduction &reduction, int vec) {
   for (int dim = 0; dim < reduction.axis; ++dim)
     if (reduction.shape[dim] > 1)
       rowDim = dim;
-  int64_t together = target.vectorRegisters >= 32 ? 8 : 4;
+  int64_t widest = 0;
+  for (Value source : reduction.sources)
+    widest = std::max<int64_t>(widest, elementOf(source.getType()).getIntOrFloatBitWidth());
+  int64_t registers = std::max<int64_t>(width * widest / target.vectorBits, 1); // of a partial result
+  int64_t together = std::min<int64_t>(target.vectorRegisters >= 32 ? 8 : 4, target.vectorRegisters / 2 / registers);
   together /= int64_t(llvm::PowerOf2Ceil(reduction.sources.size()));
   together = std::min({std::max<int64_t>(together, 1), width, cost > 40 ? 2 : cost > 20 ? int64_t{4} : int64_t{8}});
 

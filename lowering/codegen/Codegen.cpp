@@ -124,8 +124,8 @@ Codegen::Codegen(mlir::ModuleOp source, const Target &target) : impl(new Impl) {
 
 Codegen::~Codegen() = default;
 
-// Floats of bytes by way of i32, which the optimiser leaves out. LLVM's AArch64 back end takes the direct conversion apart
-// in halves of vectors, and then needs twice the instructions.
+// Floats of bytes by way of i32, which the optimiser leaves out. LLVM's AArch64 back end takes the direct conversion
+// apart in halves of vectors, and then needs twice the instructions.
 static void convertBytesInSteps(llvm::Module &module) {
   llvm::SmallVector<llvm::CastInst *> direct;
   for (llvm::Function &function : module)

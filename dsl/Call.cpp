@@ -77,8 +77,7 @@ void Call::chooseVariant(DType dtype) {
   throw UserError(row->name + ": expected element type " + joined(offered) + ", got " + std::string(nameOf(dtype)));
 }
 
-//===- Resolving
-//----------------------------------------------------------------------------------------------------===//
+//===- Resolving --------------------------------------------------------------------------------------------------===//
 
 static std::string argument(const KernelRow &row, const Parameter &parameter) {
   return row.name + ": argument " + parameter.name;
@@ -308,8 +307,7 @@ void Call::setSizes(const std::map<std::string, int64_t> &given) {
   }
 }
 
-//===- Running
-//------------------------------------------------------------------------------------------------------===//
+//===- Running ----------------------------------------------------------------------------------------------------===//
 
 Device Call::device() const {
   for (const auto &view : views)

@@ -16,15 +16,13 @@ inline constexpr float infinity = std::numeric_limits<float>::infinity();
 
 #define BITLOOM_HERE SourceLocation at = std::source_location::current()
 
-//===- The grid
-//-----------------------------------------------------------------------------------------------------===//
+//===- The grid ---------------------------------------------------------------------------------------------------===//
 
 // This program's coordinate in the grid, and the grid's extent, along an axis (0, 1 or 2).
 inline Scalar<i64> program_id(int axis, BITLOOM_HERE) { return Scalar<i64>(trace::programId(axis, at)); }
 inline Scalar<i64> num_programs(int axis, BITLOOM_HERE) { return Scalar<i64>(trace::numPrograms(axis, at)); }
 
-//===- Making tiles
-//-------------------------------------------------------------------------------------------------===//
+//===- Making tiles -----------------------------------------------------------------------------------------------===//
 
 template <Element T, int R> Tile<T, R> full(const int64_t (&shape)[R], Operand<T, 0> value) {
   return Tile<T, R>(trace::splat(dtypeOf<T>, value.node, trace::Shape(shape, shape + R), value.at));
@@ -38,8 +36,7 @@ template <Element T = i64> Tile<T, 1> arange(int64_t extent, BITLOOM_HERE) {
   return Tile<T, 1>(trace::iota(dtypeOf<T>, extent, at));
 }
 
-//===- Element by element
-//-------------------------------------------------------------------------------------------===//
+//===- Element by element -----------------------------------------------------------------------------------------===//
 
 // Float to integer truncates towards zero (out of range is undefined); to a narrower float rounds to nearest even; to
 // bool asks whether it differs from zero.
@@ -112,8 +109,7 @@ Tile<T, R> where(const Tile<bool, R> &condition, C yes, const Tile<T, R> &no, BI
   return Tile<T, R>(trace::select(dtypeOf<T>, condition.node(), detail::constant(yes), no.node(), at));
 }
 
-//===- Shapes
-//-------------------------------------------------------------------------------------------------------===//
+//===- Shapes -----------------------------------------------------------------------------------------------------===//
 
 // The same elements in row-major order. One extent may be -1: it is what the others leave.
 template <int To, Element T, int R> Tile<T, To> reshape(const Tile<T, R> &a, const int64_t (&shape)[To], BITLOOM_HERE) {
@@ -158,8 +154,7 @@ Tile<T, R> slice(const Tile<T, R> &a, const int64_t (&offsets)[R], const int64_t
   return Tile<T, R>(trace::slice(a.node(), trace::Shape(offsets, offsets + R), trace::Shape(extents, extents + R), at));
 }
 
-//===- Reductions and scans
-//-----------------------------------------------------------------------------------------===//
+//===- Reductions and scans ---------------------------------------------------------------------------------------===//
 
 namespace detail {
 template <class... Ts, size_t... I>
@@ -251,8 +246,7 @@ Tile<Acc, 2> dot(const Tile<A, 2> &a, const Tile<B, 2> &b, const Tile<Acc, 2> &a
   return Tile<Acc, 2>(trace::dot(a.node(), dtypeOf<A>, b.node(), dtypeOf<B>, acc.node(), dtypeOf<Acc>, tf32, at));
 }
 
-//===- Packed values
-//------------------------------------------------------------------------------------------------===//
+//===- Packed values ----------------------------------------------------------------------------------------------===//
 
 // The 1- to 8-bit values in a tile of bytes, whose last dimension holds whole blocks of the packing. i8: signed fields
 // (two's complement); u8: unsigned ones.
@@ -281,8 +275,7 @@ Tile<T, R> lut(const Tile<T, 1> &table, const Tile<I, R> &indices, BITLOOM_HERE)
   return Tile<T, R>(trace::lut(table.node(), indices.node(), at));
 }
 
-//===- For people
-//---------------------------------------------------------------------------------------------------===//
+//===- For people -------------------------------------------------------------------------------------------------===//
 
 // Prints the tile from every program.
 template <Element T, int R> void print(std::string_view label, const Tile<T, R> &value, BITLOOM_HERE) {

@@ -63,8 +63,7 @@ Program Session::finish() {
   return impl->program.clone();
 }
 
-//===- Variables
-//----------------------------------------------------------------------------------------------------===//
+//===- Variables --------------------------------------------------------------------------------------------------===//
 
 Variable::Variable(Node initial) : held(initial) {
   if (!current || initial.onHost())

@@ -12,8 +12,7 @@ using namespace mlir;
 
 namespace bitloom::trace {
 
-//===- Values, types and places
-//-------------------------------------------------------------------------------------===//
+//===- Values, types and places -----------------------------------------------------------------------------------===//
 
 static Value valueOf(Node node) { return Value::getFromOpaquePointer(node.value); }
 
@@ -113,8 +112,7 @@ static Shape unify(MutableArrayRef<Value> values, SourceLocation at) {
   return shape;
 }
 
-//===- Elementwise
-//--------------------------------------------------------------------------------------------------===//
+//===- Elementwise ------------------------------------------------------------------------------------------------===//
 
 template <class Op> static Node make(Location at, Value a) { return nodeOf(Op::create(session().builder, at, a)); }
 template <class Op> static Node make(Location at, Value a, Value b) {
@@ -346,8 +344,7 @@ Node bitcast(DType from, DType to, Node node, SourceLocation where) {
   return convert<arith::BitcastOp>(locationOf(where, a), a, target);
 }
 
-//===- Shapes
-//-------------------------------------------------------------------------------------------------------===//
+//===- Shapes -----------------------------------------------------------------------------------------------------===//
 
 static void checkExtents(const Shape &shape, SourceLocation where) {
   for (int64_t extent : shape)
@@ -452,8 +449,7 @@ Node slice(Node node, const Shape &offsets, const Shape &extents, SourceLocation
                                       session().builder.getDenseI64ArrayAttr(offsets)));
 }
 
-//===- The grid and the views
-//---------------------------------------------------------------------------------------===//
+//===- The grid and the views -------------------------------------------------------------------------------------===//
 
 static int checkAxis(int axis, const char *name, SourceLocation at) {
   if (axis < 0 || axis > 2)
@@ -632,8 +628,7 @@ Node atomic(Atomic op, Node value, Node view, DType dtype, const std::vector<Nod
   return cast(stored(dtype), dtype, nodeOf(old), at);
 }
 
-//===- Combining elements
-//-------------------------------------------------------------------------------------------===//
+//===- Combining elements -----------------------------------------------------------------------------------------===//
 
 // Traces a combiner into the region of `op`, whose sources have these element types.
 static void traceCombiner(Region &region, ArrayRef<Type> elements, const Combine &combine, SourceLocation where) {
@@ -723,8 +718,7 @@ Node dot(Node aNode, DType aType, Node bNode, DType bType, Node accNode, DType a
   return nodeOf(op.getResult());
 }
 
-//===- Packed values
-//------------------------------------------------------------------------------------------------===//
+//===- Packed values ----------------------------------------------------------------------------------------------===//
 
 // The packing a user asked for, checked.
 static tile::PackingAttr packingOf(std::string_view spelling, SourceLocation at) {
@@ -778,8 +772,7 @@ Node lut(Node table, Node indices, SourceLocation at) {
                 : nodeOf(found);
 }
 
-//===- For people
-//---------------------------------------------------------------------------------------------------===//
+//===- For people -------------------------------------------------------------------------------------------------===//
 
 void print(std::string_view label, DType dtype, Node value, SourceLocation at) {
   session(at);

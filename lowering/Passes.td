@@ -55,7 +55,7 @@ def ExpandMath : Pass<"tile-expand-math", "::mlir::ModuleOp"> {
   }];
   let options = [Option<"target", "target", "std::string", "\"x86-64-v4\"", "the target, as parseTarget spells it">];
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::func::FuncDialect", "::mlir::math::MathDialect",
-                           "::mlir::scf::SCFDialect", "::mlir::vector::VectorDialect"];
+                           "::mlir::scf::SCFDialect", "::mlir::vector::VectorDialect", "::mlir::LLVM::LLVMDialect"];
 }
 
 def ExpandFloats : Pass<"tile-expand-floats", "::mlir::ModuleOp"> {

@@ -5,7 +5,7 @@ namespace bitloom::kernels {
 // Row-wise products of x with a packed weight of n rows and k columns. A row of the weight is packed in planar order
 // (lib/packing/Packing.h) in blocks of `group` values, the last one filled up with zeros; a group of one row shares a
 // scale and, when asymmetric, a zero point. The value of a field q is scale · q, q signed, or scale · (q − zero), q
-// unsigned.
+// unsigned. Each row's sum is kept as `lanes` partial sums, so that only the end adds lanes to each other.
 template <class T> struct LowBitGemv {
   static constexpr auto name = "low_bit_gemv";
   static constexpr auto summary = "out = x · dequantised(weight)^T, weights of 1 to 8 bits with a scale a group";
@@ -24,7 +24,8 @@ template <class T> struct LowBitGemv {
   Meta<int> group = 128; // a power of two from 8 upwards
   Meta<bool> asymmetric = false;
   Meta<int> block_n = 8;
-  BITLOOM_PARAMS(x, weight, scales, zeros, out, bits, group, asymmetric, block_n)
+  Meta<int> lanes = "min(group, 16)"; // a divisor of group
+  BITLOOM_PARAMS(x, weight, scales, zeros, out, bits, group, asymmetric, block_n, lanes)
 
   Grid grid() const { return {ceil_div(out.extent(1), block_n), out.extent(0)}; }
 
@@ -33,17 +34,17 @@ template <class T> struct LowBitGemv {
     packing.check();
     auto rows = block_at(program_id(0), block_n);
     auto m = program_id(1);
-    auto total = bitloom::zeros<f32>({block_n});
+    auto total = bitloom::zeros<f32>({block_n, lanes});
     for (auto g : range(0, scales.extent(1))) {
       auto v = cast<f32>(x(m, block_at(g, group)));
       auto bytes = weight(rows, block_at(g, packing.bytesPerBlock()));
       auto q = asymmetric ? cast<f32>(unpack<u8>(bytes, packing)) : cast<f32>(unpack<i8>(bytes, packing));
-      auto partial = sum(q * expand(v, 0), 1);
+      auto partial = sum(reshape(q * expand(v, 0), {block_n, group / lanes, lanes}), 1);
       if (asymmetric)
-        partial = partial - zeros(rows, g) * sum(v, 0);
-      total = total + partial * scales(rows, g);
+        partial = partial - expand(zeros(rows, g), 1) * expand(sum(reshape(v, {group / lanes, lanes}), 0), 0);
+      total = total + partial * expand(scales(rows, g), 1);
     }
-    out(m, rows) = cast<T>(total);
+    out(m, rows) = cast<T>(sum(total, 1));
   }
 };
 

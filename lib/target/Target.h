@@ -26,6 +26,7 @@ struct Target {
   int64_t streamedBytes = 0; // a tensor of this many bytes or more is best written past the caches; 0: none is
   std::string lanePick{}; // LLVM's intrinsic (f32 vector of vectorBits, i32 indices) → that vector's lanes, picked by
                           // the low bits of each index; empty: none
+  std::string lanePickOfTwo{};  // the same of two vectors: (f32 vector, i32 indices, f32 vector); empty: none
   bool scalableVectors = false; // SVE: the register may be any multiple of vectorBits
 
   // Nvptx; 0 on CPU targets.

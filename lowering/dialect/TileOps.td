@@ -257,7 +257,8 @@ def Tile_ReduceOp : Tile_Op<"reduce", [SingleBlockImplicitTerminator<"YieldOp">,
   let description = [{
     The region combines two partial results, each a tuple of one scalar an operand: its arguments are first the left
     ones, then the right ones. It must be associative; the order of combination is not specified, and is the same for
-    every run of the same machine code. The results lose dimension `axis`; of a source of rank 1 they are scalars.
+    every run of the same machine code. Of zeros of both signs, either may be the largest or the smallest. The results
+    lose dimension `axis`; of a source of rank 1 they are scalars.
 
     ```mlir
     %sum = tile.reduce %a axis 1 : tensor<16x64xf32> -> tensor<16xf32> {

@@ -3,12 +3,12 @@
 //
 // Polynomials are minimax fits (Lawson's iteration), their coefficients rounded to f32 one after the other, each fit
 // anew after the rounding of those before it. Errors below are the largest over all of the range that
-// tests/unit/lowering/ ExpandMathTest.cpp samples, in units of the last place (ulp).
+// tests/unit/lowering/ExpandMathTest.cpp samples, in units of the last place (ulp).
 //
 //   exp, exp2  x = n ln2 + r, |r| <= ln2/2: 2^n * polynomial(r)                                           1.1 ulp
 //   expm1      the same, with 2^n - 1 added apart                                                         2
-//   log, …     x = 2^n (1 + f), 1/sqrt2 <= 1 + f < sqrt2: polynomial(f) + n ln2                           1; log2,
-//   log10 2 log1p      log(1 + x), and what rounding 1 + x lost, over 1 + x                                       2
+//   log, …     x = 2^n (1 + f), 1/sqrt2 <= 1 + f < sqrt2: polynomial(f) + n ln2             1; of log2 and log10, 2
+//   log1p      log(1 + x), and what rounding 1 + x lost, over 1 + x                                       2
 //   tanh       expm1(2|x|) / (expm1(2|x|) + 2)                                                            3
 //   erf        |x| < 0.93: x polynomial(x^2), else 1 - exp(-polynomial(|x|))                              2
 //   sin, cos   x = n pi/2 + r, pi/2 in three parts (Cody and Waite); libm's when any |x| is large         1.6; tan 3.5
@@ -18,6 +18,7 @@
 #include "bitloom/lib/target/Target.h"
 
 #include "mlir/Conversion/MathToLibm/MathToLibm.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
@@ -41,8 +42,9 @@ namespace {
 struct Arithmetic {
   OpBuilder &builder;
   Location loc;
-  Type floats; // f32, or a vector of it
-  bool hasFma; // of the processor: without it a fused one would be a call
+  Type floats;   // f32, or a vector of it
+  bool hasFma;   // of the processor: without it a fused one would be a call
+  bool hasScale; // vscalefps of AVX-512
 
   Type withElement(Type element) const {
     auto vector = dyn_cast<VectorType>(floats);
@@ -114,10 +116,26 @@ struct Arithmetic {
   }
   // 2^n for -126 <= n <= 127.
   Value powerOfTwo(Value n) const { return ofBits(shl(addi(n, integer(127)), 23)); }
-  // x * 2^n, rounded once, for -252 <= n <= 254: by two factors, since one could be out of range.
-  Value scale(Value x, Value n) const {
-    Value half = shr(n, 1);
-    return mul(mul(x, powerOfTwo(half)), powerOfTwo(subi(n, half)));
+  // Whether `scale` is one instruction.
+  bool scalesAtOnce() const {
+    auto vector = dyn_cast<VectorType>(floats);
+    return hasScale && vector && !vector.isScalable() && vector.getRank() == 1 && vector.getNumElements() == 16;
+  }
+  // x * 2^n, rounded once, for -252 <= n <= 254; 0 where `isZero`, whatever x and n are there.
+  Value scale(Value x, const Rounded &n, Value isZero) const {
+    if (scalesAtOnce()) {
+      Value others = make<arith::XOrIOp>(isZero, constant(builder.getBoolAttr(true)));
+      Value mask = LLVM::BitcastOp::create(builder, loc, builder.getI16Type(), others);
+      Value rounding = arith::ConstantOp::create(builder, loc, builder.getI32IntegerAttr(4)); // the mode that is set
+      // Not by x86vector's op, which hands its operands to the intrinsic in another order than it names them.
+      return LLVM::CallIntrinsicOp::create(builder, loc, floats,
+                                           builder.getStringAttr("llvm.x86.avx512.mask.scalef.ps.512"),
+                                           ValueRange{x, n.number, number(0.0f), mask, rounding})
+          .getResult(0);
+    }
+    Value half = shr(n.integer, 1); // two factors, since one could be out of range
+    Value scaled = mul(mul(x, powerOfTwo(half)), powerOfTwo(subi(n.integer, half)));
+    return select(isZero, number(0.0f), scaled);
   }
 };
 
@@ -126,46 +144,50 @@ constexpr float quietNaN = std::numeric_limits<float>::quiet_NaN();
 // ln 2 in two parts, the first of 10 bits: its product with an exponent is exact.
 constexpr float ln2High = 0.693359375f, ln2Low = -2.12194440e-4f;
 
-// e^r - 1 for |r| <= 0.35, off by 4e-9.
-Value expTail(const Arithmetic &a, Value r) {
-  Value p = a.polynomial(
+// p(r) with e^r = 1 + r + r^2 p(r), off by 4e-9, for |r| <= 0.35.
+Value expPolynomial(const Arithmetic &a, Value r) {
+  return a.polynomial(
       r, {0.5f, 0.16666515171527863f, 0.04166637733578682f, 0.008369393646717072f, 0.0013942922232672572f});
-  return a.fma(a.mul(r, r), p, r);
 }
 
 struct ExpArgument {
-  Value n, r; // x = n ln2 + r
+  Arithmetic::Rounded n;
+  Value r; // x = n ln2 + r
 };
 ExpArgument reduceExp(const Arithmetic &a, Value x) {
   Arithmetic::Rounded n = a.round(a.mul(x, a.number(1.44269504f)));
   Value r = a.fma(n.number, a.number(-ln2High), x);
-  return {n.integer, a.fma(n.number, a.number(-ln2Low), r)};
+  return {n, a.fma(n.number, a.number(-ln2Low), r)};
 }
 
 // Results that round to 0 are not computed: x86 takes a hundred times as long for a product that underflows, and e^-inf
 // is what padding and masks are made of.
 Value exp(const Arithmetic &a, Value x) {
-  Value zero = a.less(x, a.number(-104.0f));
-  x = a.select(zero, a.number(0.0f), x);
+  Value zero = a.less(x, a.number(-104.0f)), one = a.number(1.0f);
+  if (!a.scalesAtOnce())
+    x = a.select(zero, a.number(0.0f), x);
   auto [n, r] = reduceExp(a, a.atMost(x, 89.0f)); // beyond, e^x is infinite
-  return a.select(zero, a.number(0.0f), a.scale(a.add(a.number(1.0f), expTail(a, r)), n));
+  return a.scale(a.fma(a.fma(expPolynomial(a, r), r, one), r, one), n, zero);
 }
 
 Value exp2(const Arithmetic &a, Value x) {
   Value zero = a.less(x, a.number(-151.0f));
-  x = a.atMost(a.select(zero, a.number(0.0f), x), 129.0f);
+  if (!a.scalesAtOnce())
+    x = a.select(zero, a.number(0.0f), x);
+  x = a.atMost(x, 129.0f);
   Arithmetic::Rounded n = a.round(x);
   Value r = a.sub(x, n.number); // exact
   Value p = a.polynomial(r, {0.6931471824645996f, 0.24022650718688965f, 0.05550357699394226f, 0.009618059732019901f,
                              0.0013392065884545445f, 0.0001546413404867053f});
-  return a.select(zero, a.number(0.0f), a.scale(a.fma(r, p, a.number(1.0f)), n.integer));
+  return a.scale(a.fma(r, p, a.number(1.0f)), n, zero);
 }
 
 Value expm1(const Arithmetic &a, Value x) {
   auto [n, r] = reduceExp(a, a.clamp(x, -18.0f, 89.0f)); // below, it rounds to -1
   // Halved throughout, for 2^128 is out of range: 2 * (2^(n-1) * (e^r - 1) + (2^(n-1) - 1/2)).
-  Value half = a.powerOfTwo(a.subi(n, a.integer(1)));
-  Value sum = a.fma(half, expTail(a, r), a.sub(half, a.number(0.5f)));
+  Value half = a.powerOfTwo(a.subi(n.integer, a.integer(1)));
+  Value tail = a.fma(a.mul(r, r), expPolynomial(a, r), r);
+  Value sum = a.fma(half, tail, a.sub(half, a.number(0.5f)));
   Value tiny = a.less(a.abs(x), a.number(1e-10f)); // keeps the sign of zero, and denormals
   return a.select(tiny, x, a.add(sum, sum));
 }
@@ -346,9 +368,10 @@ struct ExpandMath : impl::ExpandMathBase<ExpandMath> {
     });
     const Target on = parseTarget(target);
     const bool hasFma = on.family == Family::Cpu_aarch64 || on.vectorBits > 128; // x86-64-v3 brought both
+    const bool hasScale = on.family == Family::Cpu_x86 && on.vectorBits == 512;
     SmallVector<Operation *> calls;
     for (Operation *op : functions)
-      expand(op, hasFma, calls);
+      expand(op, hasFma, hasScale, calls);
     if (calls.empty())
       return;
     for (Operation *op : calls)
@@ -365,18 +388,18 @@ struct ExpandMath : impl::ExpandMathBase<ExpandMath> {
       signalPassFailure();
   }
 
-  static void expand(Operation *op, bool hasFma, SmallVectorImpl<Operation *> &calls) {
+  static void expand(Operation *op, bool hasFma, bool hasScale, SmallVectorImpl<Operation *> &calls) {
     OpBuilder builder(op);
     Location loc = op->getLoc();
     if (auto rsqrt = dyn_cast<math::RsqrtOp>(op)) { // of any type
-      Arithmetic a{builder, loc, op->getResult(0).getType(), hasFma};
+      Arithmetic a{builder, loc, op->getResult(0).getType(), hasFma, hasScale};
       Value one = a.constant(builder.getFloatAttr(getElementTypeOrSelf(a.floats), 1.0));
       op->replaceAllUsesWith(ValueRange{a.div(one, math::SqrtOp::create(builder, loc, rsqrt.getOperand()))});
       return op->erase();
     }
     Type type = op->getResult(0).getType();
     Type element = getElementTypeOrSelf(type);
-    Arithmetic a{builder, loc, type, hasFma};
+    Arithmetic a{builder, loc, type, hasFma, hasScale};
     if (auto narrow = dyn_cast<FloatType>(element); narrow && narrow.getWidth() < 32) {
       a.floats = a.withElement(builder.getF32Type());
       IRMapping widened;

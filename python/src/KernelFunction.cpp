@@ -15,8 +15,7 @@ namespace bitloom::python {
 
 using Kind = Parameter::Kind;
 
-//===- Where calls run
-//----------------------------------------------------------------------------------------------===//
+//===- Where calls run --------------------------------------------------------------------------------------------===//
 
 static thread_local Destination destination;
 static thread_local std::string destinationName = "device";
@@ -52,8 +51,7 @@ static const Target &targetFor(Device device, const std::string &kernel) {
   return found != targets.end() ? found->second : targets.emplace(device.index, parseTarget("cuda")).first->second;
 }
 
-//===- Reading the arguments
-//----------------------------------------------------------------------------------------===//
+//===- Reading the arguments --------------------------------------------------------------------------------------===//
 
 struct KernelFunction::Arguments {
   struct Number {
@@ -188,8 +186,7 @@ void KernelFunction::makeOutputs(Arguments &arguments, const std::vector<Output>
   }
 }
 
-//===- Planning
-//-----------------------------------------------------------------------------------------------------===//
+//===- Planning ---------------------------------------------------------------------------------------------------===//
 
 // The strictest alignment that code is specialised for.
 static bool isAligned(const TensorRef &tensor) { return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0; }
@@ -293,8 +290,7 @@ std::shared_ptr<const KernelFunction::Plan> KernelFunction::plan(Arguments &argu
   return plan;
 }
 
-//===- Running
-//------------------------------------------------------------------------------------------------------===//
+//===- Running ----------------------------------------------------------------------------------------------------===//
 
 void KernelFunction::run(const Plan &plan, const Arguments &arguments) const {
   if (!plan.executable)

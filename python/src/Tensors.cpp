@@ -9,8 +9,7 @@
 
 namespace bitloom::python {
 
-//===- Types of arrays
-//----------------------------------------------------------------------------------------------===//
+//===- Types of arrays --------------------------------------------------------------------------------------------===//
 
 static std::string moduleOf(PyTypeObject *type) {
   return py::str(py::handle(reinterpret_cast<PyObject *>(type)).attr("__module__"));
@@ -70,8 +69,7 @@ void *currentStream(const ArrayType &type, int device) {
   return stream;
 }
 
-//===- Reading an array
-//---------------------------------------------------------------------------------------------===//
+//===- Reading an array -------------------------------------------------------------------------------------------===//
 
 static std::string textOf(dlpack::DataType dtype) {
   const char *kind = "opaque";
@@ -316,8 +314,7 @@ Borrowed &Borrowed::operator=(Borrowed &&other) noexcept {
 
 Borrowed::~Borrowed() { release(); }
 
-//===- Making an array
-//----------------------------------------------------------------------------------------------===//
+//===- Making an array --------------------------------------------------------------------------------------------===//
 
 static py::object allocateByExchange(const dlpack::ExchangeApi &api, DType dtype, const Dims &extents, Device device) {
   Dims shape = extents, strides = contiguousStrides(extents);

@@ -59,8 +59,7 @@ Machine::Machine(const Module &module, const std::map<uint64_t, uint64_t> &allow
   }
 }
 
-//===- Scheduling
-//-----------------------------------------------------------------------------------------------------===//
+//===- Scheduling -------------------------------------------------------------------------------------------------===//
 
 void Machine::run(const Launch &what) {
   launch = what;
@@ -264,8 +263,7 @@ void Machine::explainDeadlock() {
   fail("threads wait at a barrier of the cluster that not all reach");
 }
 
-//===- Operands
-//-------------------------------------------------------------------------------------------------------===//
+//===- Operands ---------------------------------------------------------------------------------------------------===//
 
 uint64_t Machine::special(const Thread &t, int which) const {
   const uint64_t lane = uint64_t(t.lane());
@@ -351,8 +349,7 @@ uint64_t Machine::read(const Thread &t, const Operand &o) {
   return 0;
 }
 
-//===- Ends and calls
-//-------------------------------------------------------------------------------------------------===//
+//===- Ends and calls ---------------------------------------------------------------------------------------------===//
 
 void Machine::exit(Thread &t, const Instruction &i) {
   if (t.bulkCopies.awaited != t.bulkCopies.issued)

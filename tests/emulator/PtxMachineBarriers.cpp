@@ -3,8 +3,7 @@
 
 namespace bitloom::ptx {
 
-//===- Named barriers
-//-------------------------------------------------------------------------------------------------===//
+//===- Named barriers ---------------------------------------------------------------------------------------------===//
 
 void Machine::arriveAtBarrier(Lanes threads, const Instruction &i) {
   Block &block = *threads[0]->block;
@@ -83,8 +82,7 @@ void Machine::clusterWait(Thread &t, const Instruction &i) {
   clusterBarrier.waiting.push_back(&t);
 }
 
-//===- Fences and groups
-//----------------------------------------------------------------------------------------------===//
+//===- Fences and groups ------------------------------------------------------------------------------------------===//
 
 void Machine::fence(Thread &t, const Instruction &i) {
   if (!i.has("proxy") || !(i.has("async") || i.has("async::generic")) || (!i.isShared && i.has("async::global")))
@@ -103,8 +101,7 @@ void Machine::await(AsyncGroups &groups, uint64_t left, Knowledge &knows) {
     knows.seen.raise({groups.slot, groups.awaited});
 }
 
-//===- mbarriers
-//------------------------------------------------------------------------------------------------------===//
+//===- mbarriers --------------------------------------------------------------------------------------------------===//
 
 Mbarrier &Machine::mbarrierAt(const Thread &t, SharedPlace place, const Instruction &i) {
   auto found = place.block.mbarriers.find(place.address);

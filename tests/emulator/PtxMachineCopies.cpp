@@ -77,8 +77,7 @@ void Machine::copy(Thread &t, const Instruction &i) {
     copyAsync(t, i);
 }
 
-//===- cp.async
-//-------------------------------------------------------------------------------------------------------===//
+//===- cp.async ---------------------------------------------------------------------------------------------------===//
 
 void Machine::copyAsync(Thread &t, const Instruction &i) {
   if (t.copies.slot < 0)
@@ -107,8 +106,7 @@ void Machine::copyAsync(Thread &t, const Instruction &i) {
     std::memcpy(to, globalAt(addressOf(t, i.operands[1]), given, bytes, i), given);
 }
 
-//===- Bulk copies
-//----------------------------------------------------------------------------------------------------===//
+//===- Bulk copies ------------------------------------------------------------------------------------------------===//
 
 // Of a copy that signals an mbarrier.
 Stamp Machine::copyStamp(const Thread &t, SharedPlace signal, const Instruction &i) {
@@ -150,8 +148,7 @@ void Machine::copyBulk(Thread &t, const Instruction &i) {
   finishCopy(t, signal, stamp, int64_t(bytes), i);
 }
 
-//===- Boxes of tensor maps
-//-------------------------------------------------------------------------------------------===//
+//===- Boxes of tensor maps ---------------------------------------------------------------------------------------===//
 
 const TensorMap &Machine::mapOf(Thread &t, const Operand &o, const Instruction &i) {
   uint64_t handle = addressOf(t, o) - tensorMapHandles;

@@ -57,8 +57,7 @@ Place operandPlace(int lane, int r, int e, int each) {
 
 } // namespace
 
-//===- ldmatrix and stmatrix
-//------------------------------------------------------------------------------------------===//
+//===- ldmatrix and stmatrix --------------------------------------------------------------------------------------===//
 
 // Matrix m of 8 rows of 16 bytes: lane 8 m + r gives row r's address, lane l holds row l / 4, columns 2 (l % 4) and the
 // next; transposed, the rest.
@@ -93,8 +92,7 @@ void Machine::matrixMove(Lanes lanes, const Instruction &i) {
   }
 }
 
-//===- mma
-//------------------------------------------------------------------------------------------------------------===//
+//===- mma --------------------------------------------------------------------------------------------------------===//
 
 void Machine::mma(Lanes lanes, const Instruction &i) {
   const Shape shape = shapeOf(i);
@@ -136,8 +134,7 @@ void Machine::mma(Lanes lanes, const Instruction &i) {
   }
 }
 
-//===- wgmma
-//----------------------------------------------------------------------------------------------------------===//
+//===- wgmma ------------------------------------------------------------------------------------------------------===//
 
 namespace {
 

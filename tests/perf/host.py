@@ -1,9 +1,15 @@
 """The host target beside PyTorch eager and a plain copy of the same bytes, on two threads, in one process.
 
 The floor of a memory-bound kernel is the copy: the same total of bytes, half read and half written, by as many threads.
+All rotate through more memory than a cache holds.
 """
 
+import itertools
+import os
 import sys
+
+# As torch comes, its idle threads keep a processor busy for milliseconds, at the expense of whatever runs next.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import bitloom
 import torch
@@ -11,29 +17,39 @@ import torch.nn.functional as F
 from timing import interleaved, table
 
 THREADS = 2
+ROTATION = 1 << 30  # bytes
 
 
-def copy_of(total_bytes):
-    """A plain copy that moves total_bytes, half of them read."""
-    source = torch.rand(total_bytes // 8)
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source)
+def rotating(calls):
+    """Each time the next of them."""
+    turn = itertools.cycle(calls)
+    return lambda: next(turn)()
+
+
+def copies_of(total_bytes, count):
+    """Plain copies that move total_bytes each, half of them read."""
+
+    def one():
+        source, target = torch.rand(total_bytes // 8), torch.zeros(total_bytes // 8)
+        return lambda: target.copy_(source)
+
+    return [one() for _ in range(count)]
 
 
 def memory_bound():
     def rms(dtype):
         x, weight = torch.randn(4096, 4096).to(dtype), torch.randn(4096).to(dtype)
-        out = torch.empty_like(x)
+        out = torch.zeros_like(x)
         return 2 * x.nbytes, lambda: bitloom.rms_norm(x, weight, out=out), lambda: F.rms_norm(x, (4096,), weight, 1e-6)
 
     def softmax():
         x = torch.randn(4096, 4096)
-        out = torch.empty_like(x)
-        return 2 * x.nbytes, lambda: bitloom.softmax(x, out=out), lambda: torch.softmax(x, -1)
+        out = torch.zeros_like(x)
+        return 2 * x.nbytes, lambda: bitloom.softmax(x, out=out), lambda: torch.softmax(x, -1, out=out)
 
     def add():
         x, y = torch.randn(1 << 26), torch.randn(1 << 26)
-        out = torch.empty_like(x)
+        out = torch.zeros_like(x)
         return 3 * x.nbytes, lambda: bitloom.vector_add(x, y, out=out), lambda: torch.add(x, y, out=out)
 
     cases = {
@@ -44,8 +60,18 @@ def memory_bound():
     }
     rows = []
     for name, make in cases.items():
-        moved, ours, torchs = make()
-        times = interleaved({"bitloom": ours, "torch": torchs, "copy": copy_of(moved)})
+        sets = [make()]
+        moved = sets[0][0]
+        sets += [make() for _ in range(ROTATION // moved - 1)]
+        _, ours, torchs = zip(*sets)
+        times = interleaved(
+            {
+                "bitloom": rotating(ours),
+                "torch": rotating(torchs),
+                "copy": rotating(copies_of(moved, len(sets))),
+            },
+            warmup=len(sets),
+        )
         rows.append(
             [
                 name,

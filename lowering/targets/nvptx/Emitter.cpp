@@ -21,8 +21,7 @@ static LLVM::LLVMPointerType pointerTo(MLIRContext *context, unsigned space) {
   return LLVM::LLVMPointerType::get(context, space);
 }
 
-//===- Scalars
-//-------------------------------------------------------------------------------------------------------===//
+//===- Scalars ----------------------------------------------------------------------------------------------------===//
 
 void Emitter::put(Value tile, Registers registers) { tiles[tile] = std::move(registers); }
 
@@ -96,8 +95,7 @@ void Emitter::when(Value condition, llvm::function_ref<void()> body) {
   body();
 }
 
-//===- Coordinates
-//---------------------------------------------------------------------------------------------------===//
+//===- Coordinates ------------------------------------------------------------------------------------------------===//
 
 int Emitter::registersOf(Type tile) { return isa<RankedTensorType>(tile) ? layout(tile).inSize(reg) : 1; }
 
@@ -191,8 +189,7 @@ Value Emitter::isFirstReplica(const LinearLayout &layout) {
   return first;
 }
 
-//===- The block
-//-----------------------------------------------------------------------------------------------------===//
+//===- The block --------------------------------------------------------------------------------------------------===//
 
 // Among the consumers alone where there is a producer: it never comes.
 void Emitter::barrier() {
@@ -279,8 +276,7 @@ Value Emitter::shuffle(Value value, Value offset, bool isXor) {
 Value Emitter::shuffleXor(Value value, int mask) { return shuffle(value, i32(mask), true); }
 Value Emitter::shuffleFrom(Value value, Value from) { return shuffle(value, from, false); }
 
-//===- Globals
-//-------------------------------------------------------------------------------------------------------===//
+//===- Globals ----------------------------------------------------------------------------------------------------===//
 
 Value Emitter::globalConstant(DenseElementsAttr values) {
   OpBuilder top(function);
@@ -323,8 +319,7 @@ LLVM::LLVMFuncOp Emitter::declare(StringRef name, LLVM::LLVMFunctionType type) {
   return LLVM::LLVMFuncOp::create(top, loc, name, type);
 }
 
-//===- The kernel
-//----------------------------------------------------------------------------------------------------===//
+//===- The kernel -------------------------------------------------------------------------------------------------===//
 
 Emitter::Emitter(func::FuncOp kernel, Target target)
     : builder(kernel.getContext()), loc(kernel.getLoc()), target(std::move(target)), kernel(kernel) {

@@ -148,8 +148,7 @@ Registers nvptx::exchange(Emitter &e, const Registers &source, Type element, con
   });
 }
 
-//===- The operations
-//-------------------------------------------------------------------------------------------------===//
+//===- The operations ---------------------------------------------------------------------------------------------===//
 
 LogicalResult nvptx::lower(Emitter &e, tile::ConvertLayoutOp convert) {
   if (isShared(convert.getType()))

@@ -160,8 +160,7 @@ std::optional<LinearLayout> nvptx::slicedLayout(const LinearLayout &source, Arra
   return LinearLayout(ins, LinearLayout::axes(padded));
 }
 
-//===- Packings
-//------------------------------------------------------------------------------------------------------===//
+//===- Packings ---------------------------------------------------------------------------------------------------===//
 
 // Both ends of a map over a tile's dims that is the identity but for the last.
 static LinearLayout onLastDim(const LinearLayout &tile, int32_t lastSize,

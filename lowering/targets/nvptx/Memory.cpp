@@ -17,8 +17,7 @@ using namespace mlir;
 using namespace bitloom;
 using namespace bitloom::nvptx;
 
-//===- Words: what one instruction moves
-//------------------------------------------------------------------------------===//
+//===- Words: what one instruction moves --------------------------------------------------------------------------===//
 
 SmallVector<Value> nvptx::packWords(Emitter &e, ValueRange elements) {
   OpBuilder &b = e.builder;
@@ -131,8 +130,7 @@ static void storeWords(Emitter &e, Value address, int64_t bytes, Value predicate
   e.ptx(text, constraints + "l,b", Type(), operands, /*hasSideEffects=*/true);
 }
 
-//===- Where each register's element is
-//-------------------------------------------------------------------------------===//
+//===- Where each register's element is ---------------------------------------------------------------------------===//
 
 namespace {
 
@@ -297,8 +295,7 @@ Value TileAccess::inBounds(int r) {
   return all;
 }
 
-//===- The two operations
-//---------------------------------------------------------------------------------------------===//
+//===- The two operations -----------------------------------------------------------------------------------------===//
 
 LogicalResult nvptx::lower(Emitter &e, tile::LoadOp load) {
   OpBuilder &b = e.builder;

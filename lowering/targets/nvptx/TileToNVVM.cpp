@@ -21,8 +21,7 @@ using namespace mlir;
 using namespace bitloom;
 using namespace bitloom::nvptx;
 
-//===- Control flow
-//--------------------------------------------------------------------------------------------------===//
+//===- Control flow -----------------------------------------------------------------------------------------------===//
 
 Registers Emitter::expand(ValueRange values) {
   Registers all;
@@ -118,8 +117,7 @@ LogicalResult Emitter::emitIf(Operation *op) {
   return success();
 }
 
-//===- Elementwise
-//---------------------------------------------------------------------------------------------------===//
+//===- Elementwise ------------------------------------------------------------------------------------------------===//
 
 LogicalResult Emitter::emitConstant(Operation *op) {
   auto constant = cast<arith::ConstantOp>(op);
@@ -235,8 +233,7 @@ Registers Emitter::combine(Region &combiner, ValueRange left, ValueRange right) 
   return results;
 }
 
-//===- Dispatch
-//------------------------------------------------------------------------------------------------------===//
+//===- Dispatch ---------------------------------------------------------------------------------------------------===//
 
 Value Emitter::programId(int axis) {
   if (!programIds.empty())

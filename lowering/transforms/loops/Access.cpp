@@ -11,6 +11,29 @@ namespace bitloom::loops {
 constexpr auto relaxed = LLVM::AtomicOrdering::monotonic;
 constexpr auto below = arith::CmpIPredicate::ult; // unsigned: a negative coordinate is above every extent
 
+// How many bits the kernel's scalar takes at most; 64 when it may be negative. Programs and iterations are fewer than
+// 2^47: nobody would see the last one run.
+int KernelLowering::bitsOf(Value original) {
+  constexpr int counted = 47;
+  APInt number;
+  if (matchPattern(original, m_ConstantInt(&number)))
+    return number.isNegative() ? 64 : int(number.getActiveBits());
+  if (auto argument = dyn_cast<BlockArgument>(original)) {
+    auto loop = dyn_cast<scf::ForOp>(argument.getOwner()->getParentOp());
+    bool counts = loop && argument == loop.getInductionVar() && matchPattern(loop.getLowerBound(), m_Zero()) &&
+                  matchPattern(loop.getStep(), m_ConstantInt(&number));
+    return counts ? std::min(64, counted + int(number.getActiveBits())) : 64;
+  }
+  Operation *op = original.getDefiningOp();
+  if (isa<ProgramIdOp>(op))
+    return counted;
+  if (!isa<arith::AddIOp, arith::MulIOp>(op))
+    return 64;
+  int a = bitsOf(op->getOperand(0)), b = bitsOf(op->getOperand(1));
+  int bits = isa<arith::MulIOp>(op) ? a + b : std::max(a, b) + 1;
+  return bits < 64 ? bits : 64;
+}
+
 KernelLowering::Access KernelLowering::access(Operation *op, Value viewValue, ValueRange offsets,
                                               ArrayRef<int32_t> dims, ArrayRef<int64_t> shape, const Place &place) {
   const View &memory = view(viewValue, op);
@@ -60,51 +83,60 @@ KernelLowering::Access KernelLowering::access(Operation *op, Value viewValue, Va
     }
   Value offset = scalar(offsets[vecDim]), extent = i64(shape[place.vec]), none = i64(0);
   auto clamped = [&](Value value) { return minS(maxS(value, none), extent); };
-  Value lo = clamped(sub(none, offset)), hi = clamped(sub(memory.extents[vecDim], offset));
-  result.bounds = {lo, select(inside, hi, lo)};
-  scopes[depthOf(ValueRange{lo, result.bounds.hi})]->bounds[key] = result.bounds;
+  Value lo = bitsOf(offsets[vecDim]) < 64 ? none : clamped(sub(none, offset));
+  result.bounds = {lo, clamped(sub(memory.extents[vecDim], offset)), inside};
+  scopes[depthOf({lo, result.bounds.end, inside})]->bounds[key] = result.bounds;
   return result;
 }
 
 bool KernelLowering::isGuarded(const Access &access) {
-  return currentSplit && depthOf(ValueRange{access.bounds.lo, access.bounds.hi}) <= currentSplit->outside;
+  const Bounds &bounds = access.bounds;
+  return currentSplit && depthOf({bounds.lo, bounds.end, bounds.inside}) <= currentSplit->outside;
 }
 
 Value KernelLowering::maskOf(const Access &access, const Place &place, int64_t extent) {
   const Coord &start = place.at[place.vec];
-  auto [lo, hi] = access.bounds;
-  if (isGuarded(access)) {
+  auto [lo, end, inside] = access.bounds;
+  bool guarded = isGuarded(access);
+  if (guarded) {
     bool relative = start.dyn && start.dyn == currentSplit->iv;
     bool anywhere = start.dyn && !relative;
-    Split::Guard guard{lo, hi, relative, anywhere ? 0 : start.cst, anywhere ? extent : start.cst + place.width};
+    Split::Guard guard{lo, end, relative, anywhere ? 0 : start.cst, anywhere ? extent : start.cst + place.width};
     auto *known = llvm::find_if(currentSplit->guards, [&](const Split::Guard &other) {
-      return other.lo == lo && other.hi == hi && other.relative == relative;
+      return other.lo == lo && other.end == end && other.relative == relative;
     });
     if (currentSplit->fast) {
-      if (known != currentSplit->guards.end())
+      if (known != currentSplit->guards.end() && currentSplit->insides.contains(inside))
         return {};
-    } else if (known == currentSplit->guards.end()) {
-      currentSplit->guards.push_back(guard);
     } else {
-      known->first = std::min(known->first, guard.first);
-      known->last = std::max(known->last, guard.last);
+      currentSplit->insides.insert(inside);
+      if (known == currentSplit->guards.end()) {
+        currentSplit->guards.push_back(guard);
+      } else {
+        known->first = std::min(known->first, guard.first);
+        known->last = std::max(known->last, guard.last);
+      }
     }
   }
-  // lo <= start + lane < hi, by one comparison of differences; tiles have fewer than 2^31 elements.
+  // lo <= start + lane < end, by one comparison of differences; tiles have fewer than 2^31 elements. What masks need is
+  // written where masks are, not where it is known: most often none are.
+  int outerFloor = std::exchange(codeFloor, guarded ? currentSplit->outside + 1 : codeFloor);
   Type i32 = builder.getI32Type();
-  Value from = sub(valueOf(start), lo), span = sub(hi, lo);
+  Value from = sub(valueOf(start), lo), span = sub(select(inside, end, lo), lo);
   from = pure<arith::TruncIOp>(from, i32, from);
   span = pure<arith::TruncIOp>(span, i32, span);
   Value first = broadcast(from, place.width), lane = iota(place.width, i32);
   Value index = pure<arith::AddIOp>({first, lane}, first, lane);
-  return compare(below, index, broadcast(span, place.width));
+  Value mask = compare(below, index, broadcast(span, place.width));
+  codeFloor = outerFloor;
+  return mask;
 }
 
 Value KernelLowering::readScalar(Value pointer, Value inBounds, Value other, Type element) {
   Value safe = select(inBounds, pointer, spare);
   hoistRead(safe);
   Value value = fromStored(LLVM::LoadOp::create(builder, loc, stored(element), safe, bytesOf(element)), element);
-  return select(inBounds, value, other);
+  return other == zero(element) ? value : select(inBounds, value, other);
 }
 
 Value KernelLowering::readElements(Value pointers, Value mask, Value other, Type element, int64_t lanes) {
@@ -246,7 +278,7 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreH
   }
   Value mask = maskOf(to, place, shape[place.vec]);
   if (hints)
-    hints->end = to.bounds.hi;
+    hints->end = select(to.bounds.inside, to.bounds.end, to.bounds.lo);
   Value start = valueOf(place.at[place.vec]);
   if (to.stride) {
     Value first = broadcast(start, place.width), lane = iota(place.width, builder.getI64Type());
@@ -265,6 +297,16 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreH
     hints->stream = shouldStream(op, to.pointer, place.width);
   bool stream = hints && hints->streaming;
   streams |= stream;
+  if (stream && isa<FloatType>(element) && bytesOf(element) == 2) {
+    // LLVM's x86 back end has no such stores of 16-bit floats: it drops the hint. A mere bitcast it folds into the
+    // store.
+    Type words = vectorOf(builder.getF32Type(), place.width / 2);
+    value = pure<LLVM::BitcastOp>(value, words, value);
+    here();
+    value = LLVM::CallIntrinsicOp::create(builder, loc, words, builder.getStringAttr("llvm.arithmetic.fence"),
+                                          ValueRange{value})
+                .getResult(0);
+  }
   here();
   if (mask)
     LLVM::MaskedStoreOp::create(builder, loc, value, pointer, mask, alignment);

@@ -47,9 +47,10 @@ struct Buffer {
 
 using Key = llvm::SmallVector<int64_t, 16>;
 
-// Elements below lo or from hi on, along the vectorised dimension, are out of bounds. i64, 0 <= lo <= hi <= extent.
+// Elements below lo or from end on, along the vectorised dimension, are out of bounds. i64, 0 <= lo, end <= extent. All
+// are unless the other dimensions' coordinates are `inside`, an i1.
 struct Bounds {
-  Value lo, hi;
+  Value lo, end, inside;
 };
 
 class Emitter {
@@ -72,6 +73,8 @@ public:
   llvm::SmallVector<std::unique_ptr<Scope>> scopes; // outermost first
   // Memory is read in this scope or deeper: above it the contents may differ, or the address be out of bounds.
   int memoryFloor = 0;
+  // What is written is written in this scope or deeper: above it nobody may want it.
+  int codeFloor = 0;
 
   int depth() const { return int(scopes.size()) - 1; }
   int depthOf(Value value) const;
@@ -79,8 +82,8 @@ public:
   // Sets the insertion point.
   void at(int depth);
   void here() { at(depth()); }
-  void hoist(ValueRange operands) { at(depthOf(operands)); }
-  void hoistRead(ValueRange operands) { at(std::max(depthOf(operands), memoryFloor)); }
+  void hoist(ValueRange operands) { at(std::max(depthOf(operands), codeFloor)); }
+  void hoistRead(ValueRange operands) { at(std::max({depthOf(operands), memoryFloor, codeFloor})); }
 
   // Opens a scope in `block` of `parent`, an operation just created at the innermost scope; close() ends it.
   void open(Block *block, Operation *parent);

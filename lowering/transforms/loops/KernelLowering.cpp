@@ -100,8 +100,8 @@ void KernelLowering::unpackArguments() {
       view.strides.push_back(load(i64Type));
     views[argument] = view;
   }
-  at(0);
-  spare = LLVM::AllocaOp::create(builder, loc, pointerType, builder.getI64Type(), i64(1), 8);
+  // Not on the stack: LLVM would make branches of loads that choose between memory there and elsewhere.
+  spare = globalOf(DenseElementsAttr::get(RankedTensorType::get({1}, i64Type), int64_t{0}), i64Type);
 }
 
 const KernelLowering::View &KernelLowering::view(Value original, Operation *op) {

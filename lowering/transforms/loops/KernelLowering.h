@@ -46,11 +46,13 @@ private:
     int outside;       // the depth that surrounds it
     bool fast = false; // now writing the part without masks
     struct Guard {
-      Value lo, hi;
+      Value lo, end;
       bool relative;       // the places are iv + first … iv + last, otherwise first … last
       int64_t first, last; // last is one past the end
     };
     SmallVector<Guard> guards{};
+    // What must hold besides, i1: of many rows, it may be known outside of the loop that moves along them.
+    llvm::SetVector<Value> insides{};
   };
   // Of the store that a loop ends in, as far as they are known outside of it.
   struct StoreHints {
@@ -145,6 +147,7 @@ private:
 
   Access access(Operation *op, Value viewValue, ValueRange offsets, ArrayRef<int32_t> dims, ArrayRef<int64_t> shape,
                 const Place &place);
+  int bitsOf(Value original);
   // Whether the present split is decided by its bounds, too.
   bool isGuarded(const Access &access);
   // None when all lanes are known to be in bounds.
@@ -184,9 +187,10 @@ private:
   // Adds what is at `place`; an empty partial becomes it.
   Values accumulate(const Reduction &reduction, Place place, ValueRange partial);
   Values neutral(const Reduction &reduction, int64_t lanes); // empty when some reduction has no known one
-  void reduceInner(const Reduction &reduction);
-  void reduceRows(const Reduction &reduction, const Place &first, int rowDim, int64_t rows, int64_t width);
-  void reduceOuter(const Reduction &reduction);
+  // In chunks along dimension `vec`: the axis itself, or the one behind it, of one chunk.
+  void reduceInRegisters(const Reduction &reduction, int vec);
+  void reduceRows(const Reduction &reduction, const Place &first, int rowDim, int64_t rows, int vec, int64_t width);
+  void reduceInMemory(const Reduction &reduction);
   // One partial for each of the 2^k rows: the lanes of each are combined, and row r's value goes to lane r.
   Values horizontal(const Reduction &reduction, SmallVector<Values> rows);
   Value readNow(const Buffer &buffer, const Place &place); // not hoisted: the loop changes it
@@ -209,13 +213,24 @@ private:
 
   //===- Packed.cpp --------------------------------------------------------------------------------------------===//
 
-  // As i8, or as i32 when that is what becomes of it; `dirty` leaves in place what stands above the value's bits.
-  Value evaluateUnpack(UnpackOp op, const Place &place, Type element, bool dirty = false);
-  // Lanes of a vector of f32, picked by the low bits of i32 indices, in pieces of the target's vectors.
+  // As i8, or as i32 when that is what becomes of it. With a position, the value begins at that bit, and anything may
+  // be below and above.
+  Value evaluateUnpack(UnpackOp op, const Place &place, Type element, std::optional<int64_t> position = {});
+  // Lanes of one or two of the target's vectors of f32, picked by the low bits of i32 indices.
   Value pickLanes(Value table, Value indices);
   bool picksLanes(int64_t tableExtent, int64_t lanes);
-  // What an i8 tile is for each value of the one unpacked tile that it is computed from, of at most `codes` values.
-  std::optional<std::pair<UnpackOp, SmallVector<int64_t>>> tabulate(Value tile, int64_t codes);
+  // An i8 tile as a function of a code of `bits` bits, the unpacked planes beside each other.
+  struct Fields {
+    SmallVector<std::pair<UnpackOp, int>> planes; // and where in the code they begin, from the lowest bit on
+    int bits = 0;
+    SmallVector<int64_t> values; // as signed numbers, of each code
+    bool isPlain() const;        // the codes themselves
+    bool isSignExtension() const;
+  };
+  std::optional<Fields> fieldsOf(Value tile);
+  // The codes from bit `lift` on, as i32; anything may be below and above.
+  Value evaluateFields(const Fields &fields, const Place &place, int64_t lift);
+  Value selectBits(Value mask, Value a, Value b); // a's where the mask is 1; i32
   Value evaluatePack(PackOp op, const Place &place);
   Value evaluateLut(LutOp op, const Place &place);
   const Buffer &lutTable(Value table); // padded to a power of two
@@ -236,7 +251,7 @@ private:
   Value programIds[3];   // of the program being run
   Value programCounts[3];
   SmallVector<std::pair<Value, int64_t>> allocations;            // placeholder and bytes
-  Value spare;                                                   // memory that is always valid to read
+  Value spare;                                                   // 8 bytes of zeros that are always valid to read
   int statement = 0;                                             // the depth at which the present statement began
   Operation *statementOp = nullptr;                              // in the kernel
   llvm::DenseMap<Operation *, Operation *> readFirst, readAgain; // the first two statements that read a load's tile

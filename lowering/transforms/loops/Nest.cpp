@@ -68,16 +68,18 @@ void KernelLowering::loop(int64_t begin, int64_t end, int64_t step, llvm::functi
 //===- With and without masks ----------------------------------------------------------------------------------===//
 
 Value KernelLowering::allInBounds(const Split &split, int64_t begin) {
-  Value all = i1(true);
-  auto both = [&](Value low, Value high) {
-    Value holds = compare(arith::CmpIPredicate::sle, low, high);
-    all = andI(all, holds);
-  };
+  SmallVector<Value> conditions(split.insides.begin(), split.insides.end());
+  auto both = [&](Value low, Value high) { conditions.push_back(compare(arith::CmpIPredicate::sle, low, high)); };
   for (const Split::Guard &guard : split.guards) {
     both(guard.lo, i64(guard.first + (guard.relative ? begin : 0)));
     if (!guard.relative)
-      both(i64(guard.last), guard.hi);
+      both(i64(guard.last), guard.end);
   }
+  Value all = i1(true);
+  for (int level = 0; level <= depth(); ++level) // so that what is known early is decided early
+    for (Value condition : conditions)
+      if (depthOf(condition) == level)
+        all = andI(all, condition);
   return all;
 }
 
@@ -85,7 +87,7 @@ Value KernelLowering::fastEnd(const Split &split, int64_t begin, int64_t end, in
   Value length = i64(end - begin);
   for (const Split::Guard &guard : split.guards)
     if (guard.relative) // the last chunk of a step at iv ends at iv + step - width + last
-      length = minS(length, add(guard.hi, i64(width - guard.last - begin)));
+      length = minS(length, add(guard.end, i64(width - guard.last - begin)));
   length = maxS(length, i64(0));
   length = andI(length, i64(-step));
   Value all = allInBounds(split, begin);

@@ -79,7 +79,7 @@ Coord KernelLowering::mapBits(ArrayRef<int64_t> basis, const Coord &coord) {
   return terms.empty() ? Coord{{}, offset} : Coord{sum(terms), offset, multiple};
 }
 
-Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type element, bool dirty) {
+Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type element, std::optional<int64_t> position) {
   RowLayout layout(op, op.getPacking(), op.getIsSigned(), shapeOf(op.getType()).back());
   int last = int(place.at.size()) - 1;
   const Coord &column = place.at[last];
@@ -90,7 +90,7 @@ Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type eleme
     for (int64_t i = 0; i < lanes; ++i) {
       Place one{place.at};
       one.at[last] = column + i;
-      each.push_back(evaluateUnpack(op, one, element, dirty));
+      each.push_back(evaluateUnpack(op, one, element, position));
     }
     return this->lanes(each);
   }
@@ -135,8 +135,11 @@ Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type eleme
     }
     bool masked = true;
     if (uniform && !chunk.dyn) {
-      if (fixed)
-        value = index<arith::ShRUIOp>(value, splat(fixed, width));
+      int64_t up = position.value_or(0) - fixed;
+      if (up > 0)
+        value = index<arith::ShLIOp>(value, splat(up, width));
+      else if (up < 0)
+        value = index<arith::ShRUIOp>(value, splat(-up, width));
       masked = fixed + layout.bits < 8; // the topmost field has nothing above it
     } else {
       SmallVector<Attribute> shifts;
@@ -150,8 +153,10 @@ Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type eleme
         shift = pure<arith::XOrIOp>({moving, shift}, moving, shift);
       }
       value = pure<arith::ShRUIOp>({value, shift}, value, shift);
+      if (position.value_or(0))
+        value = index<arith::ShLIOp>(value, splat(*position, width));
     }
-    if (masked && !dirty)
+    if (masked && !position)
       value = andI(value, splat(layout.mask, width));
   } else {
     // Each field of all bytes, then the fields interleaved.
@@ -306,38 +311,101 @@ Value KernelLowering::evaluateWide(Value tile, const Place &place) {
   return remember(key, builder.create(state)->getResult(0));
 }
 
-std::optional<std::pair<UnpackOp, SmallVector<int64_t>>> KernelLowering::tabulate(Value tile, int64_t codes) {
+std::optional<KernelLowering::Fields> KernelLowering::fieldsOf(Value tile) {
   Operation *op = tile.getDefiningOp();
   if (!op || !isInline(op) || bufferOf(tile) || fusion.worthKeeping(tile))
     return {};
+  Fields fields;
   if (auto unpack = dyn_cast<UnpackOp>(op)) {
-    if (unpack.getIsSigned() || int64_t{1} << unpack.getPacking().bits() > codes)
+    if (unpack.getIsSigned())
       return {};
-    return std::pair(unpack, llvm::to_vector(llvm::seq<int64_t>(0, int64_t{1} << unpack.getPacking().bits())));
+    fields.planes.emplace_back(unpack, 0);
+    fields.bits = int(unpack.getPacking().bits());
+    for (int64_t code = 0; code < int64_t{1} << fields.bits; ++code)
+      fields.values.push_back(int8_t(code));
+    return fields;
+  }
+  DenseElementsAttr constant;
+  if (isa<arith::OrIOp>(op) && !matchPattern(op->getOperand(1), m_Constant(&constant))) { // a plane above the others
+    auto shifted = op->getOperand(1).getDefiningOp<arith::ShLIOp>();
+    auto low = fieldsOf(op->getOperand(0));
+    auto high = shifted ? fieldsOf(shifted.getLhs()) : std::nullopt;
+    if (!low || !high || bufferOf(shifted) || !matchPattern(shifted.getRhs(), m_Constant(&constant)) ||
+        !constant.isSplat() || constant.getSplatValue<APInt>().getZExtValue() != uint64_t(low->bits) ||
+        low->bits + high->bits > 8 || !low->isPlain() || !high->isPlain())
+      return {};
+    for (auto [unpack, shift] : high->planes)
+      low->planes.emplace_back(unpack, shift + low->bits);
+    low->bits += high->bits;
+    low->values.clear();
+    for (int64_t code = 0; code < int64_t{1} << low->bits; ++code)
+      low->values.push_back(int8_t(code));
+    return low;
   }
   if (!isa<arith::AddIOp, arith::SubIOp, arith::XOrIOp, arith::OrIOp, arith::AndIOp, arith::MulIOp>(op))
     return {};
-  auto codesOf = tabulate(op->getOperand(0), codes);
-  DenseElementsAttr constant;
-  if (!codesOf || !matchPattern(op->getOperand(1), m_Constant(&constant)) || !constant.isSplat())
+  auto found = fieldsOf(op->getOperand(0));
+  if (!found || !matchPattern(op->getOperand(1), m_Constant(&constant)) || !constant.isSplat())
     return {};
   int64_t by = constant.getSplatValue<APInt>().getSExtValue();
-  for (int64_t &code : codesOf->second) {
+  for (int64_t &value : found->values) {
     if (isa<arith::AddIOp>(op))
-      code += by;
+      value += by;
     else if (isa<arith::SubIOp>(op))
-      code -= by;
+      value -= by;
     else if (isa<arith::XOrIOp>(op))
-      code ^= by;
+      value ^= by;
     else if (isa<arith::OrIOp>(op))
-      code |= by;
+      value |= by;
     else if (isa<arith::AndIOp>(op))
-      code &= by;
+      value &= by;
     else
-      code *= by;
-    code = int8_t(code);
+      value *= by;
+    value = int8_t(value);
   }
-  return codesOf;
+  return found;
+}
+
+bool KernelLowering::Fields::isPlain() const {
+  for (auto [code, value] : llvm::enumerate(values))
+    if (value != int8_t(code))
+      return false;
+  return true;
+}
+
+bool KernelLowering::Fields::isSignExtension() const {
+  int64_t sign = int64_t{1} << (bits - 1);
+  for (auto [code, value] : llvm::enumerate(values))
+    if (value != (int64_t(code) ^ sign) - sign)
+      return false;
+  return true;
+}
+
+Value KernelLowering::evaluateFields(const Fields &fields, const Place &place, int64_t lift) {
+  auto splat = [&](uint32_t value) { return constant(builder.getI32IntegerAttr(int32_t(value)), place.width); };
+  Value all;
+  for (auto [unpack, shift] : fields.planes) {
+    Value plane = evaluateUnpack(unpack, place, builder.getI32Type(), shift + lift);
+    Value below = splat((uint32_t{1} << (shift + lift)) - 1); // what is below a plane is the others'
+    all = all ? selectBits(below, all, plane) : plane;
+  }
+  return all;
+}
+
+Value KernelLowering::selectBits(Value mask, Value a, Value b) {
+  if (target.family == Family::Cpu_x86 && target.vectorBits == 32 * lanesOf(mask) && lanesOf(mask) == 16) {
+    // AVX-512's function of three bits. LLVM would find it, had it not made the masks smaller where bits do not count.
+    constexpr int32_t firstChooses = 0xca;
+    Value table = constant(builder.getI32IntegerAttr(firstChooses));
+    hoist({mask, a, b});
+    return LLVM::CallIntrinsicOp::create(builder, loc, mask.getType(),
+                                         builder.getStringAttr("llvm.x86.avx512.pternlog.d.512"),
+                                         ValueRange{mask, a, b, table})
+        .getResult(0);
+  }
+  Value inverse = index<arith::XOrIOp>(mask, constant(builder.getI32IntegerAttr(-1), lanesOf(mask)));
+  Value first = index<arith::AndIOp>(a, mask), second = index<arith::AndIOp>(b, inverse);
+  return index<arith::OrIOp>(first, second);
 }
 
 Value KernelLowering::evaluateWidened(Operation *op, const Place &place) {
@@ -348,17 +416,29 @@ Value KernelLowering::evaluateWidened(Operation *op, const Place &place) {
   Type element = elementOf(op->getResult(0).getType());
   if (!isTile(source) || !elementOf(source.getType()).isInteger(8) || element.getIntOrFloatBitWidth() < 32)
     return {};
-  int64_t nativeLanes = target.vectorBits / 32;
-  if (element.isF32() && picksLanes(nativeLanes, place.width))
-    if (auto codes = tabulate(source, nativeLanes)) { // a shift and a permutation, whatever the arithmetic is
+  if (place.width * 32 >= 4 * target.vectorBits) // on bytes, arithmetic does as much in one vector as on words in four
+    return {};
+  if (auto fields = element.isF32() ? fieldsOf(source) : std::nullopt) {
+    auto number = [&](int64_t value) { return isSigned ? float(int8_t(value)) : float(uint8_t(value)); };
+    int64_t codes = fields->values.size(), nativeLanes = target.vectorBits / 32;
+    if (picksLanes(codes, place.width)) { // a permutation, whatever the arithmetic is
       SmallVector<float> table;
-      for (int64_t lane = 0; lane < nativeLanes; ++lane) {
-        int64_t code = codes->second[lane % codes->second.size()];
-        table.push_back(isSigned ? float(int8_t(code)) : float(uint8_t(code)));
-      }
-      Value values = literal(DenseElementsAttr::get(VectorType::get({nativeLanes}, element), ArrayRef<float>(table)));
-      return pickLanes(values, evaluateUnpack(codes->first, place, builder.getI32Type(), /*dirty=*/true));
+      for (int64_t lane = 0; lane < std::max(codes, nativeLanes); ++lane)
+        table.push_back(number(fields->values[lane % codes]));
+      auto type = VectorType::get({int64_t(table.size())}, element);
+      return pickLanes(literal(DenseElementsAttr::get(type, ArrayRef<float>(table))),
+                       evaluateFields(*fields, place, /*lift=*/0));
     }
+    bool extends = isSigned && fields->isSignExtension(), plain = !isSigned && fields->isPlain();
+    if (fields->planes.size() > 1 &&
+        (extends || plain)) { // from the top of the word: what is below them is shifted out
+      int64_t lift = 32 - fields->bits;
+      Value raised = evaluateFields(*fields, place, lift), by = constant(builder.getI32IntegerAttr(lift), place.width);
+      Value values = extends ? index<arith::ShRSIOp>(raised, by) : index<arith::ShRUIOp>(raised, by);
+      Type to = vectorOf(element, place.width);
+      return pure<arith::SIToFPOp>(values, to, values);
+    }
+  }
   auto range = rangeOf(source);
   if (!range || range->first < (isSigned ? -128 : 0) || range->second > (isSigned ? 127 : 255))
     return {};
@@ -371,21 +451,29 @@ Value KernelLowering::evaluateWidened(Operation *op, const Place &place) {
 
 bool KernelLowering::picksLanes(int64_t tableExtent, int64_t lanes) {
   int64_t native = target.vectorBits / 32;
-  return !target.lanePick.empty() && tableExtent <= native && lanes % native == 0;
+  if (target.lanePick.empty() || lanes % native)
+    return false;
+  return tableExtent <= native || (tableExtent == 2 * native && !target.lanePickOfTwo.empty());
 }
 
 Value KernelLowering::pickLanes(Value table, Value indices) {
-  int64_t native = lanesOf(table), lanes = lanesOf(indices);
+  int64_t native = target.vectorBits / 32, lanes = lanesOf(indices);
+  auto piece = [&](Value vector, int64_t from) {
+    return lanesOf(vector) == native ? vector
+                                     : shuffle(vector, vector, llvm::to_vector(llvm::seq(from, from + native)));
+  };
   Values parts;
   for (int64_t from = 0; from < lanes; from += native) {
-    SmallVector<int64_t> some;
-    for (int64_t i = 0; i < native; ++i)
-      some.push_back(from + i);
-    Value part = lanes == native ? indices : shuffle(indices, indices, some);
-    hoist({table, part});
-    parts.push_back(LLVM::CallIntrinsicOp::create(builder, loc, table.getType(), builder.getStringAttr(target.lanePick),
-                                                  ValueRange{table, part})
-                        .getResult(0));
+    Values operands = {piece(table, 0), piece(indices, from)};
+    const std::string *pick = &target.lanePick;
+    if (lanesOf(table) > native) {
+      operands.push_back(piece(table, native));
+      pick = &target.lanePickOfTwo;
+    }
+    hoist(operands);
+    parts.push_back(
+        LLVM::CallIntrinsicOp::create(builder, loc, operands[0].getType(), builder.getStringAttr(*pick), operands)
+            .getResult(0));
   }
   for (; parts.size() > 1; parts.resize(parts.size() / 2)) {
     SmallVector<int64_t> both;
@@ -439,7 +527,9 @@ Value KernelLowering::evaluateLut(LutOp op, const Place &place) {
   if (table.element.isF32() && picksLanes(table.shape[0], place.width)) {
     int64_t native = target.vectorBits / 32;
     Place start{{Coord()}, table.shape[0] > 1 ? 0 : -1, table.shape[0]};
-    Value values = broadcast(read(table, start), native);
+    Value values = read(table, start);
+    if (table.shape[0] == 1)
+      values = broadcast(values, native);
     if (table.shape[0] > 1 && table.shape[0] < native) {
       SmallVector<int64_t> repeated;
       for (int64_t i = 0; i < native; ++i)

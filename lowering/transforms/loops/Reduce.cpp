@@ -1,4 +1,5 @@
-// Reductions: over the innermost dimension lane-wise, the lanes combined at the end; over another, row by row.
+// Reductions: over the innermost dimension lane-wise, the lanes combined at the end; over another, row by row, in
+// registers where the results of a row are one vector.
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 #include "mlir/Dialect/Math/IR/Math.h"
@@ -94,8 +95,12 @@ KernelLowering::Values KernelLowering::combine(Region &region, ValueRange left, 
     Values operands;
     for (Value operand : op.getOperands())
       operands.push_back(valueOf(operand));
-    for (auto [result, value] : llvm::zip(op.getResults(), clone(&op, operands, lanes)))
+    for (auto [result, value] : llvm::zip(op.getResults(), clone(&op, operands, lanes))) {
       known[result] = value;
+      // Telling the zeros apart would take x86 twice as long.
+      if (Operation *copy = value.getDefiningOp(); isa_and_nonnull<arith::MaximumFOp, arith::MinimumFOp>(copy))
+        copy->setAttr("fastmath", arith::FastMathFlagsAttr::get(builder.getContext(), arith::FastMathFlags::nsz));
+    }
   }
   Values results;
   for (Value value : block.getTerminator()->getOperands())
@@ -189,22 +194,25 @@ void KernelLowering::lowerReduce(ReduceOp op) {
   for (Value result : reduction.results)
     if (isTile(result))
       reduction.buffers.push_back(allocate(shapeOf(result.getType()), elementOf(result.getType())));
-  bool inner = ShapedType::getNumElements(ArrayRef(reduction.shape).drop_front(reduction.axis + 1)) == 1;
+  int64_t behind = ShapedType::getNumElements(ArrayRef(reduction.shape).drop_front(reduction.axis + 1));
+  int last = vectorDim(reduction.shape);
   beginNest(reduction.shape);
-  if (inner)
-    reduceInner(reduction);
+  if (behind == 1)
+    reduceInRegisters(reduction, reduction.axis);
+  else if (behind == reduction.shape[last] && behind == lanesFor(reduction.sources, behind))
+    reduceInRegisters(reduction, last);
   else
-    reduceOuter(reduction);
+    reduceInMemory(reduction);
   endNest();
   for (auto [result, buffer] : llvm::zip(reduction.results, reduction.buffers))
     scopes.back()->buffers[result] = buffer;
 }
 
-//===- Over the innermost dimension ----------------------------------------------------------------------------===//
+//===- In registers --------------------------------------------------------------------------------------------===//
 
-void KernelLowering::reduceInner(const Reduction &reduction) {
-  int64_t extent = reduction.shape[reduction.axis], width = lanesFor(reduction.sources, extent);
-  int64_t chunks = extent / width;
+void KernelLowering::reduceInRegisters(const Reduction &reduction, int vec) {
+  int64_t extent = reduction.shape[reduction.axis], width = lanesFor(reduction.sources, reduction.shape[vec]);
+  int64_t chunks = vec == reduction.axis ? extent / width : extent;
   int64_t cost = 0;
   for (Value source : reduction.sources)
     cost += fusion.cost(source);
@@ -213,15 +221,19 @@ void KernelLowering::reduceInner(const Reduction &reduction) {
   for (int dim = 0; dim < reduction.axis; ++dim)
     if (reduction.shape[dim] > 1)
       rowDim = dim;
-  int64_t together = target.vectorRegisters >= 32 ? 8 : 4;
+  int64_t widest = 0;
+  for (Value source : reduction.sources)
+    widest = std::max<int64_t>(widest, elementOf(source.getType()).getIntOrFloatBitWidth());
+  int64_t registers = std::max<int64_t>(width * widest / target.vectorBits, 1); // of a partial result
+  int64_t together = std::min<int64_t>(target.vectorRegisters >= 32 ? 8 : 4, target.vectorRegisters / 2 / registers);
   together /= int64_t(llvm::PowerOf2Ceil(reduction.sources.size()));
-  together = std::min({std::max<int64_t>(together, 1), width, cost > 40 ? 2 : cost > 12 ? int64_t{4} : int64_t{8}});
+  together = std::min({std::max<int64_t>(together, 1), width, cost > 40 ? 2 : cost > 20 ? int64_t{4} : int64_t{8}});
 
   Place start;
   start.at.resize(reduction.shape.size());
   std::function<void(int, Place)> walk = [&](int dim, Place place) {
     if (dim == reduction.axis)
-      return rowDim < 0 ? reduceRows(reduction, place, -1, 1, width) : void();
+      return rowDim < 0 ? reduceRows(reduction, place, -1, 1, vec, width) : void();
     if (dim != rowDim)
       return loop(0, reduction.shape[dim], 1, [&](Coord at) {
         place.at[dim] = at;
@@ -232,7 +244,7 @@ void KernelLowering::reduceInner(const Reduction &reduction) {
       int64_t end = row + (rows - row) / block * block;
       auto visit = [&](Coord at) {
         place.at[dim] = at;
-        reduceRows(reduction, place, dim, block, width);
+        reduceRows(reduction, place, dim, block, vec, width);
       };
       if ((end - row) * chunks <= 32)
         for (; row < end; row += block)
@@ -245,9 +257,10 @@ void KernelLowering::reduceInner(const Reduction &reduction) {
   walk(0, start);
 }
 
-// Chunks of a row in an order that visits together those which are unpacked from the same bytes.
+// Chunks of a row in an order that visits together those which are unpacked from the same bytes; of several planes,
+// those of the one with most bytes.
 static SmallVector<int64_t> chunkOrder(ValueRange sources, int64_t chunks, int64_t width) {
-  int64_t period = chunks * width;
+  int64_t period = 0;
   llvm::SmallPtrSet<Operation *, 16> seen;
   std::function<void(Value)> visit = [&](Value tile) {
     Operation *op = tile.getDefiningOp();
@@ -256,7 +269,7 @@ static SmallVector<int64_t> chunkOrder(ValueRange sources, int64_t chunks, int64
     if (auto unpack = dyn_cast<UnpackOp>(op)) {
       Packing packing = Packing::parse(unpack.getPacking().getSpelling());
       if (packing.order == Packing::Order::Planar)
-        period = std::min(period, packing.bytesPerBlock());
+        period = std::max(period, packing.bytesPerBlock());
     }
     for (Value operand : op->getOperands())
       if (isTile(operand))
@@ -264,6 +277,8 @@ static SmallVector<int64_t> chunkOrder(ValueRange sources, int64_t chunks, int64
   };
   for (Value source : sources)
     visit(source);
+  if (!period || period > chunks * width)
+    period = chunks * width;
   SmallVector<int64_t> order;
   for (int64_t i = 0; i < chunks; ++i)
     order.push_back(i * width);
@@ -271,9 +286,11 @@ static SmallVector<int64_t> chunkOrder(ValueRange sources, int64_t chunks, int64
   return order;
 }
 
-void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, int rowDim, int64_t rows,
+void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, int rowDim, int64_t rows, int vec,
                                 int64_t width) {
-  int64_t extent = reduction.shape[reduction.axis], chunks = extent / width, whole = chunks * width;
+  const bool acrossLanes = vec == reduction.axis; // otherwise each chunk is one step along the axis
+  const int64_t stride = acrossLanes ? width : 1;
+  int64_t extent = reduction.shape[reduction.axis], chunks = extent / stride, whole = chunks * stride;
   size_t parts = reduction.sources.size();
   // Chains of additions: enough to fill the pipeline with the rows there are.
   int64_t chains = std::max<int64_t>(1, 4 / rows / int64_t(llvm::PowerOf2Ceil(parts)));
@@ -283,7 +300,7 @@ void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, 
     if (rowDim >= 0)
       place.at[rowDim] = place.at[rowDim] + row;
     place.at[reduction.axis] = start;
-    place.vec = reduction.axis;
+    place.vec = vec;
     place.width = lanes;
     return place;
   };
@@ -339,20 +356,20 @@ void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, 
       Values inside(partials.size());
       if (rows * chunks > 16 && !currentSplit->fast) { // the part with masks is rare: it stays a loop
         for (int64_t chain = 0; chain < chains; ++chain)
-          add(inside, {{}, chain * width}, chain);
-        Value from = i64(chains * width), to = i64(whole), step = i64(width);
+          add(inside, {{}, chain * stride}, chain);
+        Value from = i64(chains * stride), to = i64(whole), step = i64(stride);
         here();
         auto loop = scf::ForOp::create(builder, loc, from, to, step, inside);
         open(loop.getBody(), loop);
         Values carried(loop.getRegionIterArgs());
-        add(carried, {loop.getInductionVar(), 0, width}, 0);
+        add(carried, {loop.getInductionVar(), 0, stride}, 0);
         here();
         scf::YieldOp::create(builder, loc, carried);
         close();
         inside.assign(loop.getResults().begin(), loop.getResults().end());
       } else {
         for (auto [i, start] : llvm::enumerate(chunkOrder(reduction.sources, chunks, width)))
-          add(inside, {{}, start}, i % chains);
+          add(inside, {{}, start / width * stride}, i % chains);
       }
       addTail(inside);
       return inside;
@@ -364,16 +381,16 @@ void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, 
       for (int64_t i = 0; i < rows * chains; ++i)
         llvm::copy(none, partials.begin() + i * int64_t(parts));
     } else {
-      begin = chains * width;
+      begin = chains * stride;
       partials = splitUnrolled(types, [&] {
         Values inside(partials.size());
         for (int64_t chain = 0; chain < chains; ++chain)
-          add(inside, {{}, chain * width}, chain);
+          add(inside, {{}, chain * stride}, chain);
         return inside;
       });
     }
     int64_t unroll = std::max<int64_t>(chains, rows == 1 ? 4 : 2);
-    partials = split(begin, whole, width, unroll, partials, [&](ArrayRef<Coord> starts, ValueRange carried) {
+    partials = split(begin, whole, stride, unroll, partials, [&](ArrayRef<Coord> starts, ValueRange carried) {
       Values inside(carried);
       for (auto [i, start] : llvm::enumerate(starts))
         add(inside, start, i % chains);
@@ -396,6 +413,16 @@ void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, 
       for (size_t i = 0; i < chain.size() / 2; ++i)
         chain[i] = combineAll(reduction, chain[i], chain[i + chain.size() / 2]);
     ofRows.push_back(chain[0]);
+  }
+  if (!acrossLanes) {
+    for (int64_t row = 0; row < rows; ++row) {
+      Place to = placeOf(row, {}, width);
+      to.at.erase(to.at.begin() + reduction.axis);
+      --to.vec;
+      for (auto [buffer, value] : llvm::zip(reduction.buffers, ofRows[row]))
+        write(buffer, to, value);
+    }
+    return;
   }
   Values results = horizontal(reduction, ofRows);
   if (reduction.buffers.empty()) {
@@ -450,7 +477,7 @@ KernelLowering::Values KernelLowering::horizontal(const Reduction &reduction, Sm
   return rows[0];
 }
 
-//===- Over another dimension ----------------------------------------------------------------------------------===//
+//===- In memory -----------------------------------------------------------------------------------------------===//
 
 Value KernelLowering::readNow(const Buffer &buffer, const Place &place) {
   int floor = std::exchange(memoryFloor, depth());
@@ -459,7 +486,7 @@ Value KernelLowering::readNow(const Buffer &buffer, const Place &place) {
   return value;
 }
 
-void KernelLowering::reduceOuter(const Reduction &reduction) {
+void KernelLowering::reduceInMemory(const Reduction &reduction) {
   ArrayRef<int64_t> shape = reduction.shape;
   int axis = reduction.axis;
   int64_t width = lanesFor(reduction.sources, shape[vectorDim(shape)]);

@@ -5,7 +5,8 @@
 // CHECK-LABEL: llvm.func @exp
 // CHECK-NOT: math.exp
 // CHECK: math.fma
-// CHECK: arith.bitcast {{.*}} : vector<16xi32> to vector<16xf32>
+// CHECK-NOT: arith.bitcast
+// CHECK: llvm.call_intrinsic "llvm.x86.avx512.mask.scalef.ps.512"
 // CHECK: llvm.return
 // BASE-LABEL: llvm.func @exp
 // BASE-NOT: math.fma
@@ -13,6 +14,18 @@
 llvm.func @exp(%x: vector<16xf32>) -> vector<16xf32> {
   %y = math.exp %x : vector<16xf32>
   llvm.return %y : vector<16xf32>
+}
+
+// -----
+
+// A vector that the scaling instruction does not have the length of is scaled by two factors, made of bits.
+// CHECK-LABEL: llvm.func @exp_of_eight
+// CHECK-NOT: call_intrinsic
+// CHECK-COUNT-2: arith.bitcast {{.*}} : vector<8xi32> to vector<8xf32>
+// CHECK: llvm.return
+llvm.func @exp_of_eight(%x: vector<8xf32>) -> vector<8xf32> {
+  %y = math.exp %x : vector<8xf32>
+  llvm.return %y : vector<8xf32>
 }
 
 // -----

@@ -31,7 +31,7 @@ func.func @add(%x: !tile.view<?xf32>, %y: !tile.view<?xf32>, %out: !tile.view<?x
 // CHECK-LABEL: llvm.func @softmax
 // CHECK: [[KEPT:%.*]] = llvm.alloca {{.*}} x !llvm.array<16384 x i8>
 // CHECK-NOT: prefetch
-// CHECK: arith.maximumf
+// CHECK: arith.maximumf {{.*}} fastmath<nsz>
 // CHECK: llvm.intr.prefetch
 // CHECK-COUNT-5: math.exp
 // CHECK-NOT: math.exp
@@ -117,12 +117,22 @@ func.func @swap(%x: !tile.view<?xf32>, %out: !tile.view<?xf32>) attributes {tile
 // CHECK: llvm.store {{.*}} {alignment = 64 : i64, nontemporal} : vector<16xf32>
 // CHECK: llvm.store {{.*}} {alignment = 4 : i64} : vector<16xf32>
 // CHECK: llvm.fence seq_cst
+// CHECK-LABEL: llvm.func @copy_bf16
+// CHECK: [[WORDS:%.*]] = llvm.bitcast %{{.*}} : vector<32xbf16> to vector<16xf32>
+// CHECK: [[FENCED:%.*]] = llvm.call_intrinsic "llvm.arithmetic.fence"([[WORDS]])
+// CHECK: llvm.store [[FENCED]], {{.*}} {alignment = 64 : i64, nontemporal} : vector<16xf32>
 // CHECK-LABEL: llvm.func @in_place
 // CHECK-NOT: nontemporal
 func.func @copy(%x: !tile.view<?xf32>, %out: !tile.view<?xf32>) attributes {tile.kernel} {
   %zero = arith.constant 0 : i64
   %a = tile.load %x[%zero] dims [0] : !tile.view<?xf32> -> tensor<4096xf32>
   tile.store %a, %out[%zero] dims [0] : tensor<4096xf32>, !tile.view<?xf32>
+  return
+}
+func.func @copy_bf16(%x: !tile.view<?xbf16>, %out: !tile.view<?xbf16>) attributes {tile.kernel} {
+  %zero = arith.constant 0 : i64
+  %a = tile.load %x[%zero] dims [0] : !tile.view<?xbf16> -> tensor<4096xbf16>
+  tile.store %a, %out[%zero] dims [0] : tensor<4096xbf16>, !tile.view<?xbf16>
   return
 }
 func.func @in_place(%x: !tile.view<?xf32>) attributes {tile.kernel} {

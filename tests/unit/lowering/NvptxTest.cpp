@@ -189,8 +189,7 @@ using Shape = std::vector<int64_t>;
 
 } // namespace
 
-//===- Memory
-//---------------------------------------------------------------------------------------------------------===//
+//===- Memory -----------------------------------------------------------------------------------------------------===//
 
 // Blocks that the edge cuts anywhere, with and without the alignment that vector accesses need.
 TEST(Nvptx, CopiesRaggedVectors) {
@@ -265,8 +264,7 @@ func.func @k(%n: !tile.view<?xi32>, %o: !tile.view<?xi32>) attributes {tile.kern
          {count, old});
 }
 
-//===- Reductions and scans
-//-------------------------------------------------------------------------------------------===//
+//===- Reductions and scans ---------------------------------------------------------------------------------------===//
 
 TEST(Nvptx, Reduces) {
   for (auto &[shape, axis] : std::vector<std::pair<Shape, int>>{{{1}, 0},
@@ -338,8 +336,7 @@ TEST(Nvptx, ScansInOrder) {
     }
 }
 
-//===- Shapes
-//---------------------------------------------------------------------------------------------------------===//
+//===- Shapes -----------------------------------------------------------------------------------------------------===//
 
 TEST(Nvptx, Transposes) {
   for (auto &[shape, order, result] : std::vector<std::tuple<Shape, std::string, Shape>>{
@@ -384,8 +381,7 @@ TEST(Nvptx, Slices) {
   }
 }
 
-//===- Values
-//---------------------------------------------------------------------------------------------------------===//
+//===- Values -----------------------------------------------------------------------------------------------------===//
 
 TEST(Nvptx, MultipliesMatrices) {
   auto run = [](auto operand, auto result, int64_t m, int64_t k, int64_t n) {
@@ -487,8 +483,7 @@ func.func @k(%b: !tile.view<?xi32>, %f: !tile.view<?xi32>, %start: i64, %limit: 
              {below, from, start, limit});
 }
 
-//===- Control flow
-//---------------------------------------------------------------------------------------------------===//
+//===- Control flow -----------------------------------------------------------------------------------------------===//
 
 // Shared memory is used anew in each turn of a loop: the emulator reports a missing barrier.
 TEST(Nvptx, LoopsOverTiles) {

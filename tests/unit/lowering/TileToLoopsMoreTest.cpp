@@ -109,6 +109,29 @@ TEST(TileToLoops, UnpacksAndPacksEveryWidthAndOrder) {
       }
 }
 
+// Used by nothing else, so that the way from the bytes to the floats is free.
+TEST(TileToLoops, TurnsUnpackedValuesIntoFloats) {
+  for (int bits = 1; bits <= 8; ++bits)
+    for (Packing::Order order : {Packing::Order::LowFirst, Packing::Order::Planar})
+      for (bool isSigned : {false, true})
+        for (int xorBy : {0, 5}) { // after it, signed values are no longer those of their bits
+          if ((order == Packing::Order::LowFirst && bits != 3 && bits != 6) || (xorBy && !isSigned))
+            continue;
+          Packing packing{bits, order, order == Packing::Order::Planar ? 128 : 8};
+          std::string value = "tensor<3x128xi8>", floats = "tensor<3x128xf32>",
+                      byte = "tensor<3x" + std::to_string(16 * bits) + "xi8>", from = isSigned ? "sitofp" : "uitofp";
+          Arrays arrays = {{DType::u8, {2, 16 * bits}, 256}, {DType::f32, {3, 128}}};
+          agree(kernel(arrays, "%p = tile.load %a[%zero, %zero] dims [0, 1] : !tile.view<?x?xi8> -> " + byte +
+                                   "\n%v = tile.unpack %p " + (isSigned ? "signed " : "") + "<\"" + packing.toString() +
+                                   "\"> : " + byte + " -> " + value + "\n%by = arith.constant dense<" +
+                                   std::to_string(xorBy) + "> : " + value + "\n%u = arith.xori %v, %by : " + value +
+                                   "\n%f = arith." + from + " %u : " + value + " to " + floats +
+                                   "\ntile.store %f, %b[%zero, %zero] dims [0, 1] : " + floats +
+                                   ", !tile.view<?x?xf32>"),
+                arrays, {1, 1, 1}, 0);
+        }
+}
+
 TEST(TileToLoops, MultipliesPackedWeights) {
   for (std::string order : {"planar", "low", "high"}) {
     Arrays arrays = {{DType::u8, {20, 256}, 256}, {DType::f32, {512}}, {DType::f32, {20, 4}}, {DType::f32, {20}}};
@@ -145,7 +168,7 @@ TEST(TileToLoops, MultipliesPackedWeights) {
 }
 
 TEST(TileToLoops, LooksUp) {
-  for (int64_t extent : {1, 5, 16, 256}) {
+  for (int64_t extent : {1, 5, 16, 17, 32, 256}) {
     Arrays arrays = {{DType::u8, {100}, 256}, {DType::f32, {extent}}, {DType::f32, {100}}};
     agree(replaced(kernel(arrays, R"(
       %i = tile.load %a[%zero] dims [0] : !tile.view<?xi8> -> tensor<100xi8>

@@ -196,7 +196,7 @@ TEST(TileToLoops, ReducesARow) {
 }
 
 TEST(TileToLoops, ReducesAlongEveryAxis) {
-  for (std::string shape : {"16x64", "3x17", "1x40", "40x1", "24x100", "2x1000", "64x16", "9x3"})
+  for (std::string shape : {"16x64", "3x17", "1x40", "40x1", "24x100", "2x1000", "64x16", "199x8", "9x3"})
     for (int axis : {0, 1}) {
       size_t x = shape.find('x');
       int64_t rows = std::stoll(shape), columns = std::stoll(shape.substr(x + 1));
@@ -215,18 +215,30 @@ TEST(TileToLoops, ReducesAlongEveryAxis) {
 }
 
 TEST(TileToLoops, ReducesTheMiddleOfThree) {
-  for (int axis : {0, 1, 2}) {
-    std::string out = axis == 0 ? "7x40" : axis == 1 ? "5x40" : "5x7";
-    Arrays arrays = {{DType::f32, {5, 7, 40}}, {DType::f32, {axis == 0 ? 7 : 5, axis == 2 ? 7 : 40}}};
-    agree(replaced(replaced(kernel(arrays, R"(
-      %x = tile.load %a[%zero, %zero, %zero] dims [0, 1, 2] : !tile.view<?x?x?xf32> -> tensor<5x7x40xf32>
-      %s = tile.reduce %x axis AXIS : tensor<5x7x40xf32> -> tensor<OUTxf32> )" +
-                                               largest + R"(
-      tile.store %s, %b[%zero, %zero] dims [0, 1] : tensor<OUTxf32>, !tile.view<?x?xf32>)"),
-                            "AXIS", std::to_string(axis)),
-                   "OUT", out),
-          arrays);
-  }
+  struct Case {
+    int64_t a, b, c;
+    int64_t rows; // of the view, where it ends early
+  };
+  for (Case c : {Case{5, 7, 40, 5}, Case{5, 7, 40, 3}, Case{9, 8, 16, 9}, Case{9, 8, 16, 6}, Case{3, 33, 4, 2}})
+    for (int axis : {0, 1, 2}) {
+      std::string shape = std::to_string(c.a) + "x" + std::to_string(c.b) + "x" + std::to_string(c.c);
+      std::vector<int64_t> left = {c.a, c.b, c.c};
+      left.erase(left.begin() + axis);
+      Arrays arrays = {
+          {DType::f32, {c.rows, c.b, c.c}}, {DType::f32, {left[0], left[1]}}, {DType::f32, {left[0], left[1]}}};
+      agree(replaced(replaced(replaced(kernel(arrays, R"(
+        %x = tile.load %a[%zero, %zero, %zero] dims [0, 1, 2] : !tile.view<?x?x?xf32> -> tensor<SHAPExf32>
+        %s = tile.reduce %x axis AXIS : tensor<SHAPExf32> -> tensor<OUTxf32> )" +
+                                                          largest + R"(
+        %t = tile.reduce %x axis AXIS : tensor<SHAPExf32> -> tensor<OUTxf32> )" +
+                                                          sum + R"(
+        tile.store %s, %b[%zero, %zero] dims [0, 1] : tensor<OUTxf32>, !tile.view<?x?xf32>
+        tile.store %t, %c[%zero, %zero] dims [0, 1] : tensor<OUTxf32>, !tile.view<?x?xf32>)"),
+                                       "SHAPE", shape),
+                              "AXIS", std::to_string(axis)),
+                     "OUT", std::to_string(left[0]) + "x" + std::to_string(left[1])),
+            arrays);
+    }
 }
 
 TEST(TileToLoops, ReducesTuplesWithAnyRegion) {

@@ -38,6 +38,9 @@ static std::string cType(DType dtype) {
     return "uint16_t"; // C has no name for it that every compiler takes
   case DType::bf16:
     return "uint16_t";
+  case DType::f8e4m3:
+  case DType::f8e5m2:
+    return "uint8_t";
   case DType::f32:
     return "float";
   case DType::f64:

@@ -262,6 +262,10 @@ double toleranceOf(DType dtype) {
     return 0x1p-9;
   case DType::bf16:
     return 0x1p-6;
+  case DType::f8e4m3:
+    return 0x1p-2;
+  case DType::f8e5m2:
+    return 0x1p-1;
   default:
     return 0;
   }

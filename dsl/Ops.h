@@ -39,7 +39,9 @@ template <Element T = i64> Tile<T, 1> arange(int64_t extent, BITLOOM_HERE) {
 //===- Element by element -----------------------------------------------------------------------------------------===//
 
 // Float to integer truncates towards zero (out of range is undefined); to a narrower float rounds to nearest even; to
-// bool asks whether it differs from zero.
+// bool asks whether it differs from zero. To an 8-bit float saturates: past its largest number, 448 of f8e4m3 and 57344
+// of f8e5m2, comes that number, an infinity included (which may stay one where it came from f8e5m2 or is a constant),
+// and a NaN is 0x7f; f64 goes by way of f32. 8-bit floats are loaded, stored, cast, moved and multiplied by dot alone.
 template <Element To, Element T, int R> Tile<To, R> cast(const Tile<T, R> &a, BITLOOM_HERE) {
   return Tile<To, R>(trace::cast(dtypeOf<T>, dtypeOf<To>, a.node(), at));
 }
@@ -52,6 +54,7 @@ template <Element To, Element T, int R> Tile<To, R> bitcast(const Tile<T, R> &a,
 #define BITLOOM_MATHS(name, operation)                                                                                 \
   template <Element T, int R> Tile<T, R> name(const Tile<T, R> &a, BITLOOM_HERE) {                                     \
     static_assert(dtypeOf<T> >= DType::f16, "expected a tile of floats for " #name);                                   \
+    detail::checkComputes<T>();                                                                                        \
     return Tile<T, R>(trace::unary(trace::Unary::operation, dtypeOf<T>, a.node(), at));                                \
   }
 BITLOOM_MATHS(exp, Exp)
@@ -238,11 +241,12 @@ template <Element T> Scalar<i32> argmax(const Tile<T, 1> &a, BITLOOM_HERE) {
 }
 
 // acc + a · b for a of M×K, b of K×N and acc of M×N, in acc's element type. tf32 lets a target round f32 operands to
-// tf32. Integer operands need an integer acc, floats a float one.
+// tf32. Integer operands need an integer acc, floats a float one; it is none of 8-bit floats.
 template <Element A, Element B, Element Acc>
 Tile<Acc, 2> dot(const Tile<A, 2> &a, const Tile<B, 2> &b, const Tile<Acc, 2> &acc, bool tf32 = false, BITLOOM_HERE) {
   static_assert(std::is_integral_v<A> == std::is_integral_v<Acc> && std::is_integral_v<B> == std::is_integral_v<Acc>,
                 "expected operands and accumulator of dot all of integers or all of floats");
+  detail::checkComputes<Acc>();
   return Tile<Acc, 2>(trace::dot(a.node(), dtypeOf<A>, b.node(), dtypeOf<B>, acc.node(), dtypeOf<Acc>, tf32, at));
 }
 

@@ -23,7 +23,14 @@ concept Tiled = requires(const A &a) { detail::asTile(a); };
 template <class A> using TileOf = decltype(detail::asTile(std::declval<const A &>()));
 
 template <class C>
-concept Number = std::is_arithmetic_v<C> || std::same_as<C, f16> || std::same_as<C, bf16>;
+concept Number = std::is_arithmetic_v<C> || std::same_as<C, f16> || std::same_as<C, bf16> || std::same_as<C, f8e4m3> ||
+                 std::same_as<C, f8e5m2>;
+
+// The one readable line for arithmetic on 8-bit floats.
+template <Element T> constexpr void checkComputes() {
+  static_assert(!isStorageFloat(dtypeOf<T>),
+                "expected elements to compute with, got 8-bit floats: convert them first, as in cast<f32>(x)");
+}
 
 template <class C> struct NumberOf {
   using type = C;
@@ -93,6 +100,7 @@ public:
 
 #define BITLOOM_BINARY(symbol, operation, result)                                                                      \
   friend Tile<result, R> operator symbol(Operand<T, R> a, Operand<T, R> b) {                                           \
+    detail::checkComputes<T>();                                                                                        \
     return Tile<result, R>(trace::binary(trace::Binary::operation, dtype, a.node, b.node, a.at));                      \
   }
   BITLOOM_BINARY(+, Add, T)
@@ -113,7 +121,10 @@ public:
   BITLOOM_BINARY(>=, GreaterEqual, bool)
 #undef BITLOOM_BINARY
 
-  friend Tile operator-(Operand<T, R> a) { return Tile(trace::unary(trace::Unary::Negate, dtype, a.node, a.at)); }
+  friend Tile operator-(Operand<T, R> a) {
+    detail::checkComputes<T>();
+    return Tile(trace::unary(trace::Unary::Negate, dtype, a.node, a.at));
+  }
   friend Tile operator~(Operand<T, R> a) { return Tile(trace::unary(trace::Unary::Not, dtype, a.node, a.at)); }
   friend Tile operator!(Operand<T, R> a)
     requires std::same_as<T, bool>
@@ -128,6 +139,7 @@ public:
 
 private:
   Tile &update(trace::Binary op, const Operand<T, R> &b) {
+    detail::checkComputes<T>();
     variable.assign(trace::binary(op, dtype, node(), b.node, b.at));
     return *this;
   }

@@ -54,13 +54,24 @@ Type typeOf(DType dtype) {
     return builder.getBF16Type();
   case DType::f64:
     return builder.getF64Type();
+  case DType::f8e4m3:
+    return Float8E4M3FNType::get(builder.getContext());
+  case DType::f8e5m2:
+    return Float8E5M2Type::get(builder.getContext());
   default:
     return builder.getF32Type();
   }
 }
 
+// As a cast would have it: 8-bit floats saturate.
+template <class T> static Node converted(Node number) { return Node::host(double(float(T(float(number.hostFloat))))); }
+
 static Value constantOf(Type type, Node number, Location at) {
   OpBuilder &builder = session().builder;
+  if (isa<Float8E4M3FNType>(type))
+    number = converted<f8e4m3>(number);
+  if (isa<Float8E5M2Type>(type))
+    number = converted<f8e5m2>(number);
   TypedAttr attr = isa<FloatType>(type) ? TypedAttr(builder.getFloatAttr(type, number.hostFloat))
                                         : TypedAttr(builder.getIntegerAttr(type, number.hostInt));
   return arith::ConstantOp::create(builder, at, attr);
@@ -125,7 +136,14 @@ static Value constantLike(Value like, int64_t number, Location at) {
                  tile::shapeOf(like.getType()), at);
 }
 
+static void checkComputes(DType dtype, SourceLocation where) {
+  if (isStorageFloat(dtype))
+    throw UserError(where,
+                    "expected elements to compute with, got " + std::string(nameOf(dtype)) + "; cast them first");
+}
+
 Node unary(Unary op, DType dtype, Node node, SourceLocation where) {
+  checkComputes(dtype, where);
   if (node.onHost() && !tracing()) {
     if (op == Unary::Negate)
       return Node::host(-node.hostInt);
@@ -214,6 +232,7 @@ static Node compare(Location at, DType dtype, arith::CmpFPredicate f, arith::Cmp
 }
 
 Node binary(Binary op, DType dtype, Node left, Node right, SourceLocation where) {
+  checkComputes(dtype, where);
   if (!tracing() && left.onHost() && right.onHost())
     return onHost(op, left.hostInt, right.hostInt, where);
   session(where);
@@ -288,6 +307,7 @@ Node binary(Binary op, DType dtype, Node left, Node right, SourceLocation where)
 }
 
 Node fma(DType dtype, Node a, Node b, Node c, SourceLocation where) {
+  checkComputes(dtype, where);
   session(where);
   Value v[] = {valueOf(a, dtype, where), valueOf(b, dtype, where), valueOf(c, dtype, where)};
   unify(v, where);
@@ -312,6 +332,11 @@ Node cast(DType from, DType to, Node node, SourceLocation where) {
     return node;
   if (node.onHost() && !tracing())
     return node;
+  // 8-bit floats are converted to and from f32, f16 and bf16 alone; what else there is goes through f32, exactly but
+  // for f64. Integers too large for f32 saturate anyhow.
+  auto isDirect = [](DType other) { return isFloat(other) && factsOf(other).bits <= 32 && !isStorageFloat(other); };
+  if ((isStorageFloat(from) && !isDirect(to)) || (isStorageFloat(to) && !isDirect(from)))
+    return cast(DType::f32, to, cast(from, DType::f32, node, where), where);
   Value a = valueOf(node, from, where);
   Location at = locationOf(where, a);
   Type target = typeOf(to);
@@ -619,6 +644,7 @@ static tile::Atomic atomicOf(Atomic op, bool sign) {
 
 Node atomic(Atomic op, Node value, Node view, DType dtype, const std::vector<Node> &nodes, std::optional<Node> mask,
             SourceLocation at) {
+  checkComputes(dtype, at);
   session(at);
   SmallVector<Value> indices = valuesOf(inMemory(view, nodes), at);
   Value m = mask ? valueOf(*mask, DType::b1, at) : Value(), v = toStored(value, dtype, at);

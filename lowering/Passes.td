@@ -59,11 +59,12 @@ def ExpandMath : Pass<"tile-expand-math", "::mlir::ModuleOp"> {
 }
 
 def ExpandFloats : Pass<"tile-expand-floats", "::mlir::ModuleOp"> {
-  let summary = "rewrite bf16 arithmetic in f32, and its conversions in integers (CPU targets)";
+  let summary = "rewrite bf16 arithmetic in f32, and conversions of bf16 and 8-bit floats in integers (CPU targets)";
   let description = [{
     A sum, product, quotient or root of bf16 values that is computed in f32 and then rounded to bf16 is the correctly
     rounded one, since 24 bits of mantissa are at least 2 * 8 + 2 (Figueroa, "When is double rounding innocuous?").
     Processors with bf16 instructions round by one of them; x86's takes numbers below 2^-126 for zero.
+    8-bit floats are converted by way of f32, saturating, and are i8 afterwards.
   }];
   let options = [Option<"target", "target", "std::string", "\"x86-64-v4\"", "the target, as parseTarget spells it">];
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect", "::mlir::vector::VectorDialect"];

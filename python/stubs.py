@@ -19,7 +19,8 @@ A = TypeVar("A", bound=Array)
 
 def add(name: str) -> Any: ...
 '''
-SCALARS = {"b1": "bool", "f16": "float", "bf16": "float", "f32": "float", "f64": "float"}
+FLOATS = ("f16", "bf16", "f32", "f64", "f8e4m3", "f8e5m2")
+SCALARS = {"b1": "bool"} | dict.fromkeys(FLOATS, "float")
 
 
 def stub(kernel) -> str:

@@ -202,7 +202,7 @@ static std::string helpText() {
       "ptxas and not run.\n"
       "\nIntegers are equal, bit for bit. Floats differ by at most the tolerance times the sum of the element's "
       "magnitude\nand the mean magnitude of its tensor:";
-  for (DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16}) {
+  for (DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16, DType::f8e4m3, DType::f8e5m2}) {
     char number[64];
     std::snprintf(number, sizeof number, " %s %.1e", std::string(nameOf(dtype)).c_str(), toleranceOf(dtype));
     text += number;

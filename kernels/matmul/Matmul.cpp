@@ -5,10 +5,11 @@ namespace bitloom::kernels {
 
 // One program computes one tile of c. a and b may lie either way round in memory: b = weight.T costs no copy. Integers
 // accumulate exactly in i32, floats in f32; products of full f32 operands in blocks along k, whose error grows with
-// k / block_k + block_k rather than k (Higham, "The Accuracy of Floating Point Summation", 1993).
+// k / block_k + block_k rather than k (Higham, "The Accuracy of Floating Point Summation", 1993). Operands that were
+// quantised with one scale each, of 8-bit floats above all, pass what multiplies their elements back.
 template <class T, class Out> struct Matmul {
   static constexpr auto name = "matmul";
-  static constexpr auto summary = "out = activation(a · b + bias)";
+  static constexpr auto summary = "out = activation(scale_a · scale_b · a · b + bias)";
   static constexpr auto tests =
       "m=1 n=1 k=1; m=17 n=33 k=65; m=129 n=257 k=199 biased=1; m=3 n=199 k=17 activation=1; m=17 n=1 k=4097; "
       "m=33 n=65 k=17 b_transposed=1; m=129 n=31 k=70 a_transposed=1; m=65 n=70 k=199 a_transposed=1 b_transposed=1; "
@@ -17,18 +18,20 @@ template <class T, class Out> struct Matmul {
 
   View<const T, 2> a{"m, k"}, b{"k, n"};
   View<const Out, 1> bias{"n * biased"};
+  View<const f32, 1> scale_a{"1 * scaled_a"}, scale_b{"1 * scaled_b"}; // of floats
   View<Out, 2> out{"m, n"};
   Meta<int> activation = Meta<int>::oneOf("none, relu, silu, gelu"); // integers: none, relu
   Meta<bool> biased = "bias.given";
+  Meta<bool> scaled_a = "scale_a.given", scaled_b = "scale_b.given";
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
   Meta<bool> tf32 = false; // f32 operands may be rounded to 10 bits of mantissa
-  Meta<int> block_m = "max(16, min(next_pow2(m), 128))";
-  Meta<int> block_n = "max(16, min(next_pow2(n), 128))";
-  Meta<int> block_k = "max(16, min(next_pow2(k), 64))";
-  Meta<int> split = 1; // thread blocks that share the sum over k of a tile
-  Meta<int> stages = 0;
-  BITLOOM_PARAMS(a, b, bias, out, activation, biased, a_transposed, b_transposed, tf32, block_m, block_n, block_k, split,
-                 stages)
+  Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
+  Meta<int> block_n = "max(16, min(next_pow2(n), 64 + 64 * (m > 32)))";
+  Meta<int> block_k = sizeof(T) == 1 ? "max(16, min(next_pow2(k), 128))" : "max(16, min(next_pow2(k), 64))";
+  Meta<int> split = 1;  // thread blocks that share the sum over k of a tile
+  Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
+  BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, out, activation, biased, scaled_a, scaled_b, a_transposed, b_transposed,
+                 tf32, block_m, block_n, block_k, split, stages)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_m), ceil_div(out.extent(1), block_n)}; }
 
@@ -47,12 +50,22 @@ template <class T, class Out> struct Matmul {
       else
         acc = dot(left, right, acc, tf32);
     }
+    if constexpr (std::is_integral_v<T>) {
+      if (scaled_a || scaled_b)
+        throw UserError("argument scale_a, scale_b: expected operands of floats, got integers");
+    } else {
+      if (scaled_a)
+        acc = acc * Scalar<f32>(scale_a(0));
+      if (scaled_b)
+        acc = acc * Scalar<f32>(scale_b(0));
+    }
     if (biased)
       acc = acc + cast<Sum>(expand(bias(cols), 0));
     out(rows, cols) = cast<Out>(activated(acc, activation));
   }
 };
 
-BITLOOM_REGISTER(Matmul<f32, f32>, Matmul<f16, f16>, Matmul<bf16, bf16>, Matmul<i8, i32>)
+BITLOOM_REGISTER(Matmul<f32, f32>, Matmul<f16, f16>, Matmul<bf16, bf16>, Matmul<i8, i32>, Matmul<f8e4m3, bf16>,
+                 Matmul<f8e5m2, bf16>)
 
 } // namespace bitloom::kernels

@@ -58,6 +58,38 @@ f16::operator float() const {
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 
+// The code of an 8-bit float with `mantissa` bits of mantissa and normal numbers from 2^least.
+static uint8_t narrowed(float value, int mantissa, int least, uint8_t largest) {
+  if (std::isnan(value))
+    return 0x7f;
+  uint8_t sign = std::signbit(value) ? 0x80 : 0;
+  if (std::isinf(value))
+    return sign | largest;
+  double magnitude = std::fabs(double(value));
+  int exponent = magnitude == 0 ? least : std::max(std::ilogb(magnitude), least);
+  // In units of the last place. Codes count up through subnormal and normal numbers alike, a carry included.
+  double rounded = std::nearbyint(std::ldexp(magnitude, mantissa - exponent));
+  double code = std::ldexp(double(exponent - least), mantissa) + rounded;
+  return sign | static_cast<uint8_t>(std::min(code, double(largest)));
+}
+
+f8e4m3::f8e4m3(float value) : bits(narrowed(value, 3, -6, 0x7e)) {}
+f8e5m2::f8e5m2(float value) : bits(narrowed(value, 2, -14, 0x7b)) {}
+
+f8e4m3::operator float() const {
+  int exponent = (bits >> 3) & 15, mantissa = bits & 7;
+  float magnitude = (bits & 0x7f) == 0x7f ? NAN
+                    : exponent == 0       ? std::ldexp(float(mantissa), -9)
+                                          : std::ldexp(float(mantissa + 8), exponent - 10);
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+
+f8e5m2::operator float() const {
+  f16 same;
+  same.bits = static_cast<uint16_t>(bits << 8);
+  return same;
+}
+
 template <class T> static double readElement(const void *element) {
   T value;
   std::memcpy(&value, element, sizeof value);

@@ -23,6 +23,24 @@ struct bf16 {
   operator float() const { return std::bit_cast<float>(std::uint32_t(bits) << 16); }
 };
 
+// The 8-bit floats of Micikevicius et al., "FP8 Formats for Deep Learning" (2022), as the Open Compute Project
+// standardised them (OFP8): e4m3 has no infinities and one NaN, 0x7f with either sign (torch's float8_e4m3fn); e5m2 is
+// the upper half of a binary16. Conversions round to nearest, ties to even, and saturate: what lies past the largest
+// number, 448 or 57344, becomes it, infinities included; a NaN becomes 0x7f. So convert the instructions of GPUs, and
+// torch to e4m3; to e5m2 torch overflows to an infinity.
+struct f8e4m3 {
+  std::uint8_t bits = 0;
+  f8e4m3() = default;
+  f8e4m3(float value);
+  operator float() const;
+};
+struct f8e5m2 {
+  std::uint8_t bits = 0;
+  f8e5m2() = default;
+  f8e5m2(float value);
+  operator float() const;
+};
+
 using i8 = std::int8_t;
 using u8 = std::uint8_t;
 using i16 = std::int16_t;
@@ -56,6 +74,8 @@ inline bool isFloat(DType dtype) { return factsOf(dtype).kind == DTypeKind::Floa
 inline bool isSigned(DType dtype) {
   return factsOf(dtype).kind == DTypeKind::Signed || factsOf(dtype).kind == DTypeKind::Float;
 }
+// Of 8 bits: to be loaded, stored, converted, moved and multiplied by dot, and not computed with otherwise.
+inline constexpr bool isStorageFloat(DType dtype) { return dtype == DType::f8e4m3 || dtype == DType::f8e5m2; }
 std::optional<DType> dtypeNamed(std::string_view name);
 
 // The number stored at `element`, and its inverse (rounding to nearest even; integers wrap).

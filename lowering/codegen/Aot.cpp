@@ -24,7 +24,7 @@ static constexpr const char *runtimeSource =
     ;
 // They know dtypes by these numbers.
 static_assert(int(DType::b1) == 0 && int(DType::i8) == 1 && int(DType::u64) == 8 && int(DType::f16) == 9 &&
-              int(DType::f64) == 12);
+              int(DType::f64) == 12 && int(DType::f8e4m3) == 13 && int(DType::f8e5m2) == 14);
 
 static bool isIdentifier(const std::string &name) {
   auto legal = [](unsigned char letter) { return std::isalnum(letter) || letter == '_'; };
@@ -63,6 +63,10 @@ static CType cTypeOf(mlir::Type type) {
     return {"uint16_t", "bits of IEEE binary16"};
   if (type.isBF16())
     return {"uint16_t", "bits of bfloat16"};
+  if (mlir::isa<mlir::Float8E4M3FNType>(type))
+    return {"uint8_t", "bits of an 8-bit float, e4m3"};
+  if (mlir::isa<mlir::Float8E5M2Type>(type))
+    return {"uint8_t", "bits of an 8-bit float, e5m2"};
   if (type.isInteger(1))
     return {"uint8_t", "0 or 1"};
   if (type.isInteger(8) || type.isInteger(16) || type.isInteger(32) || type.isInteger(64))

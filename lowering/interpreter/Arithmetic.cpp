@@ -270,7 +270,8 @@ static void addCasts(Handlers &handlers) {
   addCast<arith::FPToSIOp>(handlers, [](Cell x, Number, Number to) { return ofBits(toSigned(x.number, to.width)); });
   addCast<arith::FPToUIOp>(handlers, [](Cell x, Number, Number to) { return ofBits(toUnsigned(x.number, to.width)); });
   addCast<arith::BitcastOp>(handlers, [](Cell x, Number from, Number to) {
-    std::uint64_t bits = from.isFloat() ? encode(rounded(x.number, from.kind), from.kind) : x.bits;
+    double number = std::isinf(x.number) ? x.number : rounded(x.number, from.kind); // of 8 bits, it would saturate
+    std::uint64_t bits = from.isFloat() ? encode(number, from.kind) : x.bits;
     return to.isFloat() ? ofNumber(decode(bits, to.kind)) : ofBits(bits);
   });
   handlers[arith::TruncFOp::getOperationName()] = compileTruncF;

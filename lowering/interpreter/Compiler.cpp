@@ -83,7 +83,12 @@ Number Compiler::numberOf(Type type) const {
     return {Number::Kind::F32, 32};
   if (element.isF64())
     return {Number::Kind::F64, 64};
-  throw UserError(line, "expected integers of 1 to 64 bits, f16, bf16, f32 or f64, got " + textOf(element));
+  if (isa<Float8E4M3FNType>(element))
+    return {Number::Kind::F8E4M3, 8};
+  if (isa<Float8E5M2Type>(element))
+    return {Number::Kind::F8E5M2, 8};
+  throw UserError(line,
+                  "expected integers of 1 to 64 bits, f16, bf16, f32, f64, f8E4M3FN or f8E5M2, got " + textOf(element));
 }
 
 Number Compiler::inMemory(Type type) const {

@@ -10,11 +10,15 @@ namespace bitloom::interpreter {
 
 using Kind = Number::Kind;
 
-// IEEE 754 binary formats: bits of significand with the leading one, and the least exponent of a normal number.
+// IEEE 754 binary formats and the like: bits of significand with the leading one, and the least exponent of a normal
+// number. Past the largest number comes infinity, or the number itself where the format saturates.
 struct Format {
   int precision;
   int leastExponent;
   double largest;
+  bool saturates = false;
+
+  double beyond() const { return saturates ? largest : std::numeric_limits<double>::infinity(); }
 };
 static Format formatOf(Kind kind) {
   switch (kind) {
@@ -22,6 +26,10 @@ static Format formatOf(Kind kind) {
     return {11, -14, 65504};
   case Kind::BF16:
     return {8, -126, 0x1.fep127};
+  case Kind::F8E4M3:
+    return {4, -6, 448, true};
+  case Kind::F8E5M2:
+    return {3, -14, 57344, true};
   case Kind::F32:
     return {24, -126, std::numeric_limits<float>::max()};
   default:
@@ -42,12 +50,12 @@ static double spacing(double value, const Format &format) {
 static double roundedToFormat(double value, const Format &format) {
   if (std::isnan(value))
     return value;
-  double nearest = std::numeric_limits<double>::infinity();
+  double nearest = format.beyond();
   if (std::abs(value) < 2 * format.largest) {
     double magic = spacing(value, format) * 0x1.8p52;
     nearest = std::abs((value + magic) - magic);
     if (nearest > format.largest)
-      nearest = std::numeric_limits<double>::infinity();
+      nearest = format.beyond();
   }
   return std::copysign(nearest, value);
 }
@@ -55,6 +63,8 @@ static double roundedToFormat(double value, const Format &format) {
 static double rounded(double value, const Format &format, Rounding rounding) {
   if (rounding == Rounding::NearestEven)
     return roundedToFormat(value, format);
+  if (std::isinf(value))
+    return std::copysign(format.beyond(), value);
   if (!std::isfinite(value) || value == 0)
     return value;
   double unit = spacing(value, format), scaled = value / unit; // exact, and below 2^53
@@ -75,7 +85,7 @@ static double rounded(double value, const Format &format, Rounding rounding) {
   if (std::abs(result) > format.largest) {
     bool keepsFinite = rounding == Rounding::TowardZero || (rounding == Rounding::Down && value > 0) ||
                        (rounding == Rounding::Up && value < 0);
-    result = keepsFinite ? format.largest : std::numeric_limits<double>::infinity();
+    result = keepsFinite ? format.largest : format.beyond();
   }
   return std::copysign(result, value);
 }
@@ -170,6 +180,12 @@ std::uint64_t encode(double value, Kind kind) {
       return sign | 0x7c00;
     return sign | std::bit_cast<std::uint64_t>(std::abs(value) * 0x1p-1008) >> f16Shift;
   }
+  case Kind::F8E5M2: // the upper half of an f16
+    return std::isnan(value) ? 0x7f : encode(value, Kind::F16) >> 8;
+  case Kind::F8E4M3:
+    if (std::isnan(value))
+      return 0x7f;
+    return (std::signbit(value) ? 0x80 : 0) | encode(std::abs(value) / 256, Kind::F16) >> 7;
   case Kind::Int:
     break;
   }
@@ -195,6 +211,12 @@ double decode(std::uint64_t bits, Kind kind) {
     return std::bit_cast<float>(std::uint32_t(bits) << 16);
   case Kind::F16:
     return decodeF16(std::uint16_t(bits));
+  case Kind::F8E5M2:
+    return decodeF16(std::uint16_t(bits << 8));
+  case Kind::F8E4M3: // an f16's fields of another bias; all exponents are of numbers but for the one NaN
+    if ((bits & 0x7f) == 0x7f)
+      return std::numeric_limits<double>::quiet_NaN();
+    return 256 * decodeF16(std::uint16_t((bits & 0x80) << 8 | (bits & 0x7f) << 7));
   case Kind::Int:
     break;
   }

@@ -13,7 +13,7 @@ union Cell {
 
 // The type of an element.
 struct Number {
-  enum class Kind : std::uint8_t { Int, F16, BF16, F32, F64 };
+  enum class Kind : std::uint8_t { Int, F16, BF16, F32, F64, F8E4M3, F8E5M2 };
   Kind kind = Kind::Int;
   int width = 64; // bits: 1 to 64
 
@@ -27,7 +27,8 @@ inline int64_t signExtend(std::uint64_t bits, int width) { return int64_t(bits <
 // Numbered as arith.truncf's.
 enum class Rounding { NearestEven, Down, Up, TowardZero, NearestAway };
 
-// The number of the float type nearest to `value`, rounded once: `value` is exact, or was rounded to odd.
+// The number of the float type nearest to `value`, rounded once: `value` is exact, or was rounded to odd. 8-bit floats
+// saturate, infinities included.
 double rounded(double value, Number::Kind kind, Rounding rounding = Rounding::NearestEven);
 void roundAll(Cell *cells, int64_t count, Number::Kind kind);
 

@@ -1,10 +1,12 @@
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lib/target/Target.h"
 #include "bitloom/lowering/Passes.h"
+#include "bitloom/lowering/transforms/Float8.h"
 
 #include "mlir/Dialect/Arith/Transforms/Passes.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
+#include "mlir/IR/AttrTypeSubElements.h"
 #include "mlir/Transforms/DialectConversion.h"
 #include "mlir/Transforms/GreedyPatternRewriteDriver.h"
 
@@ -23,14 +25,17 @@ Type withElement(Type type, Type element) {
   return element;
 }
 
-// Any arithmetic of arith, math or vector on bf16: its operands are widened, it runs in f32, its results are rounded.
+bool isFloat8In(Type type) { return isFloat8(getElementTypeOrSelf(type)); }
+
+// Any arithmetic of arith, math or vector on bf16 or 8-bit floats: its operands are widened, it runs in f32, its
+// results are rounded.
 struct ComputeInF32 : RewritePattern {
   ComputeInF32(MLIRContext *context) : RewritePattern(MatchAnyOpTypeTag(), 1, context) {}
 
   LogicalResult matchAndRewrite(Operation *op, PatternRewriter &rewriter) const override {
     if (!computes(op))
       return failure();
-    auto narrow = [](Type type) { return getElementTypeOrSelf(type).isBF16(); };
+    auto narrow = [](Type type) { return getElementTypeOrSelf(type).isBF16() || isFloat8In(type); };
     if (!llvm::any_of(op->getOperandTypes(), narrow) && !llvm::any_of(op->getResultTypes(), narrow))
       return failure();
 
@@ -99,6 +104,67 @@ struct RoundInIntegers : OpRewritePattern<arith::TruncFOp> {
   }
 };
 
+// To and from 8-bit floats, by way of f32; from f64, which that would round twice, there is no conversion.
+struct WidenFloat8 : OpRewritePattern<arith::ExtFOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(arith::ExtFOp op, PatternRewriter &rewriter) const override {
+    Type format = getElementTypeOrSelf(op.getIn().getType()), to = getElementTypeOrSelf(op.getType());
+    if (!isFloat8(format))
+      return failure();
+    Location loc = op.getLoc();
+    Value code = arith::BitcastOp::create(rewriter, loc, withElement(op.getType(), rewriter.getI8Type()), op.getIn());
+    Value wide = widenFloat8(rewriter, loc, code, format);
+    if (to.getIntOrFloatBitWidth() < 32)
+      wide = arith::TruncFOp::create(rewriter, loc, op.getType(), wide); // exact
+    if (to.getIntOrFloatBitWidth() > 32)
+      wide = arith::ExtFOp::create(rewriter, loc, op.getType(), wide);
+    rewriter.replaceOp(op, wide);
+    return success();
+  }
+};
+
+struct NarrowToFloat8 : OpRewritePattern<arith::TruncFOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(arith::TruncFOp op, PatternRewriter &rewriter) const override {
+    Type format = getElementTypeOrSelf(op.getType()), from = getElementTypeOrSelf(op.getIn().getType());
+    if (!isFloat8(format) || from.getIntOrFloatBitWidth() > 32)
+      return failure();
+    Location loc = op.getLoc();
+    Value source = op.getIn();
+    if (!from.isF32())
+      source = arith::ExtFOp::create(rewriter, loc, withElement(op.getType(), rewriter.getF32Type()), source);
+    Value code = narrowToFloat8(rewriter, loc, source, format);
+    rewriter.replaceOpWithNewOp<arith::BitcastOp>(op, op.getType(), code);
+    return success();
+  }
+};
+
+// Once nothing computes on 8-bit floats any more: LLVM has none, their bits are moved as i8.
+void eraseFloat8(ModuleOp module) {
+  Type byte = IntegerType::get(module.getContext(), 8);
+  AttrTypeReplacer replacer;
+  replacer.addReplacement([&](FloatType type) { return isFloat8(type) ? std::optional(byte) : std::nullopt; });
+  replacer.addReplacement([&](FloatAttr value) -> std::optional<Attribute> {
+    if (!isFloat8(value.getType()))
+      return std::nullopt;
+    return IntegerAttr::get(byte, value.getValue().bitcastToAPInt());
+  });
+  replacer.addReplacement([&](DenseElementsAttr values) -> std::optional<Attribute> {
+    if (!isFloat8(values.getElementType()))
+      return std::nullopt;
+    return values.bitcast(byte);
+  });
+  replacer.recursivelyReplaceElementsIn(module, /*replaceAttrs=*/true, /*replaceLocs=*/false, /*replaceTypes=*/true);
+  module.walk([](arith::BitcastOp op) {
+    if (op.getIn().getType() != op.getType())
+      return;
+    op.replaceAllUsesWith(op.getIn());
+    op.erase();
+  });
+}
+
 struct ExpandFloats : impl::ExpandFloatsBase<ExpandFloats> {
   using ExpandFloatsBase::ExpandFloatsBase;
 
@@ -112,13 +178,28 @@ struct ExpandFloats : impl::ExpandFloatsBase<ExpandFloats> {
     }
     RewritePatternSet patterns(&getContext());
     patterns.add<ComputeInF32>(&getContext());
+    bool hasFloat8 = false;
+    auto walked = getOperation().walk([&](Operation *op) {
+      hasFloat8 |= llvm::any_of(op->getResultTypes(), isFloat8In);
+      if (!isa<arith::TruncFOp>(op) || !isFloat8In(op->getResult(0).getType()) ||
+          !getElementTypeOrSelf(op->getOperand(0).getType()).isF64())
+        return WalkResult::advance();
+      op->emitOpError() << "expected f32, f16 or bf16 to convert to " << op->getResult(0).getType() << ", got f64";
+      return WalkResult::interrupt();
+    });
+    if (walked.wasInterrupted())
+      return signalPassFailure();
+    if (hasFloat8)
+      patterns.add<WidenFloat8, NarrowToFloat8>(&getContext(), 3); // they use the conversions of bf16 below
     if (!on.has("avx512bf16") && !on.has("bf16")) {
       // Ahead of upstream's, which forgets what NaN it was.
       patterns.add<RoundInIntegers>(&getContext(), 2);
       arith::populateExpandBFloat16Patterns(patterns);
     }
     if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
-      signalPassFailure();
+      return signalPassFailure();
+    if (hasFloat8)
+      eraseFloat8(getOperation());
   }
 };
 } // namespace

@@ -115,7 +115,13 @@ static std::optional<DType> dtypeOf(dlpack::DataType dtype) {
     break;
   case dlpack::BFloat:
     return dtype.bits == 16 ? std::optional(DType::bf16) : std::nullopt;
+  case dlpack::Float8E4M3FN:
+    return DType::f8e4m3;
+  case dlpack::Float8E5M2:
+    return DType::f8e5m2;
   case dlpack::Float:
+    if (dtype.bits < 16)
+      return std::nullopt;
     kind = DTypeKind::Float;
     break;
   default:
@@ -143,7 +149,10 @@ static dlpack::DataType dlpackOf(DType dtype) {
     code = dlpack::UInt;
     break;
   case DTypeKind::Float:
-    code = dtype == DType::bf16 ? dlpack::BFloat : dlpack::Float;
+    code = dtype == DType::bf16     ? dlpack::BFloat
+           : dtype == DType::f8e4m3 ? dlpack::Float8E4M3FN
+           : dtype == DType::f8e5m2 ? dlpack::Float8E5M2
+                                    : dlpack::Float;
     break;
   }
   return {code, uint8_t(facts.bits), 1};
@@ -343,11 +352,15 @@ static py::object allocateByExchange(const dlpack::ExchangeApi &api, DType dtype
 
 // numpy's and torch's names of element types, by DType.
 static const char *arrayNameOf(DType dtype) {
-  static constexpr std::array names = {"bool",  "int8",   "uint8",   "int16",    "uint16",  "int32",  "uint32",
-                                       "int64", "uint64", "float16", "bfloat16", "float32", "float64"};
-  static_assert(names.size() == size_t(DType::f64) + 1, "expected a name for each row of DType.def");
+  static constexpr std::array names = {"bool",     "int8",    "uint8",   "int16",         "uint16",
+                                       "int32",    "uint32",  "int64",   "uint64",        "float16",
+                                       "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"};
+  static_assert(names.size() == size_t(DType::f8e5m2) + 1, "expected a name for each row of DType.def");
   return names[size_t(dtype)];
 }
+
+// The rest are torch's alone.
+static bool inNumpy(DType dtype) { return dtype != DType::bf16 && !isStorageFloat(dtype); }
 
 static py::tuple shapeOf(const Dims &extents) {
   py::tuple shape(size_t(extents.size()));
@@ -364,7 +377,7 @@ py::object allocate(const ArrayType &like, DType dtype, const Dims &extents, Dev
     return torch.attr("empty")(shapeOf(extents), py::arg("dtype") = torch.attr(arrayNameOf(dtype)),
                                py::arg("device") = nameOf(device));
   }
-  if (device.kind == Device::Kind::Cuda && dtype != DType::bf16 && moduleOf(like.type).starts_with("cupy")) {
+  if (device.kind == Device::Kind::Cuda && inNumpy(dtype) && moduleOf(like.type).starts_with("cupy")) {
     py::module_ cupy = py::module_::import("cupy");
     py::object previous = cupy.attr("cuda").attr("Device")(); // the current one
     cupy.attr("cuda").attr("Device")(device.index).attr("use")();
@@ -372,12 +385,12 @@ py::object allocate(const ArrayType &like, DType dtype, const Dims &extents, Dev
     previous.attr("use")();
     return made;
   }
-  if (device.kind != Device::Kind::Cpu || dtype == DType::bf16)
+  if (device.kind != Device::Kind::Cpu || !inNumpy(dtype))
     throw UserError(where + ": expected a tensor to write to, since " + std::string(like.type->tp_name) +
                     " gives no way to make one of " + std::string(nameOf(dtype)) + " on " + nameOf(device));
   // Kept by dtype: looking names up takes longer than making the array.
   static PyObject *empty = py::object(py::module_::import("numpy").attr("empty")).release().ptr();
-  static std::array<PyObject *, size_t(DType::f64) + 1> dtypes{};
+  static std::array<PyObject *, size_t(DType::f8e5m2) + 1> dtypes{};
   PyObject *&numpyType = dtypes[size_t(dtype)];
   if (!numpyType)
     numpyType = py::module_::import("numpy").attr("dtype")(arrayNameOf(dtype)).release().ptr();

@@ -1,6 +1,6 @@
 """Matrix products and attention on one CUDA GPU beside cuBLAS, Triton and torch's attention, in one process.
 
-    python gemm.py [--only gemm-bf16,small,int8,attention] [--quick] [--out DIR] [--set block_m=128 block_n=256]
+    python gemm.py [--only gemm-bf16,small,int8,fp8,attention] [--quick] [--out DIR] [--set block_m=128 block_n=256]
                    [--shapes 4096x4096x4096]
 
 Each row is checked before it is measured: on sampled rows against float64, with the output poisoned beforehand, where
@@ -11,6 +11,7 @@ the others.
 """
 
 import argparse
+import functools
 import gc
 import json
 import math
@@ -42,14 +43,15 @@ LARGE = [  # (m, n, k)
     (2048, 2048, 2048),
 ]
 SMALL = [(m, n, k) for n, k in ((14336, 4096), (8192, 28672)) for m in (1, 16, 64, 128, 256)]
-INT8 = [(8192, 8192, 8192), (4096, 8192, 28672)]
+BYTES = [(8192, 8192, 8192), (4096, 8192, 28672)]
 GROUPS = {
     "gemm-bf16": (torch.bfloat16, LARGE),
     "gemm-f16": (torch.float16, LARGE),
     "small": (torch.bfloat16, SMALL),
-    "int8": (torch.int8, INT8),
+    "int8": (torch.int8, BYTES),
+    "fp8": (torch.float8_e4m3fn, BYTES),  # beside torch._scaled_mm
 }
-QUICK = {"gemm-bf16": 2, "gemm-f16": 1, "small": 3, "int8": 1}  # rows of a group
+QUICK = {"gemm-bf16": 2, "gemm-f16": 1, "small": 3, "int8": 1, "fp8": 1}  # rows of a group
 ROTATED = 400 << 20  # bytes of buffers: several times the L2 cache of any GPU
 
 
@@ -128,15 +130,33 @@ def check(run, theirs, exact, sample):
 def random_matrix(rows, columns, dtype):
     if dtype == torch.int8:
         return torch.randint(-128, 128, (rows, columns), dtype=dtype, device="cuda")
+    if dtype.itemsize == 1:
+        return torch.randn(rows, columns, device="cuda").to(dtype)
     return torch.randn(rows, columns, dtype=dtype, device="cuda")
 
 
+def is_fp8(tensor):
+    return tensor.is_floating_point() and tensor.dtype.itemsize == 1
+
+
+@functools.cache
+def one():
+    return torch.ones((), device="cuda")
+
+
+def scaled_product(a, b, out, fast=True):
+    """torch._scaled_mm. Not fast: partial sums move to f32 as they go, for the tensor cores' sums have fewer bits."""
+    return torch._scaled_mm(a, b.T, one(), one(), out_dtype=out.dtype, use_fast_accum=fast, out=out)
+
+
 def torch_product(a, b, out):
+    if is_fp8(a):
+        return scaled_product(a, b, out)
     return torch._int_mm(a, b.T, out=out) if a.dtype == torch.int8 else torch.mm(a, b.T, out=out)
 
 
 def gemm_row(m, n, k, dtype, options):
-    out_dtype = torch.int32 if dtype == torch.int8 else dtype
+    out_dtype = torch.int32 if dtype == torch.int8 else torch.bfloat16 if dtype.itemsize == 1 else dtype
     one_bytes = (m + n) * k * dtype.itemsize + m * n * out_dtype.itemsize
     sets = [
         (random_matrix(m, k, dtype), random_matrix(n, k, dtype), torch.empty(m, n, dtype=out_dtype, device="cuda"))
@@ -163,7 +183,9 @@ def gemm_row(m, n, k, dtype, options):
         contenders["bitloom"] = lambda i: bitloom.matmul(sets[i][0], sets[i][1].T, out=sets[i][2], **metas)
     except Exception as problem:
         note(row, problem)
-    if triton_gemm:
+    if is_fp8(a):
+        contenders["precise"] = lambda i: scaled_product(*sets[i], fast=False)
+    elif triton_gemm:
         try:
             contenders["triton"], row["triton configuration"] = triton_gemm.best(sets, options.quick)
         except Exception as problem:
@@ -248,7 +270,8 @@ def measured(group, options):
     return rows
 
 
-PEERS = {"attention": "cudnn"}  # the second peer, by group; Triton in the others
+# The second peer, by group; Triton in the others. precise: torch with sums of full f32.
+PEERS = {"attention": "cudnn", "fp8": "precise"}
 
 
 def ratio(row, peer):
@@ -273,7 +296,7 @@ def geometric_mean(values):
 
 def report(rows):
     print()
-    header = ["group", "shape", "us", "TF/s", "torch", "triton/cudnn", "x torch", "x triton/cudnn", "error/torch's"]
+    header = ["group", "shape", "us", "TF/s", "torch", "second", "x torch", "x second", "error/torch's"]
     lines = [cells(row) for row in rows]
     for group in dict.fromkeys(row["group"] for row in rows):
         own = [row for row in rows if row["group"] == group]
@@ -286,7 +309,7 @@ def report(rows):
 
 def parsed():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="gemm-bf16,gemm-f16,small,int8,attention", help="groups, by commas")
+    parser.add_argument("--only", default="gemm-bf16,gemm-f16,small,int8,fp8,attention", help="groups, by commas")
     parser.add_argument("--quick", action="store_true", help="fewer shapes, rounds and Triton configurations")
     parser.add_argument("--out", help="write every row to gemm.json in this folder")
     parser.add_argument("--set", nargs="*", default=[], help="Meta parameters of our kernels: block_m=128")

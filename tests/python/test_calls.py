@@ -308,3 +308,19 @@ def test_every_kernel_is_a_function():
         function = getattr(bitloom, name)
         assert name in bitloom.__all__ and row.summary in function.__doc__
         assert str(inspect.signature(function)) == row.signature
+
+
+@pytest.mark.parametrize("name, largest", [("float8_e4m3fn", 448), ("float8_e5m2", 57344)])
+def test_float8_of_torch(name, largest):
+    """Quantised with one scale a matrix, multiplied, and scaled back."""
+    generator = torch.Generator().manual_seed(7)
+    a, b = (torch.randn(shape, generator=generator) for shape in ((17, 65), (33, 65)))
+    scale_a, scale_b = (x.abs().amax().reshape(1) / largest for x in (a, b))
+    small_a, small_b = (a / scale_a).to(getattr(torch, name)), (b / scale_b).to(getattr(torch, name))
+    bias = torch.randn(33, generator=generator).to(torch.bfloat16)
+    out = bitloom.matmul(small_a, small_b.T, bias, scale_a, scale_b, activation="relu")
+    assert out.dtype == torch.bfloat16
+    exact = small_a.double() @ small_b.double().T * scale_a.double() * scale_b.double() + bias.double()
+    torch.testing.assert_close(out.double(), exact.relu(), rtol=2**-8, atol=1e-5)
+    one = bitloom.matmul(small_a, small_b.T, scale_b=scale_b)
+    torch.testing.assert_close(one.double(), small_a.double() @ small_b.double().T * scale_b, rtol=2**-8, atol=1e-5)

@@ -182,6 +182,12 @@ def test_targets_are_checked():
         bitloom.rms_norm(X, WEIGHT)
 
 
+def test_scales_are_of_floats():
+    a = np.ones((4, 4), np.int8)
+    with pytest.raises(bitloom.UserError, match="scale_a, scale_b: expected operands of floats, got integers"):
+        bitloom.matmul(a, a, scale_a=np.ones(1, np.float32))
+
+
 def test_unknown_kernel():
     with pytest.raises(bitloom.UserError, match="unknown kernel 'rms_nrm': did you mean 'rms_norm'?"):
         bitloom.inspect("rms_nrm")

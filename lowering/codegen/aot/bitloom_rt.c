@@ -90,8 +90,14 @@ static double half_to_double(uint16_t bits) {
   return bits >> 15 ? -value : value;
 }
 
+static double e4m3_to_double(unsigned code) {
+  if ((code & 0x7f) == 0x7f)
+    return half_to_double(0x7e00);
+  return 256 * half_to_double((uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7));
+}
+
 static int bytes_of(int32_t dtype) {
-  static const unsigned char bytes[] = {1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8};
+  static const unsigned char bytes[] = {1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8, 1, 1};
   return dtype >= 0 && dtype < (int32_t)sizeof bytes ? bytes[dtype] : 0;
 }
 
@@ -127,6 +133,12 @@ static void print_element(int32_t dtype, const unsigned char *element) {
   case 12:
     memcpy(&wide, &bits, sizeof wide);
     print_float(wide, 0);
+    break;
+  case 13:
+    print_float(e4m3_to_double((unsigned)bits), 1);
+    break;
+  case 14: /* the upper half of a binary16 */
+    print_float(half_to_double((uint16_t)(bits << 8)), 1);
     break;
   case 1:
   case 3:

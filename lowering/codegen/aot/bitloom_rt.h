@@ -32,7 +32,7 @@ static inline void bitloom_rt_pack_view(int64_t *words, int rank, const int64_t 
  * this name to do otherwise, and it may return. */
 void bitloom_rt_assert(const char *message);
 /* Prints contiguous elements in C order to stdout. dtype: 0 b1, 1 i8, 2 u8, 3 i16, 4 u16, 5 i32, 6 u32, 7 i64, 8 u64,
- * 9 f16, 10 bf16, 11 f32, 12 f64. */
+ * 9 f16, 10 bf16, 11 f32, 12 f64, 13 f8e4m3, 14 f8e5m2. */
 void bitloom_rt_print(const char *label, int32_t dtype, const void *data, int64_t rank, const int64_t *shape);
 
 #ifdef __cplusplus

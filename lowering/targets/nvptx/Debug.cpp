@@ -8,9 +8,10 @@ using namespace bitloom;
 using namespace bitloom::nvptx;
 
 // The value as C's variadic arguments pass it, and its conversion.
-static std::pair<Value, const char *> promoted(Emitter &e, Value value, bool isUnsigned) {
+static std::pair<Value, const char *> promoted(Emitter &e, Value value, Type type, bool isUnsigned) {
   OpBuilder &b = e.builder;
-  Type type = value.getType();
+  if (isFloat8(type))
+    value = widenFloat8(e, {value}, type, b.getF32Type())[0];
   if (isa<FloatType>(type)) {
     if (!type.isF64())
       value = arith::ExtFOp::create(b, e.loc, b.getF64Type(), value);
@@ -68,7 +69,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::PrintOp print) {
       if (!at.empty())
         format += "]";
       values.append(at.begin(), at.end());
-      auto [wide, conversion] = promoted(e, value, print.getIsUnsigned());
+      auto [wide, conversion] = promoted(e, value, tile::elementOf(type), print.getIsUnsigned());
       values.push_back(wide);
       callPrintf(e, format + " = " + conversion + "\n", values);
     });

@@ -13,9 +13,15 @@ using namespace mlir;
 using namespace bitloom;
 using namespace bitloom::nvptx;
 
-static FailureOr<Value> asAccumulator(Emitter &e, tile::DotOp dot, Value value, Type accumulator, bool isUnsigned) {
+static FailureOr<Value> asAccumulator(Emitter &e, tile::DotOp dot, Value value, Type type, Type accumulator,
+                                      bool isUnsigned) {
   OpBuilder &b = e.builder;
-  Type type = value.getType();
+  if (isFloat8(type)) {
+    value = widenFloat8(e, {value}, type, b.getF32Type())[0];
+    type = b.getF32Type();
+    if (accumulator.getIntOrFloatBitWidth() < 32) // exact
+      return arith::TruncFOp::create(b, e.loc, accumulator, value).getResult();
+  }
   unsigned from = type.getIntOrFloatBitWidth(), to = accumulator.getIntOrFloatBitWidth();
   if (type == accumulator)
     return value;
@@ -84,8 +90,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::DotOp dot) {
                     Type element, bool isUnsigned) -> LogicalResult {
       for (auto &[coordinate, place] : places) {
         Value at = arith::AddIOp::create(b, e.loc, place, offset);
-        FailureOr<Value> value =
-            asAccumulator(e, dot, e.sharedLoad(e.sharedAddress(from, at, element), element), accumulator, isUnsigned);
+        FailureOr<Value> value = asAccumulator(e, dot, e.sharedLoad(e.sharedAddress(from, at, element), element),
+                                               element, accumulator, isUnsigned);
         if (failed(value))
           return failure();
         values[coordinate] = *value;

@@ -42,7 +42,9 @@ Value Emitter::i32(int64_t value) {
   return arith::ConstantOp::create(builder, loc, builder.getI32IntegerAttr(int32_t(value)));
 }
 Value Emitter::i64(int64_t value) { return arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(value)); }
-Value Emitter::zero(Type type) { return arith::ConstantOp::create(builder, loc, builder.getZeroAttr(type)); }
+Value Emitter::zero(Type type) {
+  return arith::ConstantOp::create(builder, loc, builder.getZeroAttr(registerType(type)));
+}
 Value Emitter::truth(bool value) { return arith::ConstantOp::create(builder, loc, builder.getBoolAttr(value)); }
 
 Value Emitter::both(Value a, Value b) {
@@ -71,6 +73,7 @@ Value Emitter::toBits(Value value) {
 }
 
 Value Emitter::fromBits(Value bits, Type type) {
+  type = registerType(type);
   if (type == bits.getType())
     return bits;
   if (type.isInteger(1))
@@ -238,7 +241,7 @@ Value Emitter::scratch(int64_t bytes) {
 }
 
 Value Emitter::sharedAddress(Value base, Value index, Type element) {
-  Type stored = element.isInteger(1) ? builder.getI8Type() : element;
+  Type stored = element.isInteger(1) ? builder.getI8Type() : registerType(element);
   return LLVM::GEPOp::create(builder, loc, base.getType(), stored, base, ArrayRef<LLVM::GEPArg>{index});
 }
 
@@ -289,6 +292,8 @@ Value Emitter::globalConstant(DenseElementsAttr values) {
     values = DenseElementsAttr::get(RankedTensorType::get({int64_t(bytes.size())}, element), ArrayRef<int8_t>(bytes));
   } else {
     values = values.reshape(RankedTensorType::get({values.getNumElements()}, element));
+    element = registerType(element);
+    values = values.bitcast(element);
   }
   auto global =
       LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(element, values.getNumElements()), /*isConstant=*/true,

@@ -7,6 +7,7 @@
 #include "bitloom/lowering/dialect/Tile.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
+#include "bitloom/lowering/transforms/Float8.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -240,6 +241,10 @@ llvm::SmallVector<mlir::Value> packWords(Emitter &, mlir::ValueRange elements);
 mlir::FailureOr<mlir::Value> lowerMath(Emitter &, mlir::Operation *op, mlir::ValueRange operands);
 // A division of f32 tiles where several registers have the same divisor; false where that does not hold.
 bool lowerDivision(Emitter &, mlir::arith::DivFOp division);
+// A conversion to or from 8-bit floats; false where it is none.
+mlir::FailureOr<bool> lowerFloat8Cast(Emitter &, mlir::Operation *op);
+// Codes of 8-bit floats of the format as numbers of another float type, exactly.
+Registers widenFloat8(Emitter &, mlir::ValueRange codes, mlir::Type format, mlir::Type to);
 // Rewrites what lowerMath left, as polynomials.
 llvm::LogicalResult expandMath(mlir::Operation *function);
 

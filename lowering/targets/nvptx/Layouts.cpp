@@ -2,6 +2,7 @@
 
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lowering/dialect/Tile.h"
+#include "bitloom/lowering/transforms/Float8.h"
 
 #include "llvm/Support/MathExtras.h"
 
@@ -10,6 +11,10 @@ using namespace bitloom;
 using namespace bitloom::nvptx;
 
 std::string nvptx::dimName(int dim) { return "dim" + std::to_string(dim); }
+
+Type nvptx::registerType(Type element) {
+  return isFloat8(element) ? Type(IntegerType::get(element.getContext(), 8)) : element;
+}
 
 int64_t nvptx::bytesOf(Type element) { return std::max<int64_t>(1, element.getIntOrFloatBitWidth() / 8); }
 

@@ -59,7 +59,7 @@ static Registers unpackWords(Emitter &e, ValueRange words, Type element, int64_t
     }
     return elements;
   }
-  Type part = element.isInteger(1) ? b.getI8Type() : element;
+  Type part = element.isInteger(1) ? b.getI8Type() : registerType(element);
   for (Value word : words) {
     if (perWord == 1) {
       elements.push_back(e.fromBits(word, element));

@@ -33,7 +33,7 @@ Registers Emitter::expand(ValueRange values) {
 SmallVector<Type> Emitter::expandedTypes(TypeRange types) {
   SmallVector<Type> all;
   for (Type type : types)
-    all.append(registersOf(type), tile::elementOf(type));
+    all.append(registersOf(type), registerType(tile::elementOf(type)));
   return all;
 }
 
@@ -122,8 +122,13 @@ LogicalResult Emitter::emitIf(Operation *op) {
 LogicalResult Emitter::emitConstant(Operation *op) {
   auto constant = cast<arith::ConstantOp>(op);
   auto tensor = dyn_cast<RankedTensorType>(constant.getType());
+  auto scalarOf = [&](TypedAttr value) -> Value {
+    if (isFloat8(value.getType()))
+      value = builder.getI8IntegerAttr(int8_t(cast<FloatAttr>(value).getValue().bitcastToAPInt().getZExtValue()));
+    return arith::ConstantOp::create(builder, loc, value);
+  };
   if (!tensor) {
-    put(constant, {builder.clone(*op)->getResult(0)});
+    put(constant, {scalarOf(constant.getValue())});
     return success();
   }
   auto values = dyn_cast<DenseElementsAttr>(constant.getValue());
@@ -132,8 +137,7 @@ LogicalResult Emitter::emitConstant(Operation *op) {
   Type element = tensor.getElementType();
   int count = registersOf(tensor);
   if (values.isSplat()) {
-    Value value = arith::ConstantOp::create(builder, loc, values.getSplatValue<TypedAttr>());
-    put(constant, Registers(count, value));
+    put(constant, Registers(count, scalarOf(values.getSplatValue<TypedAttr>())));
     return success();
   }
   const LinearLayout &held = layout(tensor);
@@ -186,6 +190,9 @@ LogicalResult Emitter::emitElementwise(Operation *op) {
   auto division = dyn_cast<arith::DivFOp>(op);
   if (emitRangeTest(op) || (division && lowerDivision(*this, division)))
     return success();
+  if (isa<arith::ExtFOp, arith::TruncFOp>(op))
+    if (FailureOr<bool> done = lowerFloat8Cast(*this, op); failed(done) || *done)
+      return success(succeeded(done));
   Type type = op->getResult(0).getType();
   SmallVector<Registers> results(op->getNumResults());
   for (int r = 0, count = registersOf(type); r < count; ++r) {
@@ -210,7 +217,7 @@ LogicalResult Emitter::emitElementwise(Operation *op) {
     mapping.map(op->getOperands(), operands);
     Operation *copy = builder.clone(*op, mapping);
     for (auto [result, registers] : llvm::zip(copy->getResults(), results)) {
-      result.setType(tile::elementOf(result.getType()));
+      result.setType(registerType(tile::elementOf(result.getType())));
       registers.push_back(result);
     }
   }
@@ -280,9 +287,16 @@ LogicalResult Emitter::emit(Operation *op) {
       return op->emitOpError() << "expected a result with a layout (run tile-assign-layouts first), got " << type;
     if (isa<FloatType>(tile::elementOf(type)) && !type.isIndex())
       if (Type element = tile::elementOf(type);
-          !element.isF16() && !element.isBF16() && !element.isF32() && !element.isF64())
-        return op->emitOpError() << "expected f16, bf16, f32 or f64 on NVIDIA targets, got " << element;
+          !element.isF16() && !element.isBF16() && !element.isF32() && !element.isF64() && !isFloat8(element))
+        return op->emitOpError() << "expected f16, bf16, f32, f64, f8E4M3FN or f8E5M2 on NVIDIA targets, got "
+                                 << element;
   }
+  bool computes = isa<arith::ArithDialect, math::MathDialect>(op->getDialect()) &&
+                  !isa<arith::ExtFOp, arith::TruncFOp, arith::BitcastOp, arith::SelectOp, arith::ConstantOp>(op);
+  if (computes || isa<tile::AtomicOp>(op))
+    for (Value operand : op->getOperands())
+      if (Type element = getElementTypeOrSelf(operand.getType()); isFloat8(element))
+        return op->emitOpError() << "expected elements to compute with, got " << element << "; cast them first";
   loc = op->getLoc();
   auto widen = [&](Value word) -> Value { return arith::ExtUIOp::create(builder, loc, builder.getI64Type(), word); };
   return llvm::TypeSwitch<Operation *, LogicalResult>(op)

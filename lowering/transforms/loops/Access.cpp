@@ -434,7 +434,7 @@ void KernelLowering::lowerAtomic(AtomicOp op) {
   ArrayRef<int64_t> shape = shapeOf(tile.getType());
   Type element = elementOf(tile.getType());
   std::optional<LLVM::AtomicBinOp> kind = operationOf(op.getKind(), element);
-  if (!kind || element.isInteger(1))
+  if (!kind || element.isInteger(1) || isFloat8(element))
     throw Unsupported{op, "this operation on elements of this type"};
   std::optional<Buffer> result;
   if (isTile(tile) && !op->use_empty())

@@ -233,17 +233,21 @@ SmallVector<Value> Emitter::clone(Operation *op, ArrayRef<Value> operands, int64
   return results;
 }
 
-Type Emitter::stored(Type element) { return element.isInteger(1) ? builder.getI8Type() : element; }
+Type Emitter::stored(Type element) { return element.isInteger(1) || isFloat8(element) ? builder.getI8Type() : element; }
 
 int64_t Emitter::bytesOf(Type element) { return llvm::divideCeil(stored(element).getIntOrFloatBitWidth(), 8); }
 
 Value Emitter::fromStored(Value value, Type element) {
+  if (isFloat8(element))
+    return pure<arith::BitcastOp>(value, vectorOf(element, lanesOf(value)), value);
   if (!element.isInteger(1))
     return value;
   return compare(arith::CmpIPredicate::ne, value, zero(builder.getI8Type(), lanesOf(value)));
 }
 
 Value Emitter::toStored(Value value) {
+  if (isFloat8(getElementTypeOrSelf(value.getType())))
+    return pure<arith::BitcastOp>(value, vectorOf(builder.getI8Type(), lanesOf(value)), value);
   if (!getElementTypeOrSelf(value.getType()).isInteger(1))
     return value;
   return pure<arith::ExtUIOp>(value, vectorOf(builder.getI8Type(), lanesOf(value)), value);

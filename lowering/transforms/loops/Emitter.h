@@ -1,6 +1,8 @@
 // Writes loop IR: each operation is placed in the outermost loop in which its operands are known.
 #pragma once
 
+#include "bitloom/lowering/transforms/Float8.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/IR/Builders.h"

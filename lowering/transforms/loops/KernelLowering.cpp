@@ -224,7 +224,7 @@ Value KernelLowering::globalOf(DenseElementsAttr data, Type element) {
     data = DenseElementsAttr::get(RankedTensorType::get({int64_t(bytes.size())}, builder.getI8Type()),
                                   ArrayRef<int8_t>(bytes));
   } else {
-    data = data.reshape(RankedTensorType::get({data.getNumElements()}, element));
+    data = data.reshape(RankedTensorType::get({data.getNumElements()}, element)).bitcast(stored(element));
   }
   auto type = LLVM::LLVMArrayType::get(stored(element), data.getNumElements());
   auto global =
@@ -369,6 +369,10 @@ static std::optional<DType> dtypeOf(Type type, bool isUnsigned) {
     return DType::f32;
   if (type.isF64())
     return DType::f64;
+  if (isa<Float8E4M3FNType>(type))
+    return DType::f8e4m3;
+  if (isa<Float8E5M2Type>(type))
+    return DType::f8e5m2;
   if (type.isInteger(1))
     return DType::b1;
   if (type.isInteger(8))

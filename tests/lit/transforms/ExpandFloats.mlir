@@ -27,3 +27,20 @@ llvm.func @kept(%c: vector<8xi1>, %a: vector<8xbf16>, %b: vector<8xbf16>, %p: !l
   llvm.store %square, %p : f16, !llvm.ptr
   llvm.return %y : vector<8xbf16>
 }
+
+// 8-bit floats are i8 in the end, whatever the processor has.
+// CHECK-LABEL: llvm.func @float8
+// CHECK-NOT: f8E
+// CHECK: arith.trunci %{{.*}} : vector<8xi32> to vector<8xi8>
+// CHECK: arith.select %{{.*}} : vector<8xi1>, vector<8xi8>
+// CHECK-NOT: f8E
+// CHECK: llvm.return %{{.*}} : vector<8xi8>
+// NATIVE-LABEL: llvm.func @float8
+// NATIVE-NOT: f8E
+llvm.func @float8(%c: vector<8xi1>, %a: vector<8xf32>) -> vector<8xi8> {
+  %half = arith.constant dense<0.5> : vector<8xf8E5M2>
+  %x = arith.truncf %a : vector<8xf32> to vector<8xf8E5M2>
+  %y = arith.select %c, %x, %half : vector<8xi1>, vector<8xf8E5M2>
+  %bits = arith.bitcast %y : vector<8xf8E5M2> to vector<8xi8>
+  llvm.return %bits : vector<8xi8>
+}

@@ -221,6 +221,36 @@ TEST(ControlErrors, AValueOfAnEarlierTrace) {
             "expected a value of the kernel being traced, got one of an earlier trace");
 }
 
+TEST(Float8, IsConvertedAsItIsStored) {
+  auto body = [](const Body &k) {
+    auto stored = cast<f8e4m3>(k.x(span(0, 4)));
+    auto other = cast<f8e5m2>(stored);
+    auto whole = cast<i32>(cast<f8e4m3>(cast<i64>(k.x(span(4, 4))))); // through f32, both ways
+    k.out(span(0, 4)) = where(k.x(span(0, 4)) > 0.0f, cast<f32>(stored), cast<f32>(other));
+    k.out(span(4, 4)) = cast<f32>(whole) + cast<f32>(full<f8e4m3>({4}, 1e6f)); // 448
+  };
+  EXPECT_EQ(interpreted(body, {1.06f, 0.3f, -1.06f, 1e9f, 17, -100, 1e6f, 0.5f}),
+            (std::vector<float>{1, 0.3125f, -1, 448, 448 + 16, 448 - 96, 448 + 448, 448}));
+}
+
+TEST(Float8, IsNotComputedWith) {
+  const std::string message = "expected elements to compute with, got f8e4m3; cast them first";
+  uint32_t line = __LINE__ + 3;
+  std::string error = errorOf([](const Body &k) {
+    auto small = cast<f8e4m3>(k.x(span(0, 8)));
+    auto largest = max(small, 0);
+    k.out(span(0, 1)) = reshape<1>(cast<f32>(largest), {1});
+  });
+  EXPECT_EQ(error, errorAt(line, message));
+  line = __LINE__ + 3;
+  error = errorOf([](const Body &k) {
+    auto small = cast<f8e4m3>(k.x(span(0, 8)));
+    auto positive = maximum(small, 0.0f);
+    k.out(span(0, 8)) = cast<f32>(positive);
+  });
+  EXPECT_EQ(error, errorAt(line, message));
+}
+
 TEST(ControlErrors, AnOperationOutsideAnyKernel) {
   uint32_t line = __LINE__ + 2;
   try {

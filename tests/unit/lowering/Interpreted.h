@@ -52,6 +52,8 @@ inline std::string replaced(std::string text, const std::string &what, const std
 // The type's spelling in IR: integers have no sign there.
 template <Element T> std::string irType() {
   std::string name(nameOf(dtypeOf<T>));
+  if (isStorageFloat(dtypeOf<T>))
+    return std::same_as<T, f8e4m3> ? "f8E4M3FN" : "f8E5M2";
   return name[0] == 'u' ? "i" + name.substr(1) : name;
 }
 

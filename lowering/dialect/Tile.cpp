@@ -120,8 +120,11 @@ static ParseResult parseOtherType(OpAsmParser &, const MaybeOperand &operand, Ty
 static void printOtherType(OpAsmPrinter &, Operation *, Value, Type, Type) {}
 
 static ParseResult parseMaskType(OpAsmParser &parser, const MaybeOperand &operand, Type like, Type &mask) {
-  if (operand)
-    mask = tileOf(shapeOf(like), parser.getBuilder().getI1Type());
+  if (!operand)
+    return success();
+  mask = parser.getBuilder().getI1Type();
+  if (auto tensor = dyn_cast<RankedTensorType>(like))
+    mask = tensor.clone(mask); // the layout too
   return success();
 }
 static void printMaskType(OpAsmPrinter &, Operation *, Value, Type, Type) {}

@@ -36,6 +36,7 @@ int main(int argc, char **argv) {
   bitloom::registerEraseBFloat();
   bitloom::registerExpandFloats();
   bitloom::registerExpandMath();
+  bitloom::registerSpecializeWarps();
   bitloom::registerTileToLoops();
   bitloom::registerTileToNVVM();
   return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "bitloom-opt\n", registry));

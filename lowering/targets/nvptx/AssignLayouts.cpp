@@ -18,6 +18,7 @@
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 #include "mlir/IR/Builders.h"
+#include "mlir/Interfaces/SideEffectInterfaces.h"
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/MathExtras.h"
 
@@ -131,6 +132,56 @@ static bool onlyDotsRead(Value tile) {
   });
 }
 
+static bool isWritten(Value view) {
+  return llvm::any_of(view.getUsers(),
+                      [](Operation *user) { return isa<tile::StoreOp, tile::ScatterOp, tile::AtomicOp>(user); });
+}
+
+// Whether the producer, which is ahead of the others, can compute it: from nothing that the kernel writes.
+static bool isKnownAhead(Value value, DenseSet<Value> &seen) {
+  if (!seen.insert(value).second)
+    return true;
+  auto all = [&](ValueRange values) {
+    return llvm::all_of(values, [&](Value other) { return isKnownAhead(other, seen); });
+  };
+  auto ofLoop = [&](scf::ForOp loop, unsigned index) {
+    return all({loop.getInitArgs()[index], loop.getYieldedValues()[index]});
+  };
+  if (auto argument = dyn_cast<BlockArgument>(value)) {
+    Operation *parent = argument.getOwner()->getParentOp();
+    if (auto loop = dyn_cast<scf::ForOp>(parent))
+      return all({loop.getLowerBound(), loop.getUpperBound(), loop.getStep()}) &&
+             (argument.getArgNumber() == 0 || ofLoop(loop, argument.getArgNumber() - 1));
+    return isa<func::FuncOp>(parent);
+  }
+  Operation *op = value.getDefiningOp();
+  unsigned index = cast<OpResult>(value).getResultNumber();
+  if (auto loop = dyn_cast<scf::ForOp>(op))
+    return all({loop.getLowerBound(), loop.getUpperBound(), loop.getStep()}) && ofLoop(loop, index);
+  if (auto branch = dyn_cast<scf::IfOp>(op))
+    return all({branch.getCondition(), branch.thenYield().getOperand(index), branch.elseYield().getOperand(index)});
+  if (auto load = dyn_cast<tile::LoadOp>(op))
+    return !isWritten(load.getView()) && all(op->getOperands());
+  if (auto gather = dyn_cast<tile::GatherOp>(op))
+    return !isWritten(gather.getView()) && all(op->getOperands());
+  return op->getNumRegions() == 0 && isMemoryEffectFree(op) && all(op->getOperands());
+}
+
+static bool isKnownAhead(tile::LoadOp load) {
+  DenseSet<Value> seen;
+  if (isWritten(load.getView()) ||
+      !llvm::all_of(load.getOffsets(), [&](Value offset) { return isKnownAhead(offset, seen); }))
+    return false;
+  for (Operation *op = load->getParentOp(); !isa<func::FuncOp>(op); op = op->getParentOp()) {
+    if (auto branch = dyn_cast<scf::IfOp>(op); branch && isKnownAhead(branch.getCondition(), seen))
+      continue;
+    if (auto loop = dyn_cast<scf::ForOp>(op); loop && isKnownAhead(loop.getInductionVar(), seen))
+      continue;
+    return false;
+  }
+  return true;
+}
+
 // Loads straight to shared memory where the copy engine can, and the tile is of use to dots alone.
 void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom) {
   Value value = operand.get();
@@ -143,8 +194,9 @@ void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &
   auto hint = func->getAttrOfType<BoolAttr>(tile::warpSpecializeAttr);
   bool isDirect = load && !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
                   load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1 &&
-                  onlyDotsRead(value);
-  if (!isDirect || (contiguous != depthDim && !atom.mnMajor)) {
+                  onlyDotsRead(value) && isKnownAhead(load);
+  if (!isDirect || (contiguous != depthDim && !atom.mnMajor) ||
+      !sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8)) {
     isDirect = false;
     contiguous = depthDim;
   }

@@ -233,6 +233,8 @@ llvm::LogicalResult lowerWgmma(Emitter &, tile::DotOp);
 bool lowerStaged(Emitter &, tile::StoreOp);
 // A conversion whose result lies in shared memory.
 void putInShared(Emitter &, tile::ConvertLayoutOp);
+// A view's offsets (i64) as those of the copy engine, i32 and innermost first.
+llvm::SmallVector<mlir::Value> copyCoordinates(Emitter &, mlir::Value view, mlir::ValueRange offsets);
 // One store of up to four words to an i32 address.
 void storeSharedWords(Emitter &, mlir::Value address, mlir::ValueRange words);
 // `elements` values of one type as i32 words, or as one i16 or i8 where they take less.

@@ -193,6 +193,21 @@ static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address
   e.ptx(text + "}], [$2];", constraints + ",~{memory}", Type(), operands, /*hasSideEffects=*/true);
 }
 
+// In 32 bits: what lies beyond them lies outside of every view, and stays there when lines are added. So does all of a
+// view without elements, whose tensor map has an extent of 1.
+SmallVector<Value> nvptx::copyCoordinates(Emitter &e, Value view, ValueRange offsets) {
+  constexpr int64_t most = (int64_t{1} << 31) - 4096;
+  OpBuilder &b = e.builder;
+  SmallVector<Value> coordinates(offsets.size());
+  for (auto [d, offset] : llvm::enumerate(offsets)) {
+    Value isEmpty = e.compare(e.view(view).extents[d], "eq", e.i64(0));
+    Value low = arith::MaxSIOp::create(b, e.loc, e.scalar(offset), e.i64(-most));
+    Value clamped = arith::MinSIOp::create(b, e.loc, low, e.select(isEmpty, e.i64(-most), e.i64(most)));
+    coordinates[offsets.size() - 1 - d] = arith::TruncIOp::create(b, e.loc, b.getI32Type(), clamped);
+  }
+  return coordinates;
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   OpBuilder &b = e.builder;
   Emitter::Ring &ring = e.ring(fill.getRing());
@@ -210,9 +225,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
     SharedForm form = *sharedFormOf(e.layout(load.getType()), tile::shapeOf(load.getType()), int(bytes));
     Value address = slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes);
     int rank = int(load.getOffsets().size());
-    SmallVector<Value> coordinates(rank);
-    for (auto [d, offset] : llvm::enumerate(load.getOffsets()))
-      coordinates[rank - 1 - d] = arith::TruncIOp::create(b, e.loc, b.getI32Type(), e.scalar(offset));
+    SmallVector<Value> coordinates = copyCoordinates(e, load.getView(), load.getOffsets());
     int lineDim = rank - 1 - load.getDims()[0];
     for (int64_t box = 0; box < form.boxes; ++box)
       for (int64_t line = 0; line < form.lines; line += mostLines) {

@@ -100,12 +100,19 @@ static tile::DotOp readerOf(Value tile) {
   return dyn_cast<tile::DotOp>(user);
 }
 
-// acc = dot(…, acc) of the loop directly around, seen by nothing else before the loop ends; both operands in shared memory.
+// Whether the operand lies in a ring: what threads put in shared memory themselves is overwritten by the next iteration.
+static bool isLoaded(Value operand) {
+  while (auto transpose = operand.getDefiningOp<tile::TransposeOp>())
+    operand = transpose.getSource();
+  return isShared(operand.getType()) && operand.getDefiningOp<tile::LoadOp>();
+}
+
+// acc = dot(…, acc) of the loop directly around, seen by nothing else before the loop ends; both operands from rings.
 static bool accumulates(tile::DotOp dot) {
   auto loop = dyn_cast<scf::ForOp>(dot->getParentOp());
   auto argument = dyn_cast<BlockArgument>(dot.getAcc());
   if (!loop || !argument || argument.getOwner() != loop.getBody() || !argument.hasOneUse() ||
-      !dot.getResult().hasOneUse() || !isShared(dot.getA().getType()) || !isShared(dot.getB().getType()))
+      !dot.getResult().hasOneUse() || !isLoaded(dot.getA()) || !isLoaded(dot.getB()))
     return false;
   unsigned index = argument.getArgNumber() - loop.getNumInductionVars();
   return loop.getYieldedValues()[index] == dot.getResult();
@@ -165,6 +172,9 @@ LogicalResult Specialization::chooseStages() {
   for (Ring &ring : rings)
     if (ring.inLoop)
       ring.stages = int(stages);
+  for (Group &group : groups)
+    if (rings[group.ring].stages < 2) // none is free before the one in front is
+      group.accumulating = nullptr;
   return success();
 }
 

@@ -190,7 +190,11 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
     }
     if (along > 1) {
       Value column = arith::ShRUIOp::create(builder, e.loc, group, e.i32(llvm::Log2_64(groupsAlongM)));
-      rhs.moveBy(arith::MulIOp::create(builder, e.loc, column, e.i32(rhs.offsetOf(columns, 0))));
+      for (int64_t bit = 1; bit < along; bit *= 2) { // parts of a line lie elsewhere than whole lines
+        Value shifted = arith::ShRUIOp::create(builder, e.loc, column, e.i32(llvm::Log2_64(bit)));
+        Value isSet = arith::AndIOp::create(builder, e.loc, shifted, e.i32(1));
+        rhs.moveBy(arith::MulIOp::create(builder, e.loc, isSet, e.i32(rhs.offsetOf(columns * bit, 0))));
+      }
     }
   }
 
@@ -308,9 +312,7 @@ BoxStore::BoxStore(Emitter &e, tile::StoreOp store, const StagedStore &staged)
   isFirst = e.compare(bits(e.linearThreadId(), 0, 7), "eq", e.i32(0));
   int rank = int(store.getOffsets().size());
   lineDim = rank - 1 - store.getDims()[0];
-  origin.resize(rank);
-  for (auto [d, offset] : llvm::enumerate(store.getOffsets()))
-    origin[rank - 1 - d] = arith::TruncIOp::create(b, e.loc, b.getI32Type(), e.scalar(offset));
+  origin = copyCoordinates(e, store.getView(), store.getOffsets());
   // Groups stack along the instruction's rows first.
   int64_t along = staged.form.groupsAlongN, groupsAlongM = e.warps() / warpsPerGroup / along;
   int rowDim = staged.form.swapped ? 0 : lineDim, columnDim = staged.form.swapped ? lineDim : 0;

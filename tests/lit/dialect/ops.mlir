@@ -119,9 +119,13 @@ func.func @people(%a: tensor<3x17xf32>, %n: i8, %mask: tensor<17xi1>) {
   return
 }
 
+#held = #tile.layout<"{register=[[1]], lane=[[2],[4],[8],[16],[32]]} -> [64]">
+
 // CHECK-LABEL: func.func @layouts
-func.func @layouts(%v: tensor<64xf32, #tile.layout<"{register=[[1]], lane=[[2],[4],[8],[16],[32]]} -> [64]">>) {
+func.func @layouts(%v: tensor<64xf32, #held>, %idx: tensor<64xi32, #held>, %mask: tensor<64xi1, #held>, %view: !tile.view<?xf32>) {
   // CHECK: tile.convert_layout
-  %c = tile.convert_layout %v : tensor<64xf32, #tile.layout<"{register=[[1]], lane=[[2],[4],[8],[16],[32]]} -> [64]">> -> tensor<64xf32, #tile.layout<"{register=[[32]], lane=[[1],[2],[4],[8],[16]]} -> [64]">>
+  %c = tile.convert_layout %v : tensor<64xf32, #held> -> tensor<64xf32, #tile.layout<"{register=[[32]], lane=[[1],[2],[4],[8],[16]]} -> [64]">>
+  // CHECK: tile.gather %{{.*}}[%{{.*}}] mask %{{.*}} : <?xf32>, tensor<64xi32, #tile.layout<{{.*}}>> -> tensor<64xf32, #tile.layout<{{.*}}>>
+  %g = tile.gather %view[%idx] mask %mask : !tile.view<?xf32>, tensor<64xi32, #held> -> tensor<64xf32, #held>
   return
 }

@@ -1,126 +1,11 @@
 // What the code for NVIDIA targets computes, against the interpreter: its PTX runs in an emulator, which also finds
 // races on shared memory. Needs no GPU.
-#include "bitloom/lowering/Passes.h"
-#include "bitloom/lowering/Pipeline.h"
-#include "bitloom/tests/emulator/PtxEmulator.h"
-#include "bitloom/tests/unit/lowering/Interpreted.h"
-
-#include "mlir/IR/BuiltinOps.h"
-#include "mlir/Pass/PassManager.h"
+#include "bitloom/tests/unit/lowering/Emulated.h"
 
 using namespace bitloom;
 
 namespace {
 
-double numberAt(const TensorRef &tensor, int64_t i) {
-  const char *at = static_cast<const char *>(tensor.data) + i * bytesOf(tensor.dtype);
-  auto as = [&]<class T>(T value) {
-    std::memcpy(&value, at, sizeof value);
-    return double(float(value));
-  };
-  switch (tensor.dtype) {
-  case DType::f32:
-    return as(f32());
-  case DType::f16:
-    return as(f16());
-  case DType::bf16:
-    return as(bf16());
-  case DType::i8:
-    return as(int8_t());
-  case DType::i32:
-    return as(int32_t());
-  default:
-    throw InternalError("a type that these tests do not use");
-  }
-}
-
-// What the kernel asks for, from the IR's attribute: ptxas need not run.
-int sharedBytesOf(const Program &program, const Target &target) {
-  Program lowered = program.clone();
-  mlir::PassManager passes(lowered.context());
-  passes.addNestedPass<mlir::func::FuncOp>(createDecomposePacking());
-  passes.addNestedPass<mlir::func::FuncOp>(createAssignLayouts({target.name}));
-  passes.addPass(createTileToNVVM({target.name}));
-  if (failed(passes.run(lowered.module())))
-    throw InternalError("expected the kernel to lower");
-  int bytes = 0;
-  lowered.module()->walk([&](mlir::Operation *op) {
-    if (auto attribute = op->getAttrOfType<mlir::IntegerAttr>(bitloom::tile::sharedBytesAttr))
-      bytes = int(attribute.getInt());
-  });
-  return bytes;
-}
-
-// Runs the kernel in both, for each number of warps, and compares every view. tolerance: of floats, relative to the
-// larger of the value and 1; integers are equal.
-void agrees(const std::string &text, const std::vector<Argument> &arguments, std::array<int64_t, 3> grid = {1, 1, 1},
-            double tolerance = 1e-5) {
-  for (int warps : {1, 4}) {
-    std::string withWarps = text;
-    std::string attribute = "tile.kernel";
-    withWarps.replace(withWarps.find(attribute), attribute.size(),
-                      "tile.kernel, tile.num_warps = " + std::to_string(warps) + " : i32");
-    Program program = Program::parse(withWarps, "kernel.mlir");
-    Target target = parseTarget("sm_90a");
-    PtxEmulator emulator(emit(program, target, Stage::Assembly));
-    LaunchArguments words;
-    std::vector<std::vector<char>> before, after;
-    for (const Argument &argument : arguments) {
-      if (argument.isScalar) {
-        words.addWord(argument.word);
-        continue;
-      }
-      words.addView(argument.tensor);
-      auto *data = static_cast<char *>(argument.tensor.data);
-      before.emplace_back(data, data + argument.tensor.byteSize());
-      emulator.allow(data, before.back().size());
-    }
-    ASSERT_EQ(emulator.threads(), 32 * warps);
-    emulator.launch(words.words(), grid, sharedBytesOf(program, target));
-    size_t next = 0;
-    for (const Argument &argument : arguments)
-      if (!argument.isScalar) {
-        auto *data = static_cast<char *>(argument.tensor.data);
-        after.emplace_back(data, data + before[next].size());
-        std::memcpy(data, before[next].data(), before[next].size());
-        ++next;
-      }
-    interpret(program, words.words(), grid);
-    next = 0;
-    for (size_t a = 0; a < arguments.size(); ++a) {
-      if (arguments[a].isScalar)
-        continue;
-      const TensorRef &expected = arguments[a].tensor;
-      TensorRef got = expected;
-      got.data = after[next].data();
-      for (int64_t i = 0; i < expected.elementCount(); ++i) {
-        double x = numberAt(expected, i), y = numberAt(got, i);
-        if (x == y || (std::isnan(x) && std::isnan(y)))
-          continue;
-        double allowed = isFloat(expected.dtype) ? tolerance * std::max(1.0, std::fabs(x)) : 0;
-        ASSERT_NEAR(x, y, allowed) << warps << " warps, argument " << a << ", element " << i << " of\n" << text;
-      }
-      std::memcpy(expected.data, before[next].data(), before[next].size()); // for the next number of warps
-      ++next;
-    }
-  }
-}
-
-std::string dims(const std::vector<int64_t> &shape) {
-  std::string text;
-  for (int64_t extent : shape)
-    text += std::to_string(extent) + "x";
-  return text;
-}
-std::string tileType(const std::vector<int64_t> &shape, const std::string &type) {
-  return shape.empty() ? type : "tensor<" + dims(shape) + type + ">";
-}
-std::string viewType(size_t rank, const std::string &type) {
-  std::string text = "!tile.view<";
-  for (size_t d = 0; d < rank; ++d)
-    text += "?x";
-  return text + type + ">";
-}
 std::string zeros(size_t rank) {
   std::string text;
   for (size_t d = 0; d < rank; ++d)
@@ -133,20 +18,6 @@ std::string all(size_t rank) {
     text += (d ? ", " : "") + std::to_string(d);
   return "[" + text + "]";
 }
-
-template <Element T> struct Data {
-  std::vector<int64_t> shape;
-  std::vector<T> values;
-  Data(std::vector<int64_t> extents, uint64_t seed = 1) : shape(std::move(extents)) {
-    size_t count = 1;
-    for (int64_t extent : shape)
-      count *= size_t(extent);
-    values = some<T>(count, seed);
-  }
-  operator Argument() const {
-    return TensorRef(const_cast<T *>(values.data()), dtypeOf<T>, Dims(std::span(shape.data(), shape.size())));
-  }
-};
 
 // A kernel that loads tiles %a, %b, … of the whole of its inputs, and stores %r, %s, … to its outputs.
 struct Kernel {
@@ -176,16 +47,14 @@ struct Kernel {
     agrees("func.func @k(" + parameters.substr(0, parameters.size() - 2) +
                ") attributes {tile.kernel} {\n%z = arith.constant 0 : i64\n" + loads + ops + "\n" + stores +
                "return\n}",
-           arguments, {1, 1, 1}, tolerance);
+           arguments, {.tolerance = tolerance});
   }
 };
 
-std::vector<int64_t> without(std::vector<int64_t> shape, int axis) {
+Shape without(Shape shape, int axis) {
   shape.erase(shape.begin() + axis);
   return shape;
 }
-
-using Shape = std::vector<int64_t>;
 
 } // namespace
 
@@ -205,7 +74,7 @@ TEST(Nvptx, CopiesRaggedVectors) {
   tile.store %a, %o[%at] dims [0] : tensor<1024xbf16>, !tile.view<?xbf16>
   return
 })",
-             {x, out}, {(n + 1023) / 1024, 1, 1});
+             {x, out}, {.grid = {(n + 1023) / 1024, 1, 1}});
     }
 }
 
@@ -247,7 +116,7 @@ func.func @k(%x: !tile.view<?xf32>, %i: !tile.view<?xi32>, %o: !tile.view<?xf32>
   %ignored = tile.atomic add %at, %n[%at] mask %mask : tensor<199xi32>, !tile.view<?xi32>, tensor<199xi32>
   return
 })",
-         {x, index, out, reversed, count}, {2, 1, 1});
+         {x, index, out, reversed, count}, {.grid = {2, 1, 1}});
   // Distinct places, so that what each thread gets back is known.
   agrees(R"(
 func.func @k(%n: !tile.view<?xi32>, %o: !tile.view<?xi32>) attributes {tile.kernel} {
@@ -456,7 +325,7 @@ func.func @k(%x: !tile.view<?xf32>, %o: !tile.view<?xf32>, %d: f32) attributes {
   tile.store %q, %o[%z] dims [0] : tensor<999xf32>, !tile.view<?xf32>
   return
 })",
-           {x, out, divisor}, {1, 1, 1}, 0);
+           {x, out, divisor}, {.tolerance = 0});
 }
 
 // Tests of an index against an edge are made in 32 bits, and hold for edges of 64.

@@ -1,0 +1,643 @@
+// Products on the tensor cores of sm_90a, against the interpreter: the operands' way through shared memory, the rings
+// between producer and consumers, persistent blocks, and what is done with the sums. The PTX runs in an emulator, which
+// finds races, reads before arrival and waits without end. Values are small integers, so that every sum is exact and
+// results are compared bit by bit.
+#include "bitloom/tests/unit/lowering/Emulated.h"
+
+using namespace bitloom;
+
+namespace {
+
+// Rows of any length start at multiples of 16 bytes, as tile.align promises; the gaps hold numbers too.
+template <Element T> struct Aligned {
+  Shape shape, strides;
+  std::vector<T> values;
+
+  explicit Aligned(Shape extents, uint64_t seed = 1) : Aligned(extents, rowStrides(extents), seed) {}
+  Aligned(Shape extents, Shape strides, uint64_t seed) : shape(std::move(extents)), strides(std::move(strides)) {
+    size_t count = 1;
+    for (size_t d = 0; d < shape.size(); ++d)
+      count += size_t(std::max<int64_t>(shape[d], 1) * this->strides[d]);
+    for (size_t i = 0; i < count; ++i) {
+      seed = seed * 6364136223846793005u + 1442695040888963407u;
+      values.push_back(T(int(seed >> 33) % 9 - (std::is_unsigned_v<T> ? 0 : 4)));
+    }
+  }
+  operator Argument() const {
+    auto dims = [](const Shape &numbers) { return Dims(std::span(numbers)); };
+    return TensorRef(const_cast<T *>(values.data()), dtypeOf<T>, dims(shape), dims(strides));
+  }
+
+private:
+  static Shape rowStrides(const Shape &extents) {
+    const int64_t each = 16 / int64_t(sizeof(T));
+    Shape strides(extents.size(), 1);
+    for (size_t d = extents.size() - 1; d > 0; --d)
+      strides[d - 1] = (std::max<int64_t>(extents[d], 1) * strides[d] + each - 1) / each * each;
+    return strides;
+  }
+};
+
+const std::string aligned = " {tile.align = 16 : i32}";
+
+// A kernel with one block of c = epilogue(a · b) a program, and the loop over k that all such kernels have.
+struct Product {
+  std::array<int64_t, 3> block; // m, n, k
+  std::string operand = "bf16", sum = "f32", result = "f32";
+  bool aByColumns = false, bByColumns = false; // in memory: a is [k, m], b is [n, k]
+  std::string viewAttributes = aligned, attributes = "", dotAttributes = "";
+  std::string parameters = "", epilogue = ""; // more of them; how %sum becomes %out
+
+  std::string text() const {
+    auto [m, n, k] = block;
+    auto tile = [&](int64_t rows, int64_t columns, const std::string &type) {
+      return tileType({rows, columns}, type);
+    };
+    auto load = [&](const std::string &name, const std::string &view, const std::string &row, const std::string &column,
+                    int64_t rows, int64_t columns, bool isByColumns) {
+      std::string type = viewType(2, operand), result = tile(rows, columns, operand);
+      if (!isByColumns)
+        return "    %" + name + " = tile.load %" + view + "[" + row + ", " + column + "] dims [0, 1] : " + type +
+               " -> " + result + "\n";
+      std::string stored = tile(columns, rows, operand);
+      return "    %" + name + "t = tile.load %" + view + "[" + column + ", " + row + "] dims [0, 1] : " + type +
+             " -> " + stored + "\n    %" + name + " = tile.transpose %" + name + "t [1, 0] : " + stored + " -> " +
+             result + "\n";
+    };
+    std::string accumulators = tile(m, n, sum), view = viewType(2, operand), out = epilogue.empty() ? "%sum" : "%out";
+    return "func.func @product(%a: " + view + viewAttributes + ", %b: " + view + viewAttributes +
+           ", %c: " + viewType(2, result) + viewAttributes + parameters + ") attributes {tile.kernel" + attributes +
+           "} {\n  %i = tile.program_id 0\n  %j = tile.program_id 1\n  %sm = arith.constant " + std::to_string(m) +
+           " : i64\n  %sn = arith.constant " + std::to_string(n) + " : i64\n  %sk = arith.constant " +
+           std::to_string(k) +
+           " : i64\n  %rows = arith.muli %i, %sm : i64\n  %columns = arith.muli %j, %sn : i64\n"
+           "  %z = arith.constant 0 : i64\n  %depth = tile.extent %a, " +
+           (aByColumns ? "0" : "1") + " : " + view + "\n  %none = arith.constant dense<0" + (sum[0] == 'f' ? ".0" : "") +
+           "> : " + accumulators +
+           "\n  %sum = scf.for %at = %z to %depth step %sk iter_args(%acc = %none) -> " + accumulators + " : i64 {\n" +
+           load("x", "a", "%rows", "%at", m, k, aByColumns) + load("y", "b", "%at", "%columns", k, n, bByColumns) +
+           "    %d = tile.dot %x, %y, %acc" + dotAttributes + " : " + tile(m, k, operand) + ", " +
+           tile(k, n, operand) + ", " + accumulators + "\n    scf.yield %d : " + accumulators + "\n  }\n" + epilogue +
+           "\n  tile.store " + out + ", %c[%rows, %columns] dims [0, 1] : " + tile(m, n, result) + ", " +
+           viewType(2, result) + "\n  return\n}";
+  }
+  std::array<int64_t, 3> grid(int64_t rows, int64_t columns) const {
+    return {(rows + block[0] - 1) / block[0], (columns + block[1] - 1) / block[1], 1};
+  }
+};
+
+// The views of a product of these extents.
+template <Element In, Element Out> struct Operands {
+  Aligned<In> a, b;
+  Aligned<Out> c;
+  Operands(const Product &product, int64_t m, int64_t n, int64_t k)
+      : a(product.aByColumns ? Shape{k, m} : Shape{m, k}), b(product.bByColumns ? Shape{n, k} : Shape{k, n}, 2),
+        c({m, n}, 3) {}
+};
+
+enum class Way { Copied, Exchanged, Cores }; // the copy engine feeds wgmma; threads do; no tensor core
+
+void tookWay(const EmulatedKernel &kernel, Way way) {
+  EXPECT_EQ(kernel.isPersistent, way == Way::Copied);
+  EXPECT_EQ(kernel.ptx.find("wgmma.mma_async") != std::string::npos, way != Way::Cores);
+}
+
+template <Element In, Element Sum = float, Element Out = Sum>
+void multiplies(Product product, int64_t m, int64_t n, int64_t k, Way way = Way::Copied, std::vector<int> warps = {0},
+                std::vector<int> blocks = {2}) {
+  SCOPED_TRACE(std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
+  product.operand = irType<In>(), product.sum = irType<Sum>(), product.result = irType<Out>();
+  Operands<In, Out> data(product, m, n, k);
+  tookWay(*agrees(product.text(), {data.a, data.b, data.c},
+                  {.grid = product.grid(m, n), .tolerance = 0, .warps = warps, .blocks = blocks}),
+          way);
+}
+
+} // namespace
+
+//===- Operands -----------------------------------------------------------------------------------------------------===//
+
+TEST(NvptxDot, MultipliesOperandsOfEveryTypeEitherWayRound) {
+  for (bool aByColumns : {false, true})
+    for (bool bByColumns : {false, true}) {
+      Product product{.block = {64, 64, 64}, .aByColumns = aByColumns, .bByColumns = bByColumns};
+      multiplies<bf16>(product, 100, 72, 136);
+      multiplies<f16>(product, 100, 72, 136);
+      multiplies<int8_t, int32_t>(product, 100, 72, 136, aByColumns && !bByColumns ? Way::Exchanged : Way::Copied);
+      product.dotAttributes = " {precision = 1 : i32}";
+      multiplies<f32>(product, 100, 72, 136, aByColumns && !bByColumns ? Way::Exchanged : Way::Copied);
+    }
+}
+
+TEST(NvptxDot, TakesBytesWithAndWithoutSign) {
+  for (std::string signs : {"", " {unsignedA}", " {unsignedB}", " {unsignedA, unsignedB}"})
+    for (int64_t m : {64, 16}) { // the short one has its operands swapped
+      Product product{.block = {m, 64, 64}, .operand = "i8", .sum = "i32", .result = "i32", .bByColumns = true, .dotAttributes = signs};
+      Operands<int8_t, int32_t> data(product, 70, 64, 64);
+      for (auto *values : {&data.a.values, &data.b.values})
+        for (size_t i = 0; i < values->size(); ++i)
+          (*values)[i] = int8_t(i * 37);
+      tookWay(*agrees(product.text(), {data.a, data.b, data.c},
+                      {.grid = product.grid(70, 64), .warps = {0}, .blocks = {2}}),
+              Way::Copied);
+    }
+}
+
+// f32 operands are rounded only where the kernel allows it.
+TEST(NvptxDot, KeepsAllBitsWithoutTf32) { multiplies<f32>({.block = {64, 64, 32}}, 70, 33, 40, Way::Cores); }
+
+//===- Shapes -------------------------------------------------------------------------------------------------------===//
+
+TEST(NvptxDot, MultipliesBlocksOfManyShapes) {
+  for (auto [m, n, k] : std::vector<std::array<int64_t, 3>>{{128, 128, 64},
+                                                            {128, 256, 64},
+                                                            {256, 128, 32},
+                                                            {64, 256, 16},
+                                                            {64, 32, 128},
+                                                            {128, 16, 256},
+                                                            {512, 16, 16},
+                                                            {64, 8, 64}})
+    multiplies<bf16>({.block = {m, n, k}}, 200, 264, 72);
+  multiplies<bf16>({.block = {128, 256, 64}}, 200, 520, 328, Way::Copied, {0}, {1, 2, 3});
+}
+
+// A block with fewer rows than the instruction has: it computes the transposed product.
+TEST(NvptxDot, SwapsOperandsOfShortBlocks) {
+  for (int64_t m : {8, 16, 32})
+    for (bool aByColumns : {false, true})
+      for (bool bByColumns : {false, true}) {
+        Product product{.block = {m, 128, 64}, .aByColumns = aByColumns, .bByColumns = bByColumns};
+        multiplies<bf16>(product, m + 1, 200, 136);
+      }
+  multiplies<int8_t, int32_t>({.block = {16, 64, 128}, .bByColumns = true}, 17, 130, 200);
+  multiplies<bf16, float, bf16>({.block = {16, 256, 32}, .epilogue = "  %out = arith.truncf %sum : tensor<16x256xf32> to "
+                                                          "tensor<16x256xbf16>"},
+                                40, 264, 40);
+}
+
+TEST(NvptxDot, MultipliesRaggedExtents) {
+  for (int64_t m : {1, 17, 65})
+    for (int64_t n : {1, 17, 65})
+      for (int64_t k : {0, 1, 17, 129})
+        multiplies<bf16>({.block = {64, 64, 64}}, m, n, k);
+}
+
+// Any number of warps that has groups: side by side along n where there are more than 64 rows for.
+TEST(NvptxDot, SharesTheBlockAmongAnyNumberOfWarps) {
+  for (auto [m, n] : {std::pair(64, 128), std::pair(128, 128), std::pair(16, 128), std::pair(256, 32)}) {
+    Product product{.block = {m, n, 32}};
+    multiplies<bf16>(product, 150, 136, 72, Way::Copied, {4, 8, 16});
+    product.epilogue = "  %out = arith.truncf %sum : " + tileType({m, n}, "f32") + " to " + tileType({m, n}, "bf16");
+    multiplies<bf16, float, bf16>(product, 150, 136, 72, Way::Copied, {4, 8, 16});
+  }
+}
+
+//===- Views --------------------------------------------------------------------------------------------------------===//
+
+// Rows that start anywhere cannot be copied by boxes: the threads bring them to shared memory.
+TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
+  Product product{.block = {64, 64, 32}, .viewAttributes = ""};
+  for (auto [m, n, k] : {std::array<int64_t, 3>{65, 33, 47}, {1, 3, 5}, {64, 64, 64}}) {
+    std::vector<bf16> a = Aligned<bf16>({m * k}).values, b = Aligned<bf16>({k * n}, 2).values;
+    std::vector<float> c(m * n, 7);
+    tookWay(*agrees(product.text(), {matrix(a, m, k), matrix(b, k, n), matrix(c, m, n)},
+                    {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}}),
+            Way::Exchanged);
+  }
+  // Columns apart, and a view of every other row.
+  std::string strided = replaced(product.text(), "!tile.view<?x?xbf16>", "!tile.view<?x?xbf16, strided>");
+  Aligned<bf16> a({40, 50}, {1, 47}, 1), b({50, 70}, {150, 2}, 2);
+  Aligned<float> c({40, 70}, {200, 1}, 3);
+  tookWay(*agrees(strided, {a, b, c}, {.grid = product.grid(40, 70), .tolerance = 0, .warps = {0, 8}}), Way::Exchanged);
+  product.viewAttributes = aligned;
+  Operands<bf16, float> data(product, 40, 70, 50);
+  data.a.strides[0] *= 3;
+  data.a.values.resize(data.a.values.size() * 3, 5);
+  data.c.strides[0] *= 2;
+  data.c.values.resize(data.c.values.size() * 2, 5);
+  tookWay(*agrees(product.text(), {data.a, data.b, data.c},
+                  {.grid = product.grid(40, 70), .tolerance = 0, .warps = {0}}),
+          Way::Copied);
+}
+
+// One matrix a program along z, or one a head, whose rows lie between those of the others.
+TEST(NvptxDot, MultipliesBatches) {
+  Product product{.block = {64, 64, 32}};
+  auto batched = [&](const std::string &coordinates, const std::string &dims, const std::string &extents,
+                     const std::string &at) {
+    std::string text = product.text();
+    text = replaced(text, "!tile.view<?x?x", "!tile.view<" + extents);
+    text = replaced(text, "dims [0, 1]", "dims " + dims);
+    text = replaced(text, "%a, 1 :", "%a, " + dims.substr(dims.size() - 2, 1) + " :");
+    for (std::string pair : {"%rows, %at", "%at, %columns", "%rows, %columns"}) {
+      size_t comma = pair.find(", ");
+      text = replaced(text, "[" + pair + "]",
+                      "[" + replaced(replaced(at, "R", pair.substr(0, comma)), "C", pair.substr(comma + 2)) + "]");
+    }
+    return replaced(text, "  %i = ", coordinates + "  %i = ");
+  };
+  Aligned<bf16> a3({3, 70, 50}), b3({3, 50, 33}, 2);
+  Aligned<float> c3({3, 70, 33}, 3);
+  tookWay(*agrees(batched("  %batch = tile.program_id 2\n", "[1, 2]", "?x?x?x", "%batch, R, C"), {a3, b3, c3},
+                  {.grid = {2, 1, 3}, .tolerance = 0, .warps = {0}}),
+          Way::Copied);
+  std::string heads = "  %z3 = tile.program_id 2\n  %three = arith.constant 3 : i64\n"
+                      "  %batch = arith.divui %z3, %three : i64\n  %head = arith.remui %z3, %three : i64\n";
+  Aligned<bf16> a4({2, 70, 3, 50}), b4({2, 50, 3, 33}, 2);
+  Aligned<float> c4({2, 70, 3, 33}, 3);
+  tookWay(*agrees(batched(heads, "[1, 3]", "?x?x?x?x", "%batch, R, %head, C"), {a4, b4, c4},
+                  {.grid = {2, 1, 6}, .tolerance = 0, .warps = {0}}),
+          Way::Copied);
+  Aligned<bf16> a5({2, 3, 70, 50}), b5({2, 3, 50, 33}, 2);
+  Aligned<float> c5({2, 3, 70, 33}, 3);
+  tookWay(*agrees(batched(heads, "[2, 3]", "?x?x?x?x", "%batch, %head, R, C"), {a5, b5, c5},
+                  {.grid = {2, 1, 6}, .tolerance = 0, .warps = {0}}),
+          Way::Copied);
+}
+
+//===- What becomes of the sums -------------------------------------------------------------------------------------===//
+
+TEST(NvptxDot, GoesOnWithTheSums) {
+  const std::string bias = ", %bias: !tile.view<?xf32>", addBias = R"(
+  %row = tile.load %bias[%columns] dims [0] : !tile.view<?xf32> -> tensor<64xf32>
+  %row2 = tile.reshape %row : tensor<64xf32> -> tensor<1x64xf32>
+  %rowed = tile.broadcast %row2 : tensor<1x64xf32> -> tensor<128x64xf32>
+  %biased = arith.addf %sum, %rowed : tensor<128x64xf32>
+  %relu = arith.maximumf %biased, %none : tensor<128x64xf32>
+)";
+  {
+    Product product{.block = {128, 64, 32}, .parameters = bias, .epilogue = addBias + R"(
+  %out = arith.addf %relu, %sum : tensor<128x64xf32>)"};
+    Operands<bf16, float> data(product, 150, 100, 72);
+    agrees(product.text(), {data.a, data.b, data.c, Aligned<float>({100}, 4)},
+           {.grid = product.grid(150, 100), .tolerance = 0, .warps = {0, 4}});
+  }
+  for (std::string result : {"bf16", "f16"}) {
+    Product product{.block = {128, 64, 32}, .result = result, .parameters = bias, .epilogue = addBias + R"(
+  %out = arith.truncf %relu : tensor<128x64xf32> to tensor<128x64x)" + result + ">"};
+    Operands<bf16, bf16> data(product, 150, 100, 72);
+    Operands<bf16, f16> other(product, 150, 100, 72);
+    agrees(product.text(), {data.a, data.b, result == "bf16" ? Argument(data.c) : Argument(other.c), Aligned<float>({100}, 4)},
+           {.grid = product.grid(150, 100), .tolerance = 0, .warps = {0}});
+  }
+  {
+    Product product{.block = {128, 64, 32}, .parameters = ", %largest: !tile.view<?xf32>", .epilogue = R"(
+  %most = tile.reduce %sum axis 1 : tensor<128x64xf32> -> tensor<128xf32> {
+  ^bb0(%l: f32, %r: f32):
+    %m = arith.maximumf %l, %r : f32
+    tile.yield %m : f32
+  }
+  tile.store %most, %largest[%rows] dims [0] : tensor<128xf32>, !tile.view<?xf32>
+  %column = tile.reshape %most : tensor<128xf32> -> tensor<128x1xf32>
+  %wide = tile.broadcast %column : tensor<128x1xf32> -> tensor<128x64xf32>
+  %out = arith.subf %sum, %wide : tensor<128x64xf32>)"};
+    Operands<bf16, float> data(product, 150, 50, 72);
+    agrees(product.text(), {data.a, data.b, data.c, Aligned<float>({150}, 4)},
+           {.grid = product.grid(150, 50), .tolerance = 0, .warps = {0, 4}});
+  }
+}
+
+// The accumulators become an operand where they are, in registers.
+TEST(NvptxDot, MultipliesWhatItComputed) {
+  Product product{.block = {64, 64, 32}, .parameters = ", %v: !tile.view<?x?xbf16>" + aligned, .epilogue = R"(
+  %p = arith.truncf %sum : tensor<64x64xf32> to tensor<64x64xbf16>
+  %w = tile.load %v[%columns, %z] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+  %out = tile.dot %p, %w, %none : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>)"};
+  Operands<bf16, float> data(product, 70, 64, 40);
+  agrees(product.text(), {data.a, data.b, data.c, Aligned<bf16>({64, 50}, 4)},
+         {.grid = product.grid(70, 64), .tolerance = 0, .warps = {0, 4, 8}});
+}
+
+// Attention: both dots in the loop, each waits for its own operands, and the running sum is rescaled.
+TEST(NvptxDot, Attends) {
+  for (auto [rows, queries, keys] : {std::array<int64_t, 3>{128, 150, 200}, {64, 64, 64}, {64, 1, 17}})
+    agrees(replaced(R"(
+func.func @attention(%q: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %k: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %v: !tile.view<?x?xbf16> {tile.align = 16 : i32},
+                     %o: !tile.view<?x?xbf16> {tile.align = 16 : i32}) attributes {tile.kernel} {
+  %i = tile.program_id 0
+  %s = arith.constant ROWS : i64
+  %rows = arith.muli %i, %s : i64
+  %z = arith.constant 0 : i64
+  %step = arith.constant 64 : i64
+  %keys = tile.extent %k, 0 : !tile.view<?x?xbf16>
+  %x = tile.load %q[%rows, %z] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<ROWSx64xbf16>
+  %none = arith.constant dense<0.0> : tensor<ROWSx64xf32>
+  %low = arith.constant dense<-1.0e30> : tensor<ROWSxf32>
+  %zeros = arith.constant dense<0.0> : tensor<ROWSxf32>
+  %acc:3 = scf.for %at = %z to %keys step %step iter_args(%sum = %none, %most = %low, %total = %zeros)
+      -> (tensor<ROWSx64xf32>, tensor<ROWSxf32>, tensor<ROWSxf32>) : i64 {
+    %yt = tile.load %k[%at, %z] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+    %y = tile.transpose %yt [1, 0] : tensor<64x64xbf16> -> tensor<64x64xbf16>
+    %d = tile.dot %x, %y, %none : tensor<ROWSx64xbf16>, tensor<64x64xbf16>, tensor<ROWSx64xf32>
+    %scale = arith.constant dense<0.03125> : tensor<ROWSx64xf32>
+    %scaled = arith.mulf %d, %scale : tensor<ROWSx64xf32>
+    %iota = tile.iota : tensor<64xi64>
+    %ats = tensor.splat %at : tensor<64xi64>
+    %key = arith.addi %iota, %ats : tensor<64xi64>
+    %limit = tensor.splat %keys : tensor<64xi64>
+    %in = arith.cmpi slt, %key, %limit : tensor<64xi64>
+    %in2 = tile.reshape %in : tensor<64xi1> -> tensor<1x64xi1>
+    %ins = tile.broadcast %in2 : tensor<1x64xi1> -> tensor<ROWSx64xi1>
+    %never = arith.constant dense<-1.0e30> : tensor<ROWSx64xf32>
+    %masked = arith.select %ins, %scaled, %never : tensor<ROWSx64xi1>, tensor<ROWSx64xf32>
+    %here = tile.reduce %masked axis 1 : tensor<ROWSx64xf32> -> tensor<ROWSxf32> {
+    ^bb0(%l: f32, %r: f32):
+      %m = arith.maximumf %l, %r : f32
+      tile.yield %m : f32
+    }
+    %now = arith.maximumf %most, %here : tensor<ROWSxf32>
+    %column = tile.reshape %now : tensor<ROWSxf32> -> tensor<ROWSx1xf32>
+    %wide = tile.broadcast %column : tensor<ROWSx1xf32> -> tensor<ROWSx64xf32>
+    %below = arith.subf %masked, %wide : tensor<ROWSx64xf32>
+    %p = math.exp %below : tensor<ROWSx64xf32>
+    %ps = tile.reduce %p axis 1 : tensor<ROWSx64xf32> -> tensor<ROWSxf32> {
+    ^bb0(%l: f32, %r: f32):
+      %m = arith.addf %l, %r : f32
+      tile.yield %m : f32
+    }
+    %fall = arith.subf %most, %now : tensor<ROWSxf32>
+    %less = math.exp %fall : tensor<ROWSxf32>
+    %kept = arith.mulf %total, %less : tensor<ROWSxf32>
+    %more = arith.addf %kept, %ps : tensor<ROWSxf32>
+    %lessColumn = tile.reshape %less : tensor<ROWSxf32> -> tensor<ROWSx1xf32>
+    %lessWide = tile.broadcast %lessColumn : tensor<ROWSx1xf32> -> tensor<ROWSx64xf32>
+    %rest = arith.mulf %sum, %lessWide : tensor<ROWSx64xf32>
+    %p16 = arith.truncf %p : tensor<ROWSx64xf32> to tensor<ROWSx64xbf16>
+    %w = tile.load %v[%at, %z] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+    %next = tile.dot %p16, %w, %rest : tensor<ROWSx64xbf16>, tensor<64x64xbf16>, tensor<ROWSx64xf32>
+    scf.yield %next, %now, %more : tensor<ROWSx64xf32>, tensor<ROWSxf32>, tensor<ROWSxf32>
+  }
+  %c = tile.reshape %acc#2 : tensor<ROWSxf32> -> tensor<ROWSx1xf32>
+  %cs = tile.broadcast %c : tensor<ROWSx1xf32> -> tensor<ROWSx64xf32>
+  %mean = arith.divf %acc#0, %cs : tensor<ROWSx64xf32>
+  %out = arith.truncf %mean : tensor<ROWSx64xf32> to tensor<ROWSx64xbf16>
+  tile.store %out, %o[%rows, %z] dims [0, 1] : tensor<ROWSx64xbf16>, !tile.view<?x?xbf16>
+  return
+})",
+                    "ROWS", std::to_string(rows)),
+           {Aligned<bf16>({queries, 60}), Aligned<bf16>({keys, 60}, 2), Aligned<bf16>({keys, 60}, 3),
+            Aligned<bf16>({queries, 60}, 4)},
+           {.grid = {(queries + rows - 1) / rows, 1, 1}, .tolerance = 0.02, .warps = {0, 4}});
+}
+
+//===- Loops and rings ----------------------------------------------------------------------------------------------===//
+
+namespace {
+
+// A kernel around `body`, with the views %a, %b and %d of bf16 and %c of f32, blocks of 64 rows and columns, and names
+// for what most bodies need.
+std::string around(const std::string &body, const std::string &attributes = "", const std::string &parameters = "") {
+  const std::string half = "!tile.view<?x?xbf16> {tile.align = 16 : i32}";
+  return replaced(replaced("func.func @kernel(%a: " + half + ", %b: " + half + ", %d: " + half +
+                               ", %c: !tile.view<?x?xf32> {tile.align = 16 : i32}" + parameters +
+                               ") attributes {tile.kernel" + attributes + R"(} {
+  %i = tile.program_id 0
+  %j = tile.program_id 1
+  %z = arith.constant 0 : i64
+  %one = arith.constant 1 : i64
+  %s = arith.constant 64 : i64
+  %two = arith.constant 128 : i64
+  %rows = arith.muli %i, %s : i64
+  %columns = arith.muli %j, %s : i64
+  %depth = tile.extent %a, 1 : !tile.view<?x?xbf16>
+  %none = arith.constant dense<0.0> : ACC
+)" + body + R"(
+  tile.store %out, %c[%rows, %columns] dims [0, 1] : ACC, !tile.view<?x?xf32>
+  return
+})",
+                           "ACC", "tensor<64x64xf32>"),
+                  "HALF", "tensor<64x64xbf16>");
+}
+
+std::string loadOf(const std::string &tile, const std::string &view, const std::string &at) {
+  return "%" + tile + " = tile.load %" + view + "[" + at + "] dims [0, 1] : !tile.view<?x?xbf16> -> HALF\n";
+}
+std::string dotOf(const std::string &result, const std::string &operands) {
+  return "%" + result + " = tile.dot " + operands + " : HALF, HALF, ACC\n";
+}
+
+void agreesAround(const std::string &body, Way way = Way::Copied, const std::string &attributes = "",
+                  const std::string &parameters = "", std::vector<Argument> more = {}, int64_t depth = 200) {
+  Aligned<bf16> a({100, depth}), b({depth, 100}, 2), d({depth, 100}, 5);
+  Aligned<float> c({100, 100}, 3);
+  std::vector<Argument> arguments = {a, b, d, c};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  tookWay(*agrees(around(body, attributes, parameters), arguments,
+                  {.grid = {2, 2, 1}, .tolerance = 0, .warps = {0, 8}, .blocks = {1, 3}}),
+          way);
+}
+
+const std::string loopHead = "%r = scf.for %at = %z to %depth step %s iter_args(%acc = %none) -> ACC : i64 {\n";
+const std::string loopBody = loopHead + loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") +
+                             dotOf("sum", "%x, %y, %acc") + "scf.yield %sum : ACC\n}\n";
+
+} // namespace
+
+TEST(NvptxDot, TakesHints) {
+  for (int stages : {1, 2, 3, 100})
+    agreesAround(replaced(loopBody, "%r =", "%out ="), Way::Copied, ", tile.stages = " + std::to_string(stages) + " : i32");
+  agreesAround(replaced(loopBody, "%r =", "%out ="), Way::Exchanged, ", tile.warp_specialize = false");
+}
+
+TEST(NvptxDot, LoopsTakeTurnsWithARing) {
+  agreesAround(loopBody + replaced(replaced(replaced(loopBody, "%r =", "%out ="), "%none", "%r"), "%b[", "%d["));
+  // Of other tiles: a ring each.
+  agreesAround(loopBody +
+               replaced(replaced(replaced(loopBody, "%r =", "%out ="), "%none", "%r"), "%s iter", "%two iter"));
+}
+
+TEST(NvptxDot, DotsShareTilesAndLoops) {
+  // Two sums, one operand in common.
+  agreesAround(R"(%r:2 = scf.for %at = %z to %depth step %s iter_args(%acc = %none, %bcc = %none) -> (ACC, ACC) : i64 {
+)" + loadOf("x", "a", "%rows, %at") +
+               loadOf("y", "b", "%at, %columns") + loadOf("w", "d", "%at, %columns") + dotOf("p", "%x, %y, %acc") +
+               dotOf("q", "%x, %w, %bcc") + R"(scf.yield %p, %q : ACC, ACC
+}
+%out = arith.mulf %r#0, %r#1 : ACC
+)");
+  // The second dot's sum is looked at in the loop.
+  agreesAround(R"(%r:2 = scf.for %at = %z to %depth step %s iter_args(%acc = %none, %bcc = %none) -> (ACC, ACC) : i64 {
+)" + loadOf("x", "a", "%rows, %at") +
+               loadOf("y", "b", "%at, %columns") + loadOf("w", "d", "%at, %columns") + dotOf("p", "%x, %y, %acc") +
+               dotOf("q", "%x, %w, %none") + R"(%m = arith.maximumf %q, %bcc : ACC
+scf.yield %p, %m : ACC, ACC
+}
+%out = arith.subf %r#0, %r#1 : ACC
+)");
+  // One tile as both operands, one of them transposed.
+  agreesAround(loopHead + loadOf("x", "b", "%at, %columns") +
+               "%t = tile.transpose %x [1, 0] : HALF -> HALF\n" + dotOf("sum", "%t, %x, %acc") +
+               "scf.yield %sum : ACC\n}\n%out = arith.addf %r, %none : ACC\n");
+  // The loaded tile is used by the threads, too.
+  agreesAround(loopHead + loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") +
+               dotOf("p", "%x, %y, %acc") + R"(%e = arith.extf %y : HALF to ACC
+%sum = arith.addf %p, %e : ACC
+scf.yield %sum : ACC
+}
+%out = arith.addf %r, %none : ACC
+)");
+}
+
+TEST(NvptxDot, ConvertsOperandsOnTheWay) {
+  // What the threads compute goes to shared memory as b, and stays in registers as a.
+  for (std::string operands : {"%x, %n, %acc", "%n, %y, %acc", "%n, %o, %acc"})
+    agreesAround(loopHead + loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") +
+                     loadOf("w", "d", "%at, %columns") + "%n = arith.negf %w : HALF\n%o = math.absf %w : HALF\n" +
+                     dotOf("sum", operands) + "scf.yield %sum : ACC\n}\n%out = arith.addf %r, %none : ACC\n",
+                 operands == "%n, %o, %acc" ? Way::Exchanged : Way::Copied);
+}
+
+// Fragments in registers of every width, also of the transposed product.
+TEST(NvptxDot, HoldsOperandsOfEveryTypeInRegisters) {
+  auto run = [](auto operand, const std::string &sum, const std::string &negate, int64_t m) {
+    using In = decltype(operand);
+    Product product{.block = {m, 64, 64}, .operand = irType<In>(), .sum = sum, .result = sum,
+                    .bByColumns = true, .dotAttributes = irType<In>() == "f32" ? " {precision = 1 : i32}" : ""};
+    std::string text = product.text(), type = tileType(m < 64 ? Shape{64, 64} : Shape{m, 64}, irType<In>());
+    text = replaced(replaced(text, "%d = tile.dot", negate + "\n    %d = tile.dot"), "TYPE", type);
+    text = m < 64 ? replaced(replaced(text, "FROM", "%y"), "%x, %y, %acc", "%x, %n, %acc")
+                  : replaced(replaced(text, "FROM", "%x"), "%x, %y, %acc", "%n, %y, %acc");
+    Operands<In, float> floats(product, 70, 64, 72);
+    Operands<In, int32_t> integers(product, 70, 64, 72);
+    tookWay(*agrees(text, {floats.a, floats.b, sum == "f32" ? Argument(floats.c) : Argument(integers.c)},
+                    {.grid = product.grid(70, 64), .tolerance = 0, .warps = {0, 8}, .blocks = {1, 2}}),
+            Way::Copied);
+  };
+  for (int64_t m : {128, 16}) {
+    for (std::string op : {"arith.negf", "math.absf"}) {
+      run(bf16(), "f32", "%n = " + op + " FROM : TYPE", m);
+      run(f32(), "f32", "%n = " + op + " FROM : TYPE", m);
+    }
+    run(f16(), "f32", "%n = arith.negf FROM : TYPE", m);
+    run(int8_t(), "i32", "%n = arith.muli FROM, FROM : TYPE", m);
+  }
+}
+
+// Weights of four bits: bytes are loaded by the threads, unpacked and put where the tensor cores look.
+TEST(NvptxDot, MultipliesUnpackedWeights) {
+  for (int64_t m : {64, 16}) {
+    std::string text = replaced(R"(
+func.func @k(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.view<?x?xi8> {tile.align = 16 : i32},
+             %c: !tile.view<?x?xf32> {tile.align = 16 : i32}) attributes {tile.kernel} {
+  %i = tile.program_id 0
+  %sm = arith.constant ROWS : i64
+  %rows = arith.muli %i, %sm : i64
+  %z = arith.constant 0 : i64
+  %s = arith.constant 64 : i64
+  %two = arith.constant 2 : i64
+  %depth = tile.extent %a, 1 : !tile.view<?x?xbf16>
+  %none = arith.constant dense<0.0> : tensor<ROWSx64xf32>
+  %sum = scf.for %at = %z to %depth step %s iter_args(%acc = %none) -> tensor<ROWSx64xf32> : i64 {
+    %x = tile.load %a[%rows, %at] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<ROWSx64xbf16>
+    %half = arith.divui %at, %two : i64
+    %w = tile.load %b[%z, %half] dims [0, 1] : !tile.view<?x?xi8> -> tensor<64x32xi8>
+    %u = tile.unpack %w signed <"bits=4,order=low,block=8"> : tensor<64x32xi8> -> tensor<64x64xi8>
+    %f = arith.sitofp %u : tensor<64x64xi8> to tensor<64x64xbf16>
+    %y = tile.transpose %f [1, 0] : tensor<64x64xbf16> -> tensor<64x64xbf16>
+    %d = tile.dot %x, %y, %acc : tensor<ROWSx64xbf16>, tensor<64x64xbf16>, tensor<ROWSx64xf32>
+    scf.yield %d : tensor<ROWSx64xf32>
+  }
+  tile.store %sum, %c[%rows, %z] dims [0, 1] : tensor<ROWSx64xf32>, !tile.view<?x?xf32>
+  return
+})",
+                                "ROWS", std::to_string(m));
+    Aligned<bf16> a({70, 192});
+    Aligned<int8_t> b({64, 96}, 2);
+    for (size_t i = 0; i < b.values.size(); ++i)
+      b.values[i] = int8_t(i * 37);
+    Aligned<float> c({70, 64}, 3);
+    tookWay(*agrees(text, {a, b, c}, {.grid = {(70 + m - 1) / m, 1, 1}, .tolerance = 0, .warps = {0, 8}}), Way::Copied);
+  }
+}
+
+TEST(NvptxDot, LoadsUnderAnyControlFlow) {
+  // No loop; a start that is not zero; loops in loops; branches.
+  agreesAround(loadOf("x", "a", "%rows, %z") + loadOf("y", "b", "%z, %columns") + dotOf("out", "%x, %y, %none"));
+  agreesAround(replaced(replaced(loopBody, "%r =", "%out ="), "%z to", "%s to"));
+  agreesAround("%out = scf.for %t = %z to %two step %s iter_args(%outer = %none) -> ACC : i64 {\n" +
+               replaced(replaced(loopBody, "%none", "%outer"), "%z to", "%t to") + "scf.yield %r : ACC\n}\n");
+  agreesAround("%p = arith.cmpi eq, %i, %j : i64\n%out = scf.if %p -> (ACC) {\n" + loopBody +
+               "scf.yield %r : ACC\n} else {\n" + replaced(loopBody, "%b[", "%d[") + "scf.yield %r : ACC\n}\n");
+  agreesAround(loopHead + "%p = arith.cmpi ne, %at, %s : i64\n%sum = scf.if %p -> (ACC) {\n" +
+               loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") + dotOf("q", "%x, %y, %acc") +
+               "scf.yield %q : ACC\n} else {\nscf.yield %acc : ACC\n}\nscf.yield %sum : ACC\n}\n"
+               "%out = arith.addf %r, %none : ACC\n");
+  // A coordinate that the loop carries, and one that memory holds.
+  agreesAround("%r:2 = scf.for %t = %z to %depth step %s iter_args(%acc = %none, %at = %z) -> (ACC, i64) : i64 {\n" +
+               loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") + dotOf("sum", "%x, %y, %acc") +
+               "%next = arith.addi %at, %s : i64\nscf.yield %sum, %next : ACC, i64\n}\n"
+               "%out = arith.addf %r#0, %none : ACC\n");
+  std::vector<int32_t> pages = {2, 0, 3, 1};
+  agreesAround("%four = arith.constant 4 : i64\n"
+               "%r = scf.for %t = %z to %four step %one iter_args(%acc = %none) -> ACC : i64 {\n"
+               "%page = tile.load %pages[%t] dims [] : !tile.view<?xi32> -> i32\n"
+               "%p = arith.extsi %page : i32 to i64\n%at = arith.muli %p, %s : i64\n" +
+                   loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") +
+                   dotOf("sum", "%x, %y, %acc") + "scf.yield %sum : ACC\n}\n%out = arith.addf %r, %none : ACC\n",
+               Way::Copied, "", ", %pages: !tile.view<?xi32>", {pages});
+}
+
+TEST(NvptxDot, CarriesTilesAcrossIterations) {
+  // The next operand is loaded in one iteration and used in the next one.
+  agreesAround(loadOf("first", "a", "%rows, %z") +
+               "%r:2 = scf.for %at = %z to %depth step %s iter_args(%acc = %none, %x = %first) -> (ACC, HALF) : i64 {\n" +
+               loadOf("y", "b", "%at, %columns") + dotOf("sum", "%x, %y, %acc") + "%n = arith.addi %at, %s : i64\n" +
+               loadOf("next", "a", "%rows, %n") + "scf.yield %sum, %next : ACC, HALF\n}\n" +
+               "%out = arith.addf %r#0, %none : ACC\n");
+}
+
+// The producer runs ahead, so it may not read what the program writes, nor wait for it: the threads load instead.
+TEST(NvptxDot, LoadsInOrderWithWrites) {
+  // One block of each column, so that no two programs write the same.
+  const std::string loads = loadOf("x", "a", "%rows, %z") + loadOf("y", "b", "%z, %columns");
+  Aligned<bf16> a({64, 64}), b({64, 100}, 2), d({64, 100}, 5);
+  Aligned<float> c({64, 100}, 3);
+  std::string text = around(loadOf("w", "d", "%z, %columns") + "%n = arith.negf %w : HALF\n" +
+                            "tile.store %n, %b[%z, %columns] dims [0, 1] : HALF, !tile.view<?x?xbf16>\n" + loads +
+                            dotOf("out", "%x, %y, %none"));
+  agrees(text, {a, b, d, c}, {.grid = {1, 2, 1}, .tolerance = 0, .warps = {0, 8}});
+  // Where it loads from is what an atomic returned.
+  std::vector<int32_t> most = {64};
+  agreesAround("%q = arith.constant 0 : i32\n"
+               "%old = tile.atomic max %q, %n[%z] : i32, !tile.view<?xi32>, i64\n"
+               "%at = arith.extsi %old : i32 to i64\n" +
+                   loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") + dotOf("out", "%x, %y, %none"),
+               Way::Exchanged, "", ", %n: !tile.view<?xi32>", {most});
+}
+
+TEST(NvptxDot, LoadsInLoopsThatEndAnyTime) {
+  agreesAround(R"(%r:2 = scf.while (%acc = %none, %at = %z) : (ACC, i64) -> (ACC, i64) {
+  %p = arith.cmpi slt, %at, %depth : i64
+  scf.condition(%p) %acc, %at : ACC, i64
+} do {
+^bb0(%acc: ACC, %at: i64):
+)" + loadOf("x", "a", "%rows, %at") +
+                   loadOf("y", "b", "%at, %columns") + dotOf("sum", "%x, %y, %acc") + R"(
+  %next = arith.addi %at, %s : i64
+  scf.yield %sum, %next : ACC, i64
+}
+%out = arith.addf %r#0, %none : ACC
+)",
+               Way::Exchanged);
+}
+
+// As anywhere else, what is out of bounds is zero: also where 32 bits do not reach, and in a view with no elements.
+TEST(NvptxDot, LoadsZerosOutOfBounds) {
+  for (std::string far : {"4294967296", "-4294967296", "9223372036854775744", "-64", "64"})
+    agreesAround("%far = arith.constant " + far + " : i64\n" + loadOf("x", "a", "%far, %z") +
+                 loadOf("y", "b", "%z, %far") + loadOf("w", "b", "%z, %columns") + dotOf("p", "%x, %w, %none") +
+                 loadOf("v", "a", "%rows, %z") + dotOf("out", "%v, %y, %p"));
+  Aligned<bf16> a({100, 64}), empty({64, 0}, 2), none({0, 100}, 2), d({64, 100}, 5);
+  Aligned<float> c({100, 100}, 3);
+  const std::string text = around(loadOf("x", "a", "%rows, %z") + loadOf("y", "b", "%z, %columns") +
+                                  dotOf("p", "%x, %y, %none") + loadOf("w", "d", "%z, %columns") +
+                                  dotOf("out", "%x, %w, %p"));
+  for (const Aligned<bf16> &b : {empty, none})
+    agrees(text, {a, b, d, c}, {.grid = {2, 2, 1}, .tolerance = 0, .warps = {0}});
+}
+
+// Blocks take programs band by band: every one, and each once.
+TEST(NvptxDot, GoesThroughEveryProgram) {
+  Product product{.block = {64, 64, 16}};
+  multiplies<bf16>(product, 19 * 64 - 5, 2 * 64 + 3, 16, Way::Copied, {0}, {1, 5, 57});
+}

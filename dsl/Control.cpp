@@ -172,9 +172,9 @@ namespace bitloom {
 void hints(const Hints &hints, SourceLocation at) {
   Operation *function = trace::session(at).function;
   OpBuilder builder(function->getContext());
-  for (auto [name, value, most] : {std::tuple(tile::numWarpsAttr, hints.warps, 32),
-                                   std::tuple(tile::stagesAttr, hints.stages, 64),
-                                   std::tuple(tile::splitAttr, hints.split, 8)}) {
+  for (auto [name, value, most] :
+       {std::tuple(tile::numWarpsAttr, hints.warps, 32), std::tuple(tile::stagesAttr, hints.stages, 64),
+        std::tuple(tile::splitAttr, hints.split, 8)}) {
     if (value < 0 || value > most)
       throw UserError(at, name.drop_front(5).str() + ": expected 0 to " + std::to_string(most) + ", got " +
                               std::to_string(value));

@@ -31,9 +31,9 @@ std::string emit(const Program &program, const Target &target, Stage stage);
 // on a CPU; on a GPU a cubin, or PTX when there is no ptxas, with a kernel of one 64-bit parameter a word.
 struct MachineCode {
   std::string entry;
-  std::string image;                                       // bytes of the object, cubin or PTX
-  int threadsPerProgram = 1;                               // GPU: the block's extent along x
-  int sharedBytes = 0;                                     // GPU: dynamic shared memory a block
+  std::string image;         // bytes of the object, cubin or PTX
+  int threadsPerProgram = 1; // GPU: the block's extent along x
+  int sharedBytes = 0;       // GPU: dynamic shared memory a block
   bool isPersistent = false; // GPU: blocks go through the programs by themselves; the grid's extents follow the words
   int blocksPerProgram = 1;  // GPU: a cluster, of a persistent kernel
   std::vector<TensorMapRequest> tensorMaps{};              // GPU: of the last parameters

@@ -325,8 +325,9 @@ static void encode(EncodedMap &to, const TensorMap &map) {
   }
   int swizzle = map.swizzle == 128 ? 3 : map.swizzle == 64 ? 2 : map.swizzle == 32 ? 1 : 0; // CUtensorMapSwizzle
   constexpr int noInterleave = 0, promoteTo256 = 3, zeros = 0;
-  if (int result = driver().cuTensorMapEncodeTiled(&to, encodedType(map.dtype), unsigned(map.rank), map.address, extents,
-                                                   strides, box, steps, noInterleave, swizzle, promoteTo256, zeros))
+  if (int result =
+          driver().cuTensorMapEncodeTiled(&to, encodedType(map.dtype), unsigned(map.rank), map.address, extents,
+                                          strides, box, steps, noInterleave, swizzle, promoteTo256, zeros))
     fail("cuTensorMapEncodeTiled", result, "of a view of rank " + std::to_string(map.rank));
 }
 

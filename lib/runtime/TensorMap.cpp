@@ -13,7 +13,8 @@ TensorMap TensorMapRequest::of(std::span<const int64_t> words) const {
   for (int d = 0; d < rank; ++d) {
     const int64_t extent = extents[rank - 1 - d];
     if (extent >= int64_t{1} << 31)
-      throw UserError("expected extents below 2^31 in a view that the copy engine reads, got " + std::to_string(extent));
+      throw UserError("expected extents below 2^31 in a view that the copy engine reads, got " +
+                      std::to_string(extent));
     map.extents[d] = std::max<int64_t>(extent, 1); // of an empty view nothing is copied
     map.strides[d] = (d ? strides[rank - 1 - d] : 1) * bytesOf(dtype);
     if (d && extent <= 1) // any will do, and the given one may be none that the copy engine takes

@@ -35,9 +35,10 @@ inline constexpr llvm::StringLiteral splitAttr =
 inline constexpr llvm::StringLiteral clusterAttr =
     "tile.cluster"; // i32, on the function: blocks that run a program together; absent: 1
 inline constexpr llvm::StringLiteral sharedBytesAttr =
-    "tile.shared_bytes";                                       // i32, on an llvm.func: dynamic shared memory a block
+    "tile.shared_bytes"; // i32, on an llvm.func: dynamic shared memory a block
 inline constexpr llvm::StringLiteral persistentAttr =
-    "tile.persistent"; // unit, on an llvm.func: blocks go through the programs of the grid, whose extents follow the words
+    "tile.persistent"; // unit, on an llvm.func: blocks go through the programs of the grid, whose extents follow the
+                       // words
 inline constexpr llvm::StringLiteral tensorMapsAttr =
     "tile.tensor_maps"; // dictionaries, on an llvm.func: the requests (lib/runtime/TensorMap.h) of its last parameters
 inline constexpr llvm::StringLiteral nameAttr = "tile.name";   // string, on an argument

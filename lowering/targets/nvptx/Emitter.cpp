@@ -373,9 +373,9 @@ LogicalResult Emitter::run() {
     words += view ? 1 + 2 * view.getRank() : 1;
   }
   OpBuilder top(kernel);
-  sharedMemory =
-      LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(builder.getI8Type(), 0), /*isConstant=*/false,
-                             LLVM::Linkage::External, "bitloom_shared", Attribute(), /*alignment=*/sharedAlignment, /*addrSpace=*/3);
+  sharedMemory = LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(builder.getI8Type(), 0),
+                                        /*isConstant=*/false, LLVM::Linkage::External, "bitloom_shared", Attribute(),
+                                        /*alignment=*/sharedAlignment, /*addrSpace=*/3);
   kernel.walk([&](tile::SpecializeOp) { isSpecialized = true; });
   if (auto cluster = kernel->getAttrOfType<IntegerAttr>(tile::clusterAttr))
     clusterSize = int(cluster.getInt());

@@ -89,7 +89,7 @@ public:
   mlir::Value scratch(int64_t bytes);
   // Shared memory that is this caller's alone; the offset in bytes. UserError as scratch().
   int64_t reserve(int64_t bytes, int64_t alignment);
-  mlir::Value sharedAt(int64_t offset); // i32 address
+  mlir::Value sharedAt(int64_t offset);                                               // i32 address
   mlir::Value sharedAddress(mlir::Value base, mlir::Value index, mlir::Type element); // index: i32, in elements
   void sharedStore(mlir::Value address, mlir::Value value);
   mlir::Value sharedLoad(mlir::Value address, mlir::Type type);
@@ -109,15 +109,15 @@ public:
   // Of the ring's slots and barriers.
   struct Ring {
     int stages;
-    int64_t slots, slotBytes, full, empty;            // offsets in shared memory; a barrier takes 8 bytes
-    llvm::SmallVector<int64_t> tileOffsets;           // in a slot
-    int64_t copiedBytes;                              // by one fill
+    int64_t slots, slotBytes, full, empty;  // offsets in shared memory; a barrier takes 8 bytes
+    llvm::SmallVector<int64_t> tileOffsets; // in a slot
+    int64_t copiedBytes;                    // by one fill
     mlir::Value fillSlot, fillPhase, frontSlot, frontPhase, popSlot; // pointers to i32 of the thread
   };
   Ring &ring(mlir::Value value) { return rings[value]; }
   int clusterBlocks() const { return clusterSize; }
-  mlir::Value clusterRank(); // i32
-  struct ClusterSum { // of the one tile.cluster_sum
+  mlir::Value clusterRank();                          // i32
+  struct ClusterSum {                                 // of the one tile.cluster_sum
     int64_t slots = 0, bytes = 0, full = 0, free = 0; // offsets in shared memory, and the bytes of a slot
     mlir::Value phase{};
   };
@@ -131,7 +131,7 @@ public:
   // The address of a tile in shared memory, i32.
   mlir::Value sharedTile(mlir::Value tile) { return sharedTiles.at(tile); }
   void putShared(mlir::Value tile, mlir::Value address) { sharedTiles[tile] = address; }
-  mlir::Value warpGroup(); // i32, the same for all of a warp as far as the assembler can see
+  mlir::Value warpGroup();                          // i32, the same for all of a warp as far as the assembler can see
   int64_t stagingOffset() const { return staging; } // of the staged stores' buffers
   bool areStagedEvenly() const { return stagedEvenly; } // every store leaves the first buffer as the next in turn
   std::optional<StagedStore> staged(tile::StoreOp store) {

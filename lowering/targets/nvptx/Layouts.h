@@ -14,7 +14,7 @@ namespace bitloom::nvptx {
 inline constexpr const char *reg = "register", *lane = "lane", *warp = "warp"; // the input dims of every layout
 inline constexpr int lanes = 32;
 
-std::string dimName(int dim); // dim0, dim1, …
+std::string dimName(int dim);        // dim0, dim1, …
 int64_t bytesOf(mlir::Type element); // in memory
 // What a register holds of an element: LLVM has no 8-bit floats, their bits are moved as i8.
 mlir::Type registerType(mlir::Type element);

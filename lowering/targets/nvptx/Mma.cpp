@@ -75,7 +75,8 @@ static LinearLayout fragments(int64_t m, int64_t n, int64_t perThread, int warps
   appendAlong(warpsOf, 0, wgmmaRows, wgmmaRows * groupsAlongM);
   appendAlong(warpsOf, 1, n / groupsAlongN, n);
   appendAlong(registers, 0, wgmmaRows * groupsAlongM, m);
-  return LinearLayout({{reg, registers}, {lane, lanesOf}, {warp, warpsOf}}, LinearLayout::axes({int32_t(m), int32_t(n)}));
+  return LinearLayout({{reg, registers}, {lane, lanesOf}, {warp, warpsOf}},
+                      LinearLayout::axes({int32_t(m), int32_t(n)}));
 }
 
 LinearLayout nvptx::wgmmaLayout(int64_t m, int64_t n, int warps, int groupsAlongN) {

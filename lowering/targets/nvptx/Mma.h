@@ -1,6 +1,6 @@
-// Matrix instructions of the tensor cores: which one a dot becomes, and how its tiles are held for it. Formats are those
-// of the PTX manual, "warp-level matrix instructions" (mma) and "asynchronous warpgroup-level matrix instructions"
-// (wgmma).
+// Matrix instructions of the tensor cores: which one a dot becomes, and how its tiles are held for it. Formats are
+// those of the PTX manual, "warp-level matrix instructions" (mma) and "asynchronous warpgroup-level matrix
+// instructions" (wgmma).
 #pragma once
 
 #include "bitloom/lib/layout/LinearLayout.h"
@@ -25,9 +25,9 @@ struct MmaAtom {
 };
 
 inline constexpr std::array mmaAtoms = {
-    MmaAtom{"f16", "f32", 16, 16, true, 80, 90},   MmaAtom{"bf16", "f32", 16, 16, true, 80, 90},
-    MmaAtom{"tf32", "f32", 32, 8, false, 80, 90},  MmaAtom{"e4m3", "f32", 8, 32, false, 89, 90},
-    MmaAtom{"e5m2", "f32", 8, 32, false, 89, 90},  MmaAtom{"s8", "s32", 8, 32, false, 80, 90},
+    MmaAtom{"f16", "f32", 16, 16, true, 80, 90},  MmaAtom{"bf16", "f32", 16, 16, true, 80, 90},
+    MmaAtom{"tf32", "f32", 32, 8, false, 80, 90}, MmaAtom{"e4m3", "f32", 8, 32, false, 89, 90},
+    MmaAtom{"e5m2", "f32", 8, 32, false, 89, 90}, MmaAtom{"s8", "s32", 8, 32, false, 80, 90},
     MmaAtom{"u8", "s32", 8, 32, false, 80, 90},
 };
 static_assert([] {
@@ -44,8 +44,8 @@ constexpr int64_t mostLines = 256;        // of a box of the copy engine
 constexpr int64_t programBand = 16;       // programs along x that persistent blocks keep together
 constexpr int64_t sharedAlignment = 1024; // bytes, of tiles in shared memory: the period of the widest swizzle
 
-// A tile of rank 2 in shared memory: lines of `swizzle` bytes along the contiguous dim, in boxes of all the lines; within
-// them the 16-byte pieces are permuted as the copy engine's swizzle of that many bytes does.
+// A tile of rank 2 in shared memory: lines of `swizzle` bytes along the contiguous dim, in boxes of all the lines;
+// within them the 16-byte pieces are permuted as the copy engine's swizzle of that many bytes does.
 struct SharedForm {
   int contiguous = 1; // dim
   int swizzle = 128;  // bytes: 32, 64 or 128
@@ -66,8 +66,8 @@ LinearLayout wgmmaLayout(int64_t m, int64_t n, int warps, int groupsAlongN);
 // Operand a [m, k] of elements of `bits` bits in registers.
 LinearLayout fragmentLayout(int64_t m, int64_t k, int bits, int warps);
 
-// How wgmma's accumulator is cut. `swapped`: its rows are the dot's columns, so that a short m becomes the instruction's n:
-// (a · b)^T = b^T · a^T.
+// How wgmma's accumulator is cut. `swapped`: its rows are the dot's columns, so that a short m becomes the
+// instruction's n: (a · b)^T = b^T · a^T.
 struct AccumulatorForm {
   bool swapped = false;
   int groupsAlongN = 1;

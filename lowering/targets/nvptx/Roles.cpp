@@ -60,7 +60,8 @@ void Emitter::collectTensorMaps() {
     if (auto load = dyn_cast<tile::LoadOp>(op); load && isShared(load.getType())) {
       ArrayRef<int64_t> shape = tile::shapeOf(load.getType());
       auto form = sharedFormOf(layout(load.getType()), shape, int(bytesOf(tile::elementOf(load.getType()))));
-      request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(form->lines, mostLines), form->swizzle);
+      request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(form->lines, mostLines),
+              form->swizzle);
     } else if (auto store = dyn_cast<tile::StoreOp>(op)) {
       if (auto boxes = staged(store))
         request(op, store.getView(), store.getDims(), boxes->columns, boxes->rows, 128);
@@ -73,7 +74,9 @@ void Emitter::describeTensorMaps() {
   SmallVector<Attribute> described;
   int first = int(function.getNumArguments() - requests.size());
   for (auto [i, wanted] : llvm::enumerate(requests)) {
-    auto number = [&](StringRef name, int value) { return builder.getNamedAttr(name, builder.getI32IntegerAttr(value)); };
+    auto number = [&](StringRef name, int value) {
+      return builder.getNamedAttr(name, builder.getI32IntegerAttr(value));
+    };
     described.push_back(builder.getDictionaryAttr(
         {number("word", wanted.word), number("rank", wanted.rank), number("dtype", int(wanted.dtype)),
          number("swizzle", wanted.swizzle), builder.getNamedAttr("box", builder.getDenseI32ArrayAttr(wanted.box))}));
@@ -93,7 +96,8 @@ Value Emitter::tensorMap(Operation *access) {
   return function.getArgument(unsigned(function.getNumArguments() - requests.size()) + mapOf.at(access));
 }
 
-//===- Barriers in shared memory ------------------------------------------------------------------------------------===//
+//===- Barriers in shared memory
+//------------------------------------------------------------------------------------===//
 
 Value Emitter::localWord() {
   OpBuilder::InsertionGuard guard(builder);
@@ -104,7 +108,9 @@ Value Emitter::localWord() {
   return word;
 }
 
-static Value readWord(Emitter &e, Value word) { return LLVM::LoadOp::create(e.builder, e.loc, e.builder.getI32Type(), word); }
+static Value readWord(Emitter &e, Value word) {
+  return LLVM::LoadOp::create(e.builder, e.loc, e.builder.getI32Type(), word);
+}
 
 // To the ring's next slot; the phase, where there is one, turns at its end.
 static void advance(Emitter &e, Value slotWord, Value phaseWord, int stages) {
@@ -126,13 +132,15 @@ static Value slotAddress(Emitter &e, int64_t first, Value slot, int64_t stride) 
 
 void Emitter::waitFor(Value barrier, Value parity) {
   std::string scope = clusterSize > 1 ? ".acquire.cluster" : "";
-  ptx("{\n\t.reg .pred done;\n\tWAIT:\n\tmbarrier.try_wait.parity" + scope + ".shared::cta.b64 done, [$0], $1;\n\t"
-      "@done bra DONE;\n\tbra WAIT;\n\tDONE:\n\t}",
+  ptx("{\n\t.reg .pred done;\n\tWAIT:\n\tmbarrier.try_wait.parity" + scope +
+          ".shared::cta.b64 done, [$0], $1;\n\t"
+          "@done bra DONE;\n\tbra WAIT;\n\tDONE:\n\t}",
       "r,r,~{memory}", Type(), {barrier, parity}, /*hasSideEffects=*/true);
 }
 
 void Emitter::initialiseBarrier(int64_t offset, int arrivals) {
-  ptx("mbarrier.init.shared::cta.b64 [$0], " + std::to_string(arrivals) + ";", "r,~{memory}", Type(), {sharedAt(offset)},
+  ptx("mbarrier.init.shared::cta.b64 [$0], " + std::to_string(arrivals) + ";", "r,~{memory}", Type(),
+      {sharedAt(offset)},
       /*hasSideEffects=*/true);
 }
 
@@ -177,7 +185,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
   return success();
 }
 
-//===- The producer ---------------------------------------------------------------------------------------------------===//
+//===- The producer
+//---------------------------------------------------------------------------------------------------===//
 
 // One box from global memory to shared memory; `coordinates` innermost first.
 static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address, Value barrier) {
@@ -242,7 +251,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   return success();
 }
 
-//===- The consumers --------------------------------------------------------------------------------------------------===//
+//===- The consumers
+//--------------------------------------------------------------------------------------------------===//
 
 LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
   Emitter::Ring &ring = e.ring(front.getRing());
@@ -265,7 +275,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
   return success();
 }
 
-//===- Blocks that share a program ------------------------------------------------------------------------------------===//
+//===- Blocks that share a program
+//------------------------------------------------------------------------------------===//
 
 Value Emitter::clusterRank() {
   return ptx("mov.u32 $0, %cluster_ctarank;", "=r", builder.getI32Type(), {}, /*hasSideEffects=*/false);
@@ -318,10 +329,11 @@ LogicalResult nvptx::lower(Emitter &e, tile::ClusterSumOp sum) {
     for (int other = 0; other < others; ++other)
       for (size_t r = 0; r < values.size(); r += perAccess) {
         int64_t offset = other * room.bytes + int64_t(r / perAccess) * threads * 16;
-        Value loaded = e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4 + " + std::to_string(offset) + "];",
-                             "=" + letter + ",=" + letter + ",=" + letter + ",=" + letter + ",r,~{memory}",
-                             LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(perAccess, type)), {own},
-                             /*hasSideEffects=*/true);
+        Value loaded =
+            e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4 + " + std::to_string(offset) + "];",
+                  "=" + letter + ",=" + letter + ",=" + letter + ",=" + letter + ",r,~{memory}",
+                  LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(perAccess, type)), {own},
+                  /*hasSideEffects=*/true);
         for (size_t i = 0; i < perAccess; ++i) {
           Value term = LLVM::ExtractValueOp::create(b, e.loc, loaded, int64_t(i));
           Value &to = total[r + i];
@@ -351,7 +363,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::ClusterSumOp sum) {
   return success();
 }
 
-//===- The roles ------------------------------------------------------------------------------------------------------===//
+//===- The roles
+//------------------------------------------------------------------------------------------------------===//
 
 Value Emitter::warpGroup() {
   if (!warpGroupValue) {
@@ -411,7 +424,8 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
 
   auto role = [&](Region &region, int registers, const char *direction) -> LogicalResult {
     if (registers)
-      ptx("setmaxnreg." + std::string(direction) + ".sync.aligned.u32 " + std::to_string(registers) + ";", "", Type(), {},
+      ptx("setmaxnreg." + std::string(direction) + ".sync.aligned.u32 " + std::to_string(registers) + ";", "", Type(),
+          {},
           /*hasSideEffects=*/true);
     auto body = [&]() -> LogicalResult {
       auto loop = scf::ForOp::create(builder, loc, first, programs, blocks);

@@ -1,8 +1,9 @@
 // Gives warps roles: a producer that has the copy engine fill rings of shared memory, and consumers that compute.
 //
-// The loads that layout assignment placed in shared memory are grouped into rings, one for each dot that reads them. The
-// body of the kernel then becomes two: the producer's holds the loads, each ring's inside a tile.fill, and what their
-// offsets and loops need, no more; the consumer's has tile.front in their place, and tile.pop after their last use.
+// The loads that layout assignment placed in shared memory are grouped into rings, one for each dot that reads them.
+// The body of the kernel then becomes two: the producer's holds the loads, each ring's inside a tile.fill, and what
+// their offsets and loops need, no more; the consumer's has tile.front in their place, and tile.pop after their last
+// use.
 //
 // A dot that only accumulates over a loop waits for nothing but the dot before it: its result is not looked at until
 // the loop ends. Its ring's slot is then freed an iteration later. On the hint tile.split such a loop is shared by the
@@ -90,7 +91,8 @@ private:
 
 } // namespace
 
-//===- Rings --------------------------------------------------------------------------------------------------------===//
+//===- Rings
+//--------------------------------------------------------------------------------------------------------===//
 
 // The dot that reads the tile first, past the transposes.
 static tile::DotOp readerOf(Value tile) {
@@ -100,7 +102,8 @@ static tile::DotOp readerOf(Value tile) {
   return dyn_cast<tile::DotOp>(user);
 }
 
-// Whether the operand lies in a ring: what threads put in shared memory themselves is overwritten by the next iteration.
+// Whether the operand lies in a ring: what threads put in shared memory themselves is overwritten by the next
+// iteration.
 static bool isLoaded(Value operand) {
   while (auto transpose = operand.getDefiningOp<tile::TransposeOp>())
     operand = transpose.getSource();
@@ -133,9 +136,9 @@ void Specialization::collectRings() {
       group.accumulating = dot;
     auto ring = llvm::find_if(rings, [&](Ring &ring) {
       return inLoop && ring.inLoop && ring.types == group.types() && llvm::none_of(ring.blocks, [&](Block *other) {
-        return other->getParentOp()->isAncestor(block->getParentOp()) ||
-               block->getParentOp()->isAncestor(other->getParentOp());
-      });
+               return other->getParentOp()->isAncestor(block->getParentOp()) ||
+                      block->getParentOp()->isAncestor(other->getParentOp());
+             });
     });
     group.ring = int(ring - rings.begin());
     if (ring == rings.end())
@@ -163,11 +166,10 @@ LogicalResult Specialization::chooseStages() {
   int64_t stages = std::min<int64_t>(most, left / slots);
   if (auto hint = func->getAttrOfType<IntegerAttr>(tile::stagesAttr))
     stages = std::min<int64_t>(stages, hint.getInt());
-  // A dot under way still holds its slot while the next one waits for another.
-  bool overlaps = llvm::any_of(groups, [](Group &group) { return bool(group.accumulating); });
-  if (stages < (overlaps ? 2 : 1))
+  const int64_t fewest = split > 1 ? 2 : 1; // a dot under way holds its slot while the next one waits for another
+  if (stages < fewest)
     return groups.front().loads.front().emitError()
-           << "expected tiles of at most " << std::max<int64_t>(left, 0) / (overlaps ? 2 : 1)
+           << "expected tiles of at most " << std::max<int64_t>(left, 0) / fewest
            << " bytes of shared memory a step, got " << slots << "; use smaller blocks";
   for (Ring &ring : rings)
     if (ring.inLoop)
@@ -178,7 +180,8 @@ LogicalResult Specialization::chooseStages() {
   return success();
 }
 
-//===- Blocks that share a program ------------------------------------------------------------------------------------===//
+//===- Blocks that share a program
+//------------------------------------------------------------------------------------===//
 
 // The one loop there is, when it starts from zero.
 void Specialization::splitLoop() {
@@ -186,8 +189,8 @@ void Specialization::splitLoop() {
   if (!hint || hint.getInt() < 2 || groups.size() != 1 || !groups.front().accumulating)
     return;
   auto loop = cast<scf::ForOp>(groups.front().accumulating->getParentOp());
-  if (loop->getParentOp() != func || loop.getNumRegionIterArgs() != 1 || !matchPattern(loop.getInitArgs()[0], m_Zero()) &&
-      !matchPattern(loop.getInitArgs()[0], m_AnyZeroFloat()))
+  if (loop->getParentOp() != func || loop.getNumRegionIterArgs() != 1 ||
+      !matchPattern(loop.getInitArgs()[0], m_Zero()) && !matchPattern(loop.getInitArgs()[0], m_AnyZeroFloat()))
     return;
   split = int(hint.getInt());
   func->setAttr(tile::clusterAttr, hint);
@@ -218,7 +221,8 @@ void Specialization::finishSplit() {
                               block->getTerminator()->getIterator());
 }
 
-//===- The producer ---------------------------------------------------------------------------------------------------===//
+//===- The producer
+//---------------------------------------------------------------------------------------------------===//
 
 // Marks what the value, a scalar, is computed from.
 void Specialization::need(Value value) {
@@ -257,7 +261,8 @@ void Specialization::need(Value value) {
       need(operand);
     op->walk([&](Operation *inner) { // what the regions of others use from outside
       for (Value operand : inner->getOperands())
-        if (!op->isProperAncestor(operand.getParentBlock()->getParentOp()) && operand.getParentBlock()->getParentOp() != op)
+        if (!op->isProperAncestor(operand.getParentBlock()->getParentOp()) &&
+            operand.getParentBlock()->getParentOp() != op)
           need(operand);
     });
   }
@@ -331,7 +336,8 @@ void Specialization::cloneNeeded(Block &from, OpBuilder &builder, IRMapping &map
   }
 }
 
-//===- The consumers --------------------------------------------------------------------------------------------------===//
+//===- The consumers
+//--------------------------------------------------------------------------------------------------===//
 
 void Specialization::consume(Group &group) {
   Value ring = rings[group.ring].value;
@@ -356,15 +362,15 @@ void Specialization::consume(Group &group) {
     tile::DotOp dot = group.accumulating;
     auto loop = cast<scf::ForOp>(dot->getParentOp());
     dot.setInFlight(1);
-    Value isLater = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::ne, loop.getInductionVar(),
-                                          loop.getLowerBound());
+    Value isLater =
+        arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::ne, loop.getInductionVar(), loop.getLowerBound());
     tile::PopOp::create(builder, loc, ring, isLater);
     builder.setInsertionPointAfter(loop);
     Value sum = loop.getResult(cast<BlockArgument>(dot.getAcc()).getArgNumber() - loop.getNumInductionVars());
     auto wait = tile::DotWaitOp::create(builder, loc, sum);
     sum.replaceAllUsesExcept(wait, wait);
-    Value ran = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::slt, loop.getLowerBound(),
-                                      loop.getUpperBound());
+    Value ran =
+        arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::slt, loop.getLowerBound(), loop.getUpperBound());
     tile::PopOp::create(builder, loc, ring, ran);
   } else {
     tile::PopOp::create(builder, loc, ring, Value());

@@ -302,13 +302,11 @@ LogicalResult Emitter::emit(Operation *op) {
   return llvm::TypeSwitch<Operation *, LogicalResult>(op)
       .Case<tile::LoadOp, tile::StoreOp, tile::GatherOp, tile::ScatterOp, tile::AtomicOp, tile::ReduceOp, tile::ScanOp,
             tile::ConvertLayoutOp, tile::ReshapeOp, tile::TransposeOp, tile::BroadcastOp, tile::JoinOp, tile::SplitOp,
-            tile::SliceOp, tile::UnpackOp, tile::PackOp, tile::LutOp, tile::DotOp, tile::DotWaitOp,
-            tile::ClusterRankOp, tile::ClusterSumOp, tile::RingOp,
-            tile::FillOp, tile::FrontOp, tile::PopOp, tile::PrintOp, tile::AssertOp>(
+            tile::SliceOp, tile::UnpackOp, tile::PackOp, tile::LutOp, tile::DotOp, tile::DotWaitOp, tile::ClusterRankOp,
+            tile::ClusterSumOp, tile::RingOp, tile::FillOp, tile::FrontOp, tile::PopOp, tile::PrintOp, tile::AssertOp>(
           [&](auto known) { return lower(*this, known); })
       .Case([&](tile::ProgramIdOp id) { return put(id, {widen(programId(id.getAxis()))}), success(); })
-      .Case(
-          [&](tile::NumProgramsOp count) { return put(count, {widen(gridExtent(count.getAxis()))}), success(); })
+      .Case([&](tile::NumProgramsOp count) { return put(count, {widen(gridExtent(count.getAxis()))}), success(); })
       .Case([&](tile::ExtentOp extent) {
         return put(extent, {view(extent.getView()).extents[extent.getDim()]}), success();
       })

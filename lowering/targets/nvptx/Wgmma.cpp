@@ -14,8 +14,8 @@ using namespace bitloom::nvptx;
 
 namespace {
 
-// An operand as wgmma's matrix descriptors see it ("Matrix descriptor format" of the PTX manual): rows are those of m or
-// n, depth is k.
+// An operand as wgmma's matrix descriptors see it ("Matrix descriptor format" of the PTX manual): rows are those of m
+// or n, depth is k.
 class SharedOperand {
 public:
   SharedOperand(Emitter &e, Value tile, int depthDim);
@@ -142,9 +142,8 @@ static void throughAccumulators(Emitter &e, MutableArrayRef<Value> sums, const s
   }
   SmallVector<Value> operands(sums);
   llvm::append_range(operands, more);
-  Type result = sums.size() == 1
-                    ? type
-                    : LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(sums.size(), type));
+  Type result =
+      sums.size() == 1 ? type : LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(sums.size(), type));
   Value after = e.ptx(text, outs + ins + moreConstraints, result, operands, /*hasSideEffects=*/true);
   for (auto [i, sum] : llvm::enumerate(sums))
     sum = sums.size() == 1 ? after : LLVM::ExtractValueOp::create(b, e.loc, after, int64_t(i)).getResult();
@@ -185,7 +184,8 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
   if (groups > 1) {
     Value group = e.warpGroup();
     if (aInShared && groupsAlongM > 1) {
-      Value row = along == 1 ? group : arith::AndIOp::create(builder, e.loc, group, e.i32(groupsAlongM - 1)).getResult();
+      Value row =
+          along == 1 ? group : arith::AndIOp::create(builder, e.loc, group, e.i32(groupsAlongM - 1)).getResult();
       lhs->moveBy(arith::MulIOp::create(builder, e.loc, row, e.i32(lhs->offsetOf(wgmmaRows, 0))));
     }
     if (along > 1) {
@@ -205,8 +205,7 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
     fragments = packWords(e, e.get(a));
 
   std::string name = "wgmma.mma_async.sync.aligned.m64n" + std::to_string(step) + "k" + std::to_string(atom.k) + "." +
-                     std::string(atom.accumulator) + "." + std::string(atom.operand) + "." +
-                     std::string(right.operand);
+                     std::string(atom.accumulator) + "." + std::string(atom.operand) + "." + std::string(right.operand);
   e.ptx("wgmma.fence.sync.aligned;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
   for (int64_t k = 0; k < depth; k += atom.k)
     for (int64_t i = 0; i < atoms; ++i)
@@ -226,8 +225,8 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
         std::string bText = "$" + std::to_string(first + operands.size());
         operands.push_back(rhs.descriptor(c, k));
         constraints += ",l";
-        std::string text = "{\n\t.reg .pred add;\n\tsetp.eq.u32 add, 0, 0;\n\t" + name + " " + braced(0, perStep) + ", " +
-                           rows + ", " + bText + ", add";
+        std::string text = "{\n\t.reg .pred add;\n\tsetp.eq.u32 add, 0, 0;\n\t" + name + " " + braced(0, perStep) +
+                           ", " + rows + ", " + bText + ", add";
         if (atom.accumulator == "f32")
           text += ", 1, 1";
         if (atom.mnMajor) {

@@ -192,7 +192,8 @@ inline std::unique_ptr<EmulatedKernel> agrees(const std::string &text, const std
   return kernel;
 }
 
-//===- Kernels in pieces --------------------------------------------------------------------------------------------===//
+//===- Kernels in pieces
+//--------------------------------------------------------------------------------------------===//
 
 using Shape = std::vector<int64_t>;
 

@@ -50,9 +50,7 @@ struct Product {
 
   std::string text() const {
     auto [m, n, k] = block;
-    auto tile = [&](int64_t rows, int64_t columns, const std::string &type) {
-      return tileType({rows, columns}, type);
-    };
+    auto tile = [&](int64_t rows, int64_t columns, const std::string &type) { return tileType({rows, columns}, type); };
     auto load = [&](const std::string &name, const std::string &view, const std::string &row, const std::string &column,
                     int64_t rows, int64_t columns, bool isByColumns) {
       std::string type = viewType(2, operand), result = tile(rows, columns, operand);
@@ -72,14 +70,14 @@ struct Product {
            std::to_string(k) +
            " : i64\n  %rows = arith.muli %i, %sm : i64\n  %columns = arith.muli %j, %sn : i64\n"
            "  %z = arith.constant 0 : i64\n  %depth = tile.extent %a, " +
-           (aByColumns ? "0" : "1") + " : " + view + "\n  %none = arith.constant dense<0" + (sum[0] == 'f' ? ".0" : "") +
-           "> : " + accumulators +
+           (aByColumns ? "0" : "1") + " : " + view + "\n  %none = arith.constant dense<0" +
+           (sum[0] == 'f' ? ".0" : "") + "> : " + accumulators +
            "\n  %sum = scf.for %at = %z to %depth step %sk iter_args(%acc = %none) -> " + accumulators + " : i64 {\n" +
            load("x", "a", "%rows", "%at", m, k, aByColumns) + load("y", "b", "%at", "%columns", k, n, bByColumns) +
-           "    %d = tile.dot %x, %y, %acc" + dotAttributes + " : " + tile(m, k, operand) + ", " +
-           tile(k, n, operand) + ", " + accumulators + "\n    scf.yield %d : " + accumulators + "\n  }\n" + epilogue +
-           "\n  tile.store " + out + ", %c[%rows, %columns] dims [0, 1] : " + tile(m, n, result) + ", " +
-           viewType(2, result) + "\n  return\n}";
+           "    %d = tile.dot %x, %y, %acc" + dotAttributes + " : " + tile(m, k, operand) + ", " + tile(k, n, operand) +
+           ", " + accumulators + "\n    scf.yield %d : " + accumulators + "\n  }\n" + epilogue + "\n  tile.store " +
+           out + ", %c[%rows, %columns] dims [0, 1] : " + tile(m, n, result) + ", " + viewType(2, result) +
+           "\n  return\n}";
   }
   std::array<int64_t, 3> grid(int64_t rows, int64_t columns) const {
     return {(rows + block[0] - 1) / block[0], (columns + block[1] - 1) / block[1], 1};
@@ -115,7 +113,8 @@ void multiplies(Product product, int64_t m, int64_t n, int64_t k, Way way = Way:
 
 } // namespace
 
-//===- Operands -----------------------------------------------------------------------------------------------------===//
+//===- Operands
+//-----------------------------------------------------------------------------------------------------===//
 
 TEST(NvptxDot, MultipliesOperandsOfEveryTypeEitherWayRound) {
   for (bool aByColumns : {false, true})
@@ -132,7 +131,12 @@ TEST(NvptxDot, MultipliesOperandsOfEveryTypeEitherWayRound) {
 TEST(NvptxDot, TakesBytesWithAndWithoutSign) {
   for (std::string signs : {"", " {unsignedA}", " {unsignedB}", " {unsignedA, unsignedB}"})
     for (int64_t m : {64, 16}) { // the short one has its operands swapped
-      Product product{.block = {m, 64, 64}, .operand = "i8", .sum = "i32", .result = "i32", .bByColumns = true, .dotAttributes = signs};
+      Product product{.block = {m, 64, 64},
+                      .operand = "i8",
+                      .sum = "i32",
+                      .result = "i32",
+                      .bByColumns = true,
+                      .dotAttributes = signs};
       Operands<int8_t, int32_t> data(product, 70, 64, 64);
       for (auto *values : {&data.a.values, &data.b.values})
         for (size_t i = 0; i < values->size(); ++i)
@@ -146,7 +150,8 @@ TEST(NvptxDot, TakesBytesWithAndWithoutSign) {
 // f32 operands are rounded only where the kernel allows it.
 TEST(NvptxDot, KeepsAllBitsWithoutTf32) { multiplies<f32>({.block = {64, 64, 32}}, 70, 33, 40, Way::Cores); }
 
-//===- Shapes -------------------------------------------------------------------------------------------------------===//
+//===- Shapes
+//-------------------------------------------------------------------------------------------------------===//
 
 TEST(NvptxDot, MultipliesBlocksOfManyShapes) {
   for (auto [m, n, k] : std::vector<std::array<int64_t, 3>>{{128, 128, 64},
@@ -170,8 +175,9 @@ TEST(NvptxDot, SwapsOperandsOfShortBlocks) {
         multiplies<bf16>(product, m + 1, 200, 136);
       }
   multiplies<int8_t, int32_t>({.block = {16, 64, 128}, .bByColumns = true}, 17, 130, 200);
-  multiplies<bf16, float, bf16>({.block = {16, 256, 32}, .epilogue = "  %out = arith.truncf %sum : tensor<16x256xf32> to "
-                                                          "tensor<16x256xbf16>"},
+  multiplies<bf16, float, bf16>({.block = {16, 256, 32},
+                                 .epilogue = "  %out = arith.truncf %sum : tensor<16x256xf32> to "
+                                             "tensor<16x256xbf16>"},
                                 40, 264, 40);
 }
 
@@ -192,7 +198,8 @@ TEST(NvptxDot, SharesTheBlockAmongAnyNumberOfWarps) {
   }
 }
 
-//===- Views --------------------------------------------------------------------------------------------------------===//
+//===- Views
+//--------------------------------------------------------------------------------------------------------===//
 
 // Rows that start anywhere cannot be copied by boxes: the threads bring them to shared memory.
 TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
@@ -215,9 +222,9 @@ TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
   data.a.values.resize(data.a.values.size() * 3, 5);
   data.c.strides[0] *= 2;
   data.c.values.resize(data.c.values.size() * 2, 5);
-  tookWay(*agrees(product.text(), {data.a, data.b, data.c},
-                  {.grid = product.grid(40, 70), .tolerance = 0, .warps = {0}}),
-          Way::Copied);
+  tookWay(
+      *agrees(product.text(), {data.a, data.b, data.c}, {.grid = product.grid(40, 70), .tolerance = 0, .warps = {0}}),
+      Way::Copied);
 }
 
 // One matrix a program along z, or one a head, whose rows lie between those of the others.
@@ -255,7 +262,8 @@ TEST(NvptxDot, MultipliesBatches) {
           Way::Copied);
 }
 
-//===- What becomes of the sums -------------------------------------------------------------------------------------===//
+//===- What becomes of the sums
+//-------------------------------------------------------------------------------------===//
 
 TEST(NvptxDot, GoesOnWithTheSums) {
   const std::string bias = ", %bias: !tile.view<?xf32>", addBias = R"(
@@ -277,7 +285,8 @@ TEST(NvptxDot, GoesOnWithTheSums) {
   %out = arith.truncf %relu : tensor<128x64xf32> to tensor<128x64x)" + result + ">"};
     Operands<bf16, bf16> data(product, 150, 100, 72);
     Operands<bf16, f16> other(product, 150, 100, 72);
-    agrees(product.text(), {data.a, data.b, result == "bf16" ? Argument(data.c) : Argument(other.c), Aligned<float>({100}, 4)},
+    agrees(product.text(),
+           {data.a, data.b, result == "bf16" ? Argument(data.c) : Argument(other.c), Aligned<float>({100}, 4)},
            {.grid = product.grid(150, 100), .tolerance = 0, .warps = {0}});
   }
   {
@@ -380,7 +389,8 @@ func.func @attention(%q: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %k: !tile
            {.grid = {(queries + rows - 1) / rows, 1, 1}, .tolerance = 0.02, .warps = {0, 4}});
 }
 
-//===- Loops and rings ----------------------------------------------------------------------------------------------===//
+//===- Loops and rings
+//----------------------------------------------------------------------------------------------===//
 
 namespace {
 
@@ -435,7 +445,8 @@ const std::string loopBody = loopHead + loadOf("x", "a", "%rows, %at") + loadOf(
 
 TEST(NvptxDot, TakesHints) {
   for (int stages : {1, 2, 3, 100})
-    agreesAround(replaced(loopBody, "%r =", "%out ="), Way::Copied, ", tile.stages = " + std::to_string(stages) + " : i32");
+    agreesAround(replaced(loopBody, "%r =", "%out ="), Way::Copied,
+                 ", tile.stages = " + std::to_string(stages) + " : i32");
   agreesAround(replaced(loopBody, "%r =", "%out ="), Way::Exchanged, ", tile.warp_specialize = false");
 }
 
@@ -465,9 +476,8 @@ scf.yield %p, %m : ACC, ACC
 %out = arith.subf %r#0, %r#1 : ACC
 )");
   // One tile as both operands, one of them transposed.
-  agreesAround(loopHead + loadOf("x", "b", "%at, %columns") +
-               "%t = tile.transpose %x [1, 0] : HALF -> HALF\n" + dotOf("sum", "%t, %x, %acc") +
-               "scf.yield %sum : ACC\n}\n%out = arith.addf %r, %none : ACC\n");
+  agreesAround(loopHead + loadOf("x", "b", "%at, %columns") + "%t = tile.transpose %x [1, 0] : HALF -> HALF\n" +
+               dotOf("sum", "%t, %x, %acc") + "scf.yield %sum : ACC\n}\n%out = arith.addf %r, %none : ACC\n");
   // The loaded tile is used by the threads, too.
   agreesAround(loopHead + loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") +
                dotOf("p", "%x, %y, %acc") + R"(%e = arith.extf %y : HALF to ACC
@@ -491,8 +501,12 @@ TEST(NvptxDot, ConvertsOperandsOnTheWay) {
 TEST(NvptxDot, HoldsOperandsOfEveryTypeInRegisters) {
   auto run = [](auto operand, const std::string &sum, const std::string &negate, int64_t m) {
     using In = decltype(operand);
-    Product product{.block = {m, 64, 64}, .operand = irType<In>(), .sum = sum, .result = sum,
-                    .bByColumns = true, .dotAttributes = irType<In>() == "f32" ? " {precision = 1 : i32}" : ""};
+    Product product{.block = {m, 64, 64},
+                    .operand = irType<In>(),
+                    .sum = sum,
+                    .result = sum,
+                    .bByColumns = true,
+                    .dotAttributes = irType<In>() == "f32" ? " {precision = 1 : i32}" : ""};
     std::string text = product.text(), type = tileType(m < 64 ? Shape{64, 64} : Shape{m, 64}, irType<In>());
     text = replaced(replaced(text, "%d = tile.dot", negate + "\n    %d = tile.dot"), "TYPE", type);
     text = m < 64 ? replaced(replaced(text, "FROM", "%y"), "%x, %y, %acc", "%x, %n, %acc")
@@ -572,18 +586,19 @@ TEST(NvptxDot, LoadsUnderAnyControlFlow) {
                "%r = scf.for %t = %z to %four step %one iter_args(%acc = %none) -> ACC : i64 {\n"
                "%page = tile.load %pages[%t] dims [] : !tile.view<?xi32> -> i32\n"
                "%p = arith.extsi %page : i32 to i64\n%at = arith.muli %p, %s : i64\n" +
-                   loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") +
-                   dotOf("sum", "%x, %y, %acc") + "scf.yield %sum : ACC\n}\n%out = arith.addf %r, %none : ACC\n",
+                   loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") + dotOf("sum", "%x, %y, %acc") +
+                   "scf.yield %sum : ACC\n}\n%out = arith.addf %r, %none : ACC\n",
                Way::Copied, "", ", %pages: !tile.view<?xi32>", {pages});
 }
 
 TEST(NvptxDot, CarriesTilesAcrossIterations) {
   // The next operand is loaded in one iteration and used in the next one.
-  agreesAround(loadOf("first", "a", "%rows, %z") +
-               "%r:2 = scf.for %at = %z to %depth step %s iter_args(%acc = %none, %x = %first) -> (ACC, HALF) : i64 {\n" +
-               loadOf("y", "b", "%at, %columns") + dotOf("sum", "%x, %y, %acc") + "%n = arith.addi %at, %s : i64\n" +
-               loadOf("next", "a", "%rows, %n") + "scf.yield %sum, %next : ACC, HALF\n}\n" +
-               "%out = arith.addf %r#0, %none : ACC\n");
+  agreesAround(
+      loadOf("first", "a", "%rows, %z") +
+      "%r:2 = scf.for %at = %z to %depth step %s iter_args(%acc = %none, %x = %first) -> (ACC, HALF) : i64 {\n" +
+      loadOf("y", "b", "%at, %columns") + dotOf("sum", "%x, %y, %acc") + "%n = arith.addi %at, %s : i64\n" +
+      loadOf("next", "a", "%rows, %n") + "scf.yield %sum, %next : ACC, HALF\n}\n" +
+      "%out = arith.addf %r#0, %none : ACC\n");
 }
 
 // The producer runs ahead, so it may not read what the program writes, nor wait for it: the threads load instead.
@@ -629,9 +644,9 @@ TEST(NvptxDot, LoadsZerosOutOfBounds) {
                  loadOf("v", "a", "%rows, %z") + dotOf("out", "%v, %y, %p"));
   Aligned<bf16> a({100, 64}), empty({64, 0}, 2), none({0, 100}, 2), d({64, 100}, 5);
   Aligned<float> c({100, 100}, 3);
-  const std::string text = around(loadOf("x", "a", "%rows, %z") + loadOf("y", "b", "%z, %columns") +
-                                  dotOf("p", "%x, %y, %none") + loadOf("w", "d", "%z, %columns") +
-                                  dotOf("out", "%x, %w, %p"));
+  const std::string text =
+      around(loadOf("x", "a", "%rows, %z") + loadOf("y", "b", "%z, %columns") + dotOf("p", "%x, %y, %none") +
+             loadOf("w", "d", "%z, %columns") + dotOf("out", "%x, %w, %p"));
   for (const Aligned<bf16> &b : {empty, none})
     agrees(text, {a, b, d, c}, {.grid = {2, 2, 1}, .tolerance = 0, .warps = {0}});
 }

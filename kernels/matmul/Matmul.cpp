@@ -5,8 +5,9 @@ namespace bitloom::kernels {
 
 // One program computes one tile of c. a and b may lie either way round in memory: b = weight.T costs no copy. Integers
 // accumulate exactly in i32, floats in f32; products of full f32 operands in blocks along k, whose error grows with
-// k / block_k + block_k rather than k (Higham, "The Accuracy of Floating Point Summation", 1993). Operands that were
-// quantised with one scale each, of 8-bit floats above all, pass what multiplies their elements back.
+// k / block_k + block_k rather than k (Higham, "The Accuracy of Floating Point Summation", 1993). So do those of 8-bit
+// floats, since Hopper's tensor cores keep some 14 bits of their sums ("DeepSeek-V3 Technical Report", 2024, 3.3.2);
+// fast_sums leaves them there. Operands that were quantised with one scale each pass what multiplies them back.
 template <class T, class Out> struct Matmul {
   static constexpr auto name = "matmul";
   static constexpr auto summary = "out = activation(scale_a · scale_b · a · b + bias)";
@@ -24,14 +25,15 @@ template <class T, class Out> struct Matmul {
   Meta<bool> biased = "bias.given";
   Meta<bool> scaled_a = "scale_a.given", scaled_b = "scale_b.given";
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
-  Meta<bool> tf32 = false; // f32 operands may be rounded to 10 bits of mantissa
+  Meta<bool> tf32 = false;      // f32 operands may be rounded to 10 bits of mantissa
+  Meta<bool> fast_sums = false; // of 8-bit floats
   Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
   Meta<int> block_n = "max(16, min(next_pow2(n), 64 + 64 * (m > 32)))";
   Meta<int> block_k = sizeof(T) == 1 ? "max(16, min(next_pow2(k), 128))" : "max(16, min(next_pow2(k), 64))";
   Meta<int> split = 1;  // thread blocks that share the sum over k of a tile
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
   BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, out, activation, biased, scaled_a, scaled_b, a_transposed, b_transposed,
-                 tf32, block_m, block_n, block_k, split, stages)
+                 tf32, fast_sums, block_m, block_n, block_k, split, stages)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_m), ceil_div(out.extent(1), block_n)}; }
 
@@ -39,7 +41,7 @@ template <class T, class Out> struct Matmul {
     hints({.stages = stages, .split = split});
     using Sum = std::conditional_t<std::is_integral_v<T>, i32, f32>;
     auto rows = block_at(program_id(0), block_m), cols = block_at(program_id(1), block_n);
-    const bool blocked = std::same_as<T, f32> && !tf32;
+    const bool blocked = (std::same_as<T, f32> && !tf32) || (isStorageFloat(dtypeOf<T>) && !fast_sums);
     auto acc = zeros<Sum>({block_m, block_n});
     for (auto k : range(0, a.extent(1), block_k)) {
       auto depth = span(k, block_k);

@@ -1,7 +1,7 @@
 """Matrix products and attention on one CUDA GPU beside cuBLAS, Triton and torch's attention, in one process.
 
-    python gemm.py [--only gemm-bf16,small,int8,fp8,attention] [--quick] [--out DIR] [--set block_m=128 block_n=256]
-                   [--shapes 4096x4096x4096]
+    python gemm.py [--only gemm-bf16,small,int8,fp8,fp8-fast,attention] [--quick] [--out DIR]
+                   [--set block_m=128 block_n=256] [--shapes 4096x4096x4096]
 
 Each row is checked before it is measured: on sampled rows against float64, with the output poisoned beforehand, where
 the error may be twice that of torch's own operation; over the whole output against torch; and bit for bit between two
@@ -50,8 +50,9 @@ GROUPS = {
     "small": (torch.bfloat16, SMALL),
     "int8": (torch.int8, BYTES),
     "fp8": (torch.float8_e4m3fn, BYTES),  # beside torch._scaled_mm
+    "fp8-fast": (torch.float8_e4m3fn, BYTES),  # sums stay in the tensor cores, which keep fewer bits than f32
 }
-QUICK = {"gemm-bf16": 2, "gemm-f16": 1, "small": 3, "int8": 1, "fp8": 1}  # rows of a group
+QUICK = {"gemm-bf16": 2, "gemm-f16": 1, "small": 3, "int8": 1, "fp8": 1, "fp8-fast": 1}  # rows of a group
 ROTATED = 400 << 20  # bytes of buffers: several times the L2 cache of any GPU
 
 
@@ -144,25 +145,20 @@ def one():
     return torch.ones((), device="cuda")
 
 
-def scaled_product(a, b, out, fast=True):
-    """torch._scaled_mm. Not fast: partial sums move to f32 as they go, for the tensor cores' sums have fewer bits."""
-    return torch._scaled_mm(a, b.T, one(), one(), out_dtype=out.dtype, use_fast_accum=fast, out=out)
-
-
-def torch_product(a, b, out):
+def torch_product(a, b, out, fast=False):
     if is_fp8(a):
-        return scaled_product(a, b, out)
+        return torch._scaled_mm(a, b.T, one(), one(), out_dtype=out.dtype, use_fast_accum=fast, out=out)
     return torch._int_mm(a, b.T, out=out) if a.dtype == torch.int8 else torch.mm(a, b.T, out=out)
 
 
-def gemm_row(m, n, k, dtype, options):
+def gemm_row(m, n, k, dtype, options, fast=False):
     out_dtype = torch.int32 if dtype == torch.int8 else torch.bfloat16 if dtype.itemsize == 1 else dtype
     one_bytes = (m + n) * k * dtype.itemsize + m * n * out_dtype.itemsize
     sets = [
         (random_matrix(m, k, dtype), random_matrix(n, k, dtype), torch.empty(m, n, dtype=out_dtype, device="cuda"))
         for _ in range(copies_for(one_bytes))
     ]
-    metas = dict(options.set)
+    metas = dict(options.set) | ({"fast_sums": True} if fast else {})
     row = {"shape": f"{m}x{n}x{k}", "operations": 2 * m * n * k, "bytes": one_bytes, "metas": metas}
 
     contenders = {}
@@ -172,8 +168,8 @@ def gemm_row(m, n, k, dtype, options):
         exact = a[chosen].double() @ b.double().T
         theirs = None
         try:
-            theirs = torch_product(a, b, torch.empty_like(c)).clone()
-            contenders["torch"] = lambda i: torch_product(*sets[i])
+            theirs = torch_product(a, b, torch.empty_like(c), fast).clone()
+            contenders["torch"] = lambda i: torch_product(*sets[i], fast)
         except RuntimeError as problem:  # torch._int_mm refuses fewer than 17 rows
             row["torch problem"] = str(problem).splitlines()[0]
             theirs = (a.double() @ b.double().T).to(out_dtype)
@@ -183,9 +179,7 @@ def gemm_row(m, n, k, dtype, options):
         contenders["bitloom"] = lambda i: bitloom.matmul(sets[i][0], sets[i][1].T, out=sets[i][2], **metas)
     except Exception as problem:
         note(row, problem)
-    if is_fp8(a):
-        contenders["precise"] = lambda i: scaled_product(*sets[i], fast=False)
-    elif triton_gemm:
+    if triton_gemm and not is_fp8(a):
         try:
             contenders["triton"], row["triton configuration"] = triton_gemm.best(sets, options.quick)
         except Exception as problem:
@@ -251,7 +245,7 @@ def rows_of(group, options):
         return [lambda causal=causal: attention_row(causal, options) for causal in (False, True)]
     dtype, shapes = GROUPS[group]
     shapes = options.shapes or (shapes[: QUICK[group]] if options.quick else shapes)
-    return [lambda shape=shape: gemm_row(*shape, dtype, options) for shape in shapes]
+    return [lambda shape=shape: gemm_row(*shape, dtype, options, group == "fp8-fast") for shape in shapes]
 
 
 def measured(group, options):
@@ -270,8 +264,7 @@ def measured(group, options):
     return rows
 
 
-# The second peer, by group; Triton in the others. precise: torch with sums of full f32.
-PEERS = {"attention": "cudnn", "fp8": "precise"}
+PEERS = {"attention": "cudnn"}  # the second peer, by group; Triton in the others
 
 
 def ratio(row, peer):
@@ -296,7 +289,7 @@ def geometric_mean(values):
 
 def report(rows):
     print()
-    header = ["group", "shape", "us", "TF/s", "torch", "second", "x torch", "x second", "error/torch's"]
+    header = ["group", "shape", "us", "TF/s", "torch", "triton/cudnn", "x torch", "x triton/cudnn", "error/torch's"]
     lines = [cells(row) for row in rows]
     for group in dict.fromkeys(row["group"] for row in rows):
         own = [row for row in rows if row["group"] == group]
@@ -309,7 +302,9 @@ def report(rows):
 
 def parsed():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="gemm-bf16,gemm-f16,small,int8,fp8,attention", help="groups, by commas")
+    parser.add_argument(
+        "--only", default="gemm-bf16,gemm-f16,small,int8,fp8,fp8-fast,attention", help="groups, by commas"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer shapes, rounds and Triton configurations")
     parser.add_argument("--out", help="write every row to gemm.json in this folder")
     parser.add_argument("--set", nargs="*", default=[], help="Meta parameters of our kernels: block_m=128")

@@ -322,5 +322,5 @@ def test_float8_of_torch(name, largest):
     assert out.dtype == torch.bfloat16
     exact = small_a.double() @ small_b.double().T * scale_a.double() * scale_b.double() + bias.double()
     torch.testing.assert_close(out.double(), exact.relu(), rtol=2**-8, atol=1e-5)
-    one = bitloom.matmul(small_a, small_b.T, scale_b=scale_b)
+    one = bitloom.matmul(small_a, small_b.T, scale_b=scale_b, fast_sums=True)
     torch.testing.assert_close(one.double(), small_a.double() @ small_b.double().T * scale_b, rtol=2**-8, atol=1e-5)

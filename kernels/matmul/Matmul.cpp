@@ -28,9 +28,14 @@ template <class T, class Out> struct Matmul {
   Meta<bool> tf32 = false;      // f32 operands may be rounded to 10 bits of mantissa
   Meta<bool> fast_sums = false; // of 8-bit floats
   Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
-  Meta<int> block_n = "max(16, min(next_pow2(n), 64 + 64 * (m > 32)))";
+  // Twice as wide where that makes one wave of what would be two on a GPU of 132 multiprocessors.
+  Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
+                                       "(ceil_div(m, 128) * ceil_div(n, 128) > 132) * "
+                                       "(ceil_div(m, 128) * ceil_div(n, 256) <= 132)))"
+                                     : "max(16, min(next_pow2(n), 64 + 64 * (m > 32)))";
   Meta<int> block_k = sizeof(T) == 1 ? "max(16, min(next_pow2(k), 128))" : "max(16, min(next_pow2(k), 64))";
-  Meta<int> split = 1;  // thread blocks that share the sum over k of a tile
+  // Thread blocks that share the sum over k of a tile: two where tiles are too few for all multiprocessors.
+  Meta<int> split = "1 + (m > 64) * (k >= 8192) * (ceil_div(m, block_m) * ceil_div(n, block_n) <= 66)";
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
   BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, out, activation, biased, scaled_a, scaled_b, a_transposed, b_transposed,
                  tf32, fast_sums, block_m, block_n, block_k, split, stages)

@@ -641,3 +641,33 @@ TEST(NvptxDot, GoesThroughEveryProgram) {
   Product product{.block = {64, 64, 16}};
   multiplies<bf16>(product, 19 * 64 - 5, 2 * 64 + 3, 16, Way::Copied, {0}, {1, 5, 57});
 }
+
+// The blocks of a cluster share the loop; the first adds up and goes on.
+TEST(NvptxDot, SplitsTheDepthAmongTheBlocksOfACluster) {
+  for (int split : {2, 3, 4, 8})
+    for (int64_t depth : {0, 16, 200}) {
+      Product product{.block = {64, 64, 32}, .attributes = ", tile.split = " + std::to_string(split) + " : i32"};
+      Operands<bf16, float> data(product, 100, 70, depth);
+      auto kernel = agrees(product.text(), {data.a, data.b, data.c},
+                           {.grid = product.grid(100, 70), .tolerance = 0, .warps = {0}, .blocks = {1, 3}});
+      EXPECT_EQ(kernel->cluster, split);
+      product.block = {16, 64, 32};
+      product.epilogue = "  %out = arith.truncf %sum : tensor<16x64xf32> to tensor<16x64xbf16>";
+      multiplies<bf16, float, bf16>(product, 40, 70, depth);
+    }
+  for (std::string more : {", tile.stages = 1 : i32", ", tile.stages = 2 : i32, tile.num_warps = 8 : i32"}) {
+    Product product{.block = {64, 64, 32}, .attributes = ", tile.split = 2 : i32" + more};
+    multiplies<bf16>(product, 100, 70, 200);
+    product.bByColumns = true;
+    multiplies<int8_t, int32_t>(product, 100, 70, 200);
+  }
+}
+
+// A program writes once, however many blocks run it.
+TEST(NvptxDot, WritesOnceThoughBlocksShareAProgram) {
+  std::vector<int32_t> count = {0};
+  const std::string counts = "%q = arith.constant 1 : i32\n"
+                             "%old = tile.atomic add %q, %n[%z] : i32, !tile.view<?xi32>, i64\n";
+  for (std::string body : {counts + replaced(loopBody, "%r =", "%out ="), replaced(loopBody, "%r =", "%out =") + counts})
+    agreesAround(body, Way::Copied, ", tile.split = 2 : i32", ", %n: !tile.view<?xi32>", {count});
+}

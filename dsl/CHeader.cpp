@@ -81,7 +81,7 @@ static std::string inC(const std::string &expression, const Call &call) {
   return text;
 }
 
-//===- The grid --------------------------------------------------------------------------------------------------===//
+//===- The grid ---------------------------------------------------------------------------------------------------===//
 
 namespace {
 
@@ -157,7 +157,7 @@ static std::vector<std::string> gridInC(const Call &call) {
   return text;
 }
 
-//===- The header ------------------------------------------------------------------------------------------------===//
+//===- The header -------------------------------------------------------------------------------------------------===//
 
 std::vector<std::string> cParameters(const Call &call) {
   std::vector<std::string> all;

@@ -45,7 +45,7 @@ void bindWithoutMemory(Call &call, bool aligned) {
   }
 }
 
-//===- Random elements -------------------------------------------------------------------------------------------===//
+//===- Random elements --------------------------------------------------------------------------------------------===//
 
 namespace {
 
@@ -151,7 +151,7 @@ std::optional<Range> rangeOf(const Call &call, const std::string &parameter) {
   return std::nullopt;
 }
 
-//===- Which outputs are inputs too ------------------------------------------------------------------------------===//
+//===- Which outputs are inputs too -------------------------------------------------------------------------------===//
 
 // Whether anything with an effect comes of the operation. Tracing `out(i) = v` leaves a load whose value nobody uses.
 bool matters(mlir::Operation *op, llvm::SmallPtrSetImpl<mlir::Operation *> &seen) {
@@ -185,7 +185,7 @@ std::vector<bool> viewsRead(const Call &call) {
 
 } // namespace
 
-//===- Memory ----------------------------------------------------------------------------------------------------===//
+//===- Memory -----------------------------------------------------------------------------------------------------===//
 
 constexpr size_t guardBytes = DeviceMemory::alignment; // on each side
 constexpr std::byte guardPattern{0xC3};
@@ -250,7 +250,7 @@ std::vector<std::string> Example::overrun() const {
   return found;
 }
 
-//===- Comparing -------------------------------------------------------------------------------------------------===//
+//===- Comparing --------------------------------------------------------------------------------------------------===//
 
 double toleranceOf(DType dtype) {
   switch (dtype) {

@@ -96,8 +96,7 @@ Value Emitter::tensorMap(Operation *access) {
   return function.getArgument(unsigned(function.getNumArguments() - requests.size()) + mapOf.at(access));
 }
 
-//===- Barriers in shared memory
-//------------------------------------------------------------------------------------===//
+//===- Barriers in shared memory ----------------------------------------------------------------------------------===//
 
 Value Emitter::localWord() {
   OpBuilder::InsertionGuard guard(builder);
@@ -185,8 +184,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
   return success();
 }
 
-//===- The producer
-//---------------------------------------------------------------------------------------------------===//
+//===- The producer -----------------------------------------------------------------------------------------------===//
 
 // One box from global memory to shared memory; `coordinates` innermost first.
 static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address, Value barrier) {
@@ -251,8 +249,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   return success();
 }
 
-//===- The consumers
-//--------------------------------------------------------------------------------------------------===//
+//===- The consumers ----------------------------------------------------------------------------------------------===//
 
 LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
   Emitter::Ring &ring = e.ring(front.getRing());
@@ -275,8 +272,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
   return success();
 }
 
-//===- Blocks that share a program
-//------------------------------------------------------------------------------------===//
+//===- Blocks that share a program --------------------------------------------------------------------------------===//
 
 Value Emitter::clusterRank() {
   return ptx("mov.u32 $0, %cluster_ctarank;", "=r", builder.getI32Type(), {}, /*hasSideEffects=*/false);
@@ -363,8 +359,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::ClusterSumOp sum) {
   return success();
 }
 
-//===- The roles
-//------------------------------------------------------------------------------------------------------===//
+//===- The roles --------------------------------------------------------------------------------------------------===//
 
 Value Emitter::warpGroup() {
   if (!warpGroupValue) {

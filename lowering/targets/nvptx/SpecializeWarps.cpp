@@ -83,6 +83,7 @@ private:
   const Target &target;
   int split = 1;
   Value rank; // of the block, where the loop is split
+  scf::ForOp sharedLoop;
   SmallVector<Group> groups;
   SmallVector<Ring> rings;
   llvm::SetVector<Operation *> neededOps; // of the producer, with the operations around them
@@ -91,8 +92,7 @@ private:
 
 } // namespace
 
-//===- Rings
-//--------------------------------------------------------------------------------------------------------===//
+//===- Rings ------------------------------------------------------------------------------------------------------===//
 
 // The dot that reads the tile first, past the transposes.
 static tile::DotOp readerOf(Value tile) {
@@ -158,7 +158,7 @@ LogicalResult Specialization::chooseStages() {
   func.walk([&](tile::ReduceOp) { exchanged = std::max<int64_t>(exchanged, 4 << 10); });
   left -= exchanged;
   if (split > 1)
-    left -= (split - 1) * tileBytes(groups.front().accumulating.getType());
+    left -= (split - 1) * tileBytes(sharedLoop.getResult(0).getType());
   for (Ring &ring : rings)
     (ring.inLoop ? slots : left) += ring.inLoop ? ring.slotBytes() : -ring.slotBytes();
   if (!slots)
@@ -166,11 +166,10 @@ LogicalResult Specialization::chooseStages() {
   int64_t stages = std::min<int64_t>(most, left / slots);
   if (auto hint = func->getAttrOfType<IntegerAttr>(tile::stagesAttr))
     stages = std::min<int64_t>(stages, hint.getInt());
-  const int64_t fewest = split > 1 ? 2 : 1; // a dot under way holds its slot while the next one waits for another
-  if (stages < fewest)
+  if (stages < 1)
     return groups.front().loads.front().emitError()
-           << "expected tiles of at most " << std::max<int64_t>(left, 0) / fewest
-           << " bytes of shared memory a step, got " << slots << "; use smaller blocks";
+           << "expected tiles of at most " << std::max<int64_t>(left, 0) << " bytes of shared memory a step, got "
+           << slots << "; use smaller blocks";
   for (Ring &ring : rings)
     if (ring.inLoop)
       ring.stages = int(stages);
@@ -180,19 +179,27 @@ LogicalResult Specialization::chooseStages() {
   return success();
 }
 
-//===- Blocks that share a program
-//------------------------------------------------------------------------------------===//
+//===- Blocks that share a program --------------------------------------------------------------------------------===//
 
-// The one loop there is, when it starts from zero.
+// The one loop there is, when it starts from zero, and nothing is written until it ends: every block runs what is
+// before.
 void Specialization::splitLoop() {
   auto hint = func->getAttrOfType<IntegerAttr>(tile::splitAttr);
   if (!hint || hint.getInt() < 2 || groups.size() != 1 || !groups.front().accumulating)
     return;
   auto loop = cast<scf::ForOp>(groups.front().accumulating->getParentOp());
   if (loop->getParentOp() != func || loop.getNumRegionIterArgs() != 1 ||
-      !matchPattern(loop.getInitArgs()[0], m_Zero()) && !matchPattern(loop.getInitArgs()[0], m_AnyZeroFloat()))
+      (!matchPattern(loop.getInitArgs()[0], m_Zero()) && !matchPattern(loop.getInitArgs()[0], m_AnyZeroFloat())))
+    return;
+  WalkResult found = func.walk([&](Operation *op) {
+    bool writes = isa<tile::StoreOp, tile::ScatterOp, tile::AtomicOp, tile::PrintOp>(op);
+    return writes && !loop->isBeforeInBlock(func.getBody().front().findAncestorOpInBlock(*op)) ? WalkResult::interrupt()
+                                                                                               : WalkResult::advance();
+  });
+  if (found.wasInterrupted())
     return;
   split = int(hint.getInt());
+  sharedLoop = loop;
   func->setAttr(tile::clusterAttr, hint);
   OpBuilder builder(loop);
   Location loc = loop.getLoc();
@@ -205,14 +212,18 @@ void Specialization::splitLoop() {
 
 // The consumer's work after its loop is the first block's alone.
 void Specialization::finishSplit() {
-  tile::DotWaitOp wait;
-  func.walk([&](tile::DotWaitOp op) { wait = op; });
-  Block *block = wait->getBlock();
-  OpBuilder builder(wait->getContext());
-  builder.setInsertionPointAfter(wait->getNextNode()->getNextNode()); // its ring's last pop, and that one's condition
-  Location loc = wait.getLoc();
-  auto sum = tile::ClusterSumOp::create(builder, loc, wait.getResult());
-  wait.getResult().replaceAllUsesExcept(sum, sum);
+  Value total = sharedLoop.getResult(0);
+  Operation *last = sharedLoop;
+  if (auto wait = dyn_cast<tile::DotWaitOp>(*total.getUsers().begin())) {
+    total = wait.getResult();
+    last = wait->getNextNode()->getNextNode(); // its ring's last pop, and that one's condition
+  }
+  Block *block = last->getBlock();
+  OpBuilder builder(last->getContext());
+  builder.setInsertionPointAfter(last);
+  Location loc = last->getLoc();
+  auto sum = tile::ClusterSumOp::create(builder, loc, total);
+  total.replaceAllUsesExcept(sum, sum);
   Value zero = arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(0));
   Value isFirst = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::eq, rank, zero);
   auto branch = scf::IfOp::create(builder, loc, isFirst);
@@ -221,8 +232,7 @@ void Specialization::finishSplit() {
                               block->getTerminator()->getIterator());
 }
 
-//===- The producer
-//---------------------------------------------------------------------------------------------------===//
+//===- The producer -----------------------------------------------------------------------------------------------===//
 
 // Marks what the value, a scalar, is computed from.
 void Specialization::need(Value value) {
@@ -336,8 +346,7 @@ void Specialization::cloneNeeded(Block &from, OpBuilder &builder, IRMapping &map
   }
 }
 
-//===- The consumers
-//--------------------------------------------------------------------------------------------------===//
+//===- The consumers ----------------------------------------------------------------------------------------------===//
 
 void Specialization::consume(Group &group) {
   Value ring = rings[group.ring].value;

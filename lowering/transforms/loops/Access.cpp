@@ -314,7 +314,7 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreH
     LLVM::StoreOp::create(builder, loc, value, pointer, stream ? place.width * alignment : alignment, false, stream);
 }
 
-//===- Coordinates computed element by element -----------------------------------------------------------------===//
+//===- Coordinates computed element by element --------------------------------------------------------------------===//
 
 std::pair<Value, Value> KernelLowering::elementsAt(Operation *op, Value viewValue, ValueRange indices, Value mask,
                                                    const Place &place) {

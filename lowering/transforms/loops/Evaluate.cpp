@@ -172,7 +172,7 @@ Value KernelLowering::evaluateSplit(SplitOp op, Place place, int64_t half) {
   return shuffle(pairs, pairs, picked);
 }
 
-//===- Reshapes ------------------------------------------------------------------------------------------------===//
+//===- Reshapes ---------------------------------------------------------------------------------------------------===//
 
 // Dimensions of source and result whose products are equal, so that one part maps to the other by itself.
 struct Group {

@@ -118,7 +118,7 @@ void Fusion::keepWhatIsShared(Value tile) {
   }
 }
 
-//===- Reads and writes of one place ---------------------------------------------------------------------------===//
+//===- Reads and writes of one place ------------------------------------------------------------------------------===//
 
 static ViewType viewOf(Operation *op) {
   return TypeSwitch<Operation *, ViewType>(op)

@@ -122,7 +122,7 @@ Value KernelLowering::scalar(Value original) {
   return scalar(original);
 }
 
-//===- Memory --------------------------------------------------------------------------------------------------===//
+//===- Memory -----------------------------------------------------------------------------------------------------===//
 
 // More than this in all goes to the heap, the largest first: threads of a pool may have small stacks.
 constexpr int64_t stackBytes = 64 * 1024;
@@ -233,7 +233,7 @@ Value KernelLowering::globalOf(DenseElementsAttr data, Type element) {
   return LLVM::AddressOfOp::create(builder, loc, global);
 }
 
-//===- Operations one after another ----------------------------------------------------------------------------===//
+//===- Operations one after another -------------------------------------------------------------------------------===//
 
 void KernelLowering::lowerBlock(Block &block) {
   for (Operation &op : block.without_terminator()) {
@@ -310,7 +310,7 @@ void KernelLowering::lowerScalar(Operation *op) {
     bind(from, to);
 }
 
-//===- For people ----------------------------------------------------------------------------------------------===//
+//===- For people -------------------------------------------------------------------------------------------------===//
 
 static FileLineColLoc lineOf(Location loc) {
   FileLineColLoc found;

@@ -65,7 +65,7 @@ void KernelLowering::loop(int64_t begin, int64_t end, int64_t step, llvm::functi
   close();
 }
 
-//===- With and without masks ----------------------------------------------------------------------------------===//
+//===- With and without masks -------------------------------------------------------------------------------------===//
 
 Value KernelLowering::allInBounds(const Split &split, int64_t begin) {
   SmallVector<Value> conditions(split.insides.begin(), split.insides.end());
@@ -185,7 +185,7 @@ KernelLowering::Values KernelLowering::splitUnrolled(ArrayRef<Type> types, llvm:
   return results;
 }
 
-//===- Whole nests ---------------------------------------------------------------------------------------------===//
+//===- Whole nests ------------------------------------------------------------------------------------------------===//
 
 void KernelLowering::beginNest(ArrayRef<int64_t> shape) {
   if (nestLevel++ == 0)

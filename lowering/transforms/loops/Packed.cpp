@@ -251,7 +251,7 @@ Value KernelLowering::evaluatePack(PackOp op, const Place &place) {
   return result;
 }
 
-//===- Casts of unpacked values --------------------------------------------------------------------------------===//
+//===- Casts of unpacked values -----------------------------------------------------------------------------------===//
 
 // What the values may be when the arithmetic is exact, without wrapping at 8 bits.
 std::optional<std::pair<int64_t, int64_t>> KernelLowering::rangeOf(Value tile) {
@@ -485,7 +485,7 @@ Value KernelLowering::pickLanes(Value table, Value indices) {
   return parts[0];
 }
 
-//===- Tables --------------------------------------------------------------------------------------------------===//
+//===- Tables -----------------------------------------------------------------------------------------------------===//
 
 const Buffer &KernelLowering::lutTable(Value table) {
   for (const auto &scope : llvm::reverse(scopes))

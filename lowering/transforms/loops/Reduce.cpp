@@ -208,7 +208,7 @@ void KernelLowering::lowerReduce(ReduceOp op) {
     scopes.back()->buffers[result] = buffer;
 }
 
-//===- In registers --------------------------------------------------------------------------------------------===//
+//===- In registers -----------------------------------------------------------------------------------------------===//
 
 void KernelLowering::reduceInRegisters(const Reduction &reduction, int vec) {
   int64_t extent = reduction.shape[reduction.axis], width = lanesFor(reduction.sources, reduction.shape[vec]);
@@ -477,7 +477,7 @@ KernelLowering::Values KernelLowering::horizontal(const Reduction &reduction, Sm
   return rows[0];
 }
 
-//===- In memory -----------------------------------------------------------------------------------------------===//
+//===- In memory --------------------------------------------------------------------------------------------------===//
 
 Value KernelLowering::readNow(const Buffer &buffer, const Place &place) {
   int floor = std::exchange(memoryFloor, depth());

@@ -144,7 +144,7 @@ TEST(Control, PlainLoopsAndBranchesRunWhileTracing) {
   EXPECT_EQ(text.find("scf."), text.npos) << text;
 }
 
-//===- What the user did wrong -----------------------------------------------------------------------------------===//
+//===- What the user did wrong ------------------------------------------------------------------------------------===//
 
 TEST(ControlErrors, LeavingARange) {
   uint32_t line = __LINE__ + 2;

@@ -34,6 +34,8 @@ public:
       warps = number(function->getDiscardableAttrDictionary(), tile::numWarpsAttr);
       sharedBytes = number(function->getDiscardableAttrDictionary(), tile::sharedBytesAttr);
       isPersistent = function->hasAttr(tile::persistentAttr);
+      if (function->hasAttr(tile::clusterAttr))
+        cluster = number(function->getDiscardableAttrDictionary(), tile::clusterAttr);
       if (auto maps = function->getAttrOfType<mlir::ArrayAttr>(tile::tensorMapsAttr))
         for (auto map : maps.getAsRange<mlir::DictionaryAttr>()) {
           auto box = map.getAs<mlir::DenseI32ArrayAttr>("box").asArrayRef();
@@ -48,7 +50,7 @@ public:
   }
 
   void allow(const void *memory, size_t bytes) { emulator->allow(memory, bytes); }
-  // As CudaExecutable does on a device where `blocks` blocks of a persistent kernel run at once.
+  // As CudaExecutable does on a device where `blocks` blocks, or clusters, of a persistent kernel run at once.
   void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, int64_t blocks = 1) const {
     std::vector<TensorMap> maps;
     for (const TensorMapRequest &request : requests)
@@ -56,14 +58,14 @@ public:
     std::vector<int64_t> all(words.begin(), words.end());
     if (isPersistent) {
       all.insert(all.end(), grid.begin(), grid.end());
-      grid = {std::min(blocks, grid[0] * grid[1] * grid[2]), 1, 1};
+      grid = {std::min(blocks, grid[0] * grid[1] * grid[2]) * cluster, 1, 1};
     }
     emulator->launch(all, grid, sharedBytes, maps);
   }
   int threads() const { return emulator->threads(); }
 
   std::string ptx;
-  int warps = 0, sharedBytes = 0;
+  int warps = 0, sharedBytes = 0, cluster = 1;
   bool isPersistent = false;
   std::vector<TensorMapRequest> requests;
 
@@ -123,7 +125,7 @@ struct Emulation {
   std::array<int64_t, 3> grid = {1, 1, 1};
   double tolerance = 1e-5;             // of floats, relative to the larger of the value and 1; integers are equal
   std::vector<int> warps = {1, 4};     // that compute, one lowering each; 0: as many as the pipeline likes
-  std::vector<int> blocks = {1, 2, 3}; // of a persistent kernel, that run at once
+  std::vector<int> blocks = {1, 2, 3}; // or clusters, of a persistent kernel, that run at once
 };
 
 // Runs the kernel in both and compares the memory of every view; the arguments are afterwards what they were before.
@@ -192,8 +194,7 @@ inline std::unique_ptr<EmulatedKernel> agrees(const std::string &text, const std
   return kernel;
 }
 
-//===- Kernels in pieces
-//--------------------------------------------------------------------------------------------===//
+//===- Kernels in pieces ------------------------------------------------------------------------------------------===//
 
 using Shape = std::vector<int64_t>;
 

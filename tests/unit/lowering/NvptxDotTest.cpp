@@ -113,8 +113,7 @@ void multiplies(Product product, int64_t m, int64_t n, int64_t k, Way way = Way:
 
 } // namespace
 
-//===- Operands
-//-----------------------------------------------------------------------------------------------------===//
+//===- Operands ---------------------------------------------------------------------------------------------------===//
 
 TEST(NvptxDot, MultipliesOperandsOfEveryTypeEitherWayRound) {
   for (bool aByColumns : {false, true})
@@ -150,8 +149,7 @@ TEST(NvptxDot, TakesBytesWithAndWithoutSign) {
 // f32 operands are rounded only where the kernel allows it.
 TEST(NvptxDot, KeepsAllBitsWithoutTf32) { multiplies<f32>({.block = {64, 64, 32}}, 70, 33, 40, Way::Cores); }
 
-//===- Shapes
-//-------------------------------------------------------------------------------------------------------===//
+//===- Shapes -----------------------------------------------------------------------------------------------------===//
 
 TEST(NvptxDot, MultipliesBlocksOfManyShapes) {
   for (auto [m, n, k] : std::vector<std::array<int64_t, 3>>{{128, 128, 64},
@@ -198,8 +196,7 @@ TEST(NvptxDot, SharesTheBlockAmongAnyNumberOfWarps) {
   }
 }
 
-//===- Views
-//--------------------------------------------------------------------------------------------------------===//
+//===- Views ------------------------------------------------------------------------------------------------------===//
 
 // Rows that start anywhere cannot be copied by boxes: the threads bring them to shared memory.
 TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
@@ -262,8 +259,7 @@ TEST(NvptxDot, MultipliesBatches) {
           Way::Copied);
 }
 
-//===- What becomes of the sums
-//-------------------------------------------------------------------------------------===//
+//===- What becomes of the sums -----------------------------------------------------------------------------------===//
 
 TEST(NvptxDot, GoesOnWithTheSums) {
   const std::string bias = ", %bias: !tile.view<?xf32>", addBias = R"(
@@ -389,8 +385,7 @@ func.func @attention(%q: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %k: !tile
            {.grid = {(queries + rows - 1) / rows, 1, 1}, .tolerance = 0.02, .warps = {0, 4}});
 }
 
-//===- Loops and rings
-//----------------------------------------------------------------------------------------------===//
+//===- Loops and rings --------------------------------------------------------------------------------------------===//
 
 namespace {
 
@@ -655,4 +650,35 @@ TEST(NvptxDot, LoadsZerosOutOfBounds) {
 TEST(NvptxDot, GoesThroughEveryProgram) {
   Product product{.block = {64, 64, 16}};
   multiplies<bf16>(product, 19 * 64 - 5, 2 * 64 + 3, 16, Way::Copied, {0}, {1, 5, 57});
+}
+
+// The blocks of a cluster share the loop; the first adds up and goes on.
+TEST(NvptxDot, SplitsTheDepthAmongTheBlocksOfACluster) {
+  for (int split : {2, 3, 4, 8})
+    for (int64_t depth : {0, 16, 200}) {
+      Product product{.block = {64, 64, 32}, .attributes = ", tile.split = " + std::to_string(split) + " : i32"};
+      Operands<bf16, float> data(product, 100, 70, depth);
+      auto kernel = agrees(product.text(), {data.a, data.b, data.c},
+                           {.grid = product.grid(100, 70), .tolerance = 0, .warps = {0}, .blocks = {1, 3}});
+      EXPECT_EQ(kernel->cluster, split);
+      product.block = {16, 64, 32};
+      product.epilogue = "  %out = arith.truncf %sum : tensor<16x64xf32> to tensor<16x64xbf16>";
+      multiplies<bf16, float, bf16>(product, 40, 70, depth);
+    }
+  for (std::string more : {", tile.stages = 1 : i32", ", tile.stages = 2 : i32, tile.num_warps = 8 : i32"}) {
+    Product product{.block = {64, 64, 32}, .attributes = ", tile.split = 2 : i32" + more};
+    multiplies<bf16>(product, 100, 70, 200);
+    product.bByColumns = true;
+    multiplies<int8_t, int32_t>(product, 100, 70, 200);
+  }
+}
+
+// A program writes once, however many blocks run it.
+TEST(NvptxDot, WritesOnceThoughBlocksShareAProgram) {
+  std::vector<int32_t> count = {0};
+  const std::string counts = "%q = arith.constant 1 : i32\n"
+                             "%old = tile.atomic add %q, %n[%z] : i32, !tile.view<?xi32>, i64\n";
+  for (std::string body :
+       {counts + replaced(loopBody, "%r =", "%out ="), replaced(loopBody, "%r =", "%out =") + counts})
+    agreesAround(body, Way::Copied, ", tile.split = 2 : i32", ", %n: !tile.view<?xi32>", {count});
 }

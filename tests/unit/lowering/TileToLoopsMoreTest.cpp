@@ -7,7 +7,7 @@ using namespace bitloom;
 
 namespace {
 
-//===- Products ------------------------------------------------------------------------------------------------===//
+//===- Products ---------------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, MultipliesMatrices) {
   struct Case {
@@ -81,7 +81,7 @@ TEST(TileToLoops, RescalesAnAccumulatorByWhatItReplaces) { // as attention does
         arrays, {1, 1, 1}, 1e-4);
 }
 
-//===- Packed values -------------------------------------------------------------------------------------------===//
+//===- Packed values ----------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, UnpacksAndPacksEveryWidthAndOrder) {
   for (int bits = 1; bits <= 8; ++bits)
@@ -180,7 +180,7 @@ TEST(TileToLoops, LooksUp) {
   }
 }
 
-//===- Elements one by one -------------------------------------------------------------------------------------===//
+//===- Elements one by one ----------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, GathersAndScatters) {
   Arrays arrays = {
@@ -238,7 +238,7 @@ TEST(TileToLoops, CountsAtomically) {
     }
 }
 
-//===- Order of reads and writes -------------------------------------------------------------------------------===//
+//===- Order of reads and writes ----------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, ReadsBeforeItOverwrites) {
   const std::string bodies[] = {
@@ -289,7 +289,7 @@ TEST(TileToLoops, ReadsBeforeItOverwrites) {
     }
 }
 
-//===- Control flow --------------------------------------------------------------------------------------------===//
+//===- Control flow -----------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, CarriesTilesThroughRegions) {
   Arrays arrays = {{DType::f32, {64}}, {DType::f32, {64}}, {DType::f32, {1}}};
@@ -369,7 +369,7 @@ TEST(TileToLoops, ManyTilesGoToTheHeap) {
         arrays, {2, 1, 1}, 0);
 }
 
-//===- For people ----------------------------------------------------------------------------------------------===//
+//===- For people -------------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, StopsWhereAnAssertionFails) {
   Arrays arrays = {{DType::i32, {40}, 12}, {DType::i32, {40}}};

@@ -48,14 +48,25 @@ template <class T, class Out> struct Matmul {
     auto rows = block_at(program_id(0), block_m), cols = block_at(program_id(1), block_n);
     const bool blocked = (std::same_as<T, f32> && !tf32) || (isStorageFloat(dtypeOf<T>) && !fast_sums);
     auto acc = zeros<Sum>({block_m, block_n});
-    for (auto k : range(0, a.extent(1), block_k)) {
+    auto add = [&](auto &sum, const Scalar<i64> &k) {
       auto depth = span(k, block_k);
-      auto left = a(rows, depth);
-      auto right = b(depth, cols);
-      if (blocked)
-        acc = acc + dot(left, right, zeros<Sum>({block_m, block_n}));
-      else
-        acc = dot(left, right, acc, tf32);
+      sum = dot(a(rows, depth), b(depth, cols), sum, tf32);
+    };
+    auto depth = a.extent(1);
+    if (blocked) {
+      const int together = sizeof(T) == 1 ? 4 * block_k : int(block_k);
+      for (auto k : range(0, depth, together)) {
+        auto partial = zeros<Sum>({block_m, block_n});
+        if (together == block_k)
+          add(partial, k);
+        else
+          for (auto inner : range(k, minimum(depth, k + together), block_k))
+            add(partial, inner);
+        acc = acc + partial;
+      }
+    } else {
+      for (auto k : range(0, depth, block_k))
+        add(acc, k);
     }
     if constexpr (std::is_integral_v<T>) {
       if (scaled_a || scaled_b)

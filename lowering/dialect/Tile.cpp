@@ -18,7 +18,22 @@ using namespace bitloom::tile;
 #define GET_ATTRDEF_CLASSES
 #include "lowering/dialect/TileAttributes.cpp.inc"
 
+// Layouts are printed once, at the top: #layout of registers, #shared of shared memory.
+namespace {
+struct Aliases : OpAsmDialectInterface {
+  using OpAsmDialectInterface::OpAsmDialectInterface;
+  AliasResult getAlias(Attribute attribute, raw_ostream &out) const override {
+    auto layout = dyn_cast<LayoutAttr>(attribute);
+    if (!layout)
+      return AliasResult::NoAlias;
+    out << (layout.getSpelling().starts_with("{offset") ? "shared" : "layout");
+    return AliasResult::FinalAlias;
+  }
+};
+} // namespace
+
 void TileDialect::initialize() {
+  addInterfaces<Aliases>();
   addTypes<
 #define GET_TYPEDEF_LIST
 #include "lowering/dialect/TileTypes.cpp.inc"

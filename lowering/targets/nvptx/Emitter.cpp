@@ -375,7 +375,7 @@ LogicalResult Emitter::run() {
   OpBuilder top(kernel);
   sharedMemory = LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(builder.getI8Type(), 0),
                                         /*isConstant=*/false, LLVM::Linkage::External, "bitloom_shared", Attribute(),
-                                        /*alignment=*/sharedAlignment, /*addrSpace=*/3);
+                                        /*alignment=*/16, /*addrSpace=*/3);
   kernel.walk([&](tile::SpecializeOp) { isSpecialized = true; });
   if (auto cluster = kernel->getAttrOfType<IntegerAttr>(tile::clusterAttr))
     clusterSize = int(cluster.getInt());
@@ -419,6 +419,8 @@ LogicalResult Emitter::run() {
   for (LLVM::ConstantOp offset : turnOffsets)
     offset.setValueAttr(builder.getI32IntegerAttr(int32_t(reservedBytes + onceBytes)));
   int64_t sharedBytes = reservedBytes + onceBytes + turnBytes;
+  if (reservedBytes)
+    sharedMemory.setAlignment(sharedAlignment);
   function->setAttr(tile::sharedBytesAttr, builder.getI32IntegerAttr(int32_t(sharedBytes)));
   if (!sharedBytes)
     sharedMemory.erase();

@@ -109,10 +109,7 @@ const MmaAtom *nvptx::atomFor(Type element, bool isUnsigned, tile::DotPrecision 
   return nullptr;
 }
 
-// An instruction of few columns reads its rows from shared memory too often.
-static bool isSwapped(ArrayRef<int64_t> shape) {
-  return shape[0] < wgmmaRows || (shape[1] == wgmmaRows && shape[0] > wgmmaRows);
-}
+static bool isSwapped(ArrayRef<int64_t> shape) { return shape[0] < wgmmaRows; }
 
 static LinearLayout accumulatorLayout(ArrayRef<int64_t> shape, int warps, AccumulatorForm form) {
   if (!form.swapped)

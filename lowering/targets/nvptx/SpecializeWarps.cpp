@@ -154,7 +154,12 @@ LogicalResult Specialization::chooseStages() {
   int64_t left = target.maxSharedPerBlock - 1024, slots = 0; // barriers
   left -= storeStagingBytes(func);
   int64_t exchanged = 0;
-  func.walk([&](tile::ConvertLayoutOp convert) { exchanged = std::max(exchanged, tileBytes(convert.getType())); });
+  func.walk([&](tile::ConvertLayoutOp convert) {
+    if (isShared(convert.getType())) // has its own place
+      left -= llvm::alignTo(tileBytes(convert.getType()), sharedAlignment);
+    else
+      exchanged = std::max(exchanged, tileBytes(convert.getType()));
+  });
   func.walk([&](tile::ReduceOp) { exchanged = std::max<int64_t>(exchanged, 4 << 10); });
   left -= exchanged;
   if (split > 1)

@@ -158,8 +158,8 @@ static int64_t exchangedBytes(func::FuncOp func) {
     for (Type type : op->getResultTypes())
       if (isa<RankedTensorType>(type))
         bytes += tileBytes(type);
-    if (isa<tile::ConvertLayoutOp>(op) && isShared(op->getResult(0).getType()))
-      kept += llvm::alignTo(bytes, sharedAlignment);
+    if (op->getNumResults() == 1 && isShared(op->getResult(0).getType()))
+      kept += isa<tile::ConvertLayoutOp>(op) ? llvm::alignTo(bytes, sharedAlignment) : 0;
     else if (isa<tile::ReduceOp>(op)) // a part of each warp
       most = std::max({most, bytes * warps, int64_t{4} << 10});
     else if (isa<tile::ConvertLayoutOp, tile::ReshapeOp, tile::TransposeOp, tile::SliceOp, tile::ScanOp, tile::GatherOp,
@@ -208,7 +208,7 @@ void Specialization::splitLoop() {
   if (!hint || hint.getInt() < 2 || groups.size() != 1 || !groups.front().accumulating)
     return;
   auto loop = cast<scf::ForOp>(groups.front().accumulating->getParentOp());
-  if (loop->getParentOp() != func || loop.getNumRegionIterArgs() != 1 ||
+  if (loop->getParentOp() != func || loop.getNumRegionIterArgs() != 1 || loop->use_empty() ||
       (!matchPattern(loop.getInitArgs()[0], m_Zero()) && !matchPattern(loop.getInitArgs()[0], m_AnyZeroFloat())))
     return;
   WalkResult found = func.walk([&](Operation *op) {

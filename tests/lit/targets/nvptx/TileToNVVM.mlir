@@ -26,7 +26,7 @@ func.func @add(%x: !tile.view<?xf32> {tile.align = 16 : i32}, %o: !tile.view<?xf
 
 // Registers, five butterflies, then four warps' partial sums through shared memory, which is used once: one barrier.
 // The load of the weight does not wait for the reduction.
-// CHECK: llvm.mlir.global external @bitloom_shared() {addr_space = 3 : i32, alignment = 16 : i64} : !llvm.array<0 x i8>
+// CHECK: llvm.mlir.global external @bitloom_shared() {addr_space = 3 : i32, alignment = 1024 : i64} : !llvm.array<0 x i8>
 // CHECK-LABEL: llvm.func @reduce
 // CHECK-SAME: tile.shared_bytes = 16 : i32
 // CHECK-COUNT-4: ld.global.b32

@@ -102,6 +102,13 @@ LogicalResult ViewType::verify(function_ref<InFlightDiagnostic()> emitError, int
   return success();
 }
 
+LogicalResult RingType::verify(function_ref<InFlightDiagnostic()> emitError, ArrayRef<Type> tiles) {
+  for (Type tile : tiles)
+    if (auto tensor = dyn_cast<RankedTensorType>(tile); !tensor || !tensor.hasStaticShape())
+      return emitError() << "expected a ring of tensors of static shape, got " << tile;
+  return success();
+}
+
 int64_t PackingAttr::bits() { return bitloom::Packing::parse(getSpelling()).bits; }
 int64_t PackingAttr::bytesFor(int64_t values) { return bitloom::Packing::parse(getSpelling()).bytesPerRow(values); }
 

@@ -56,6 +56,7 @@ def Tile_RingType : Tile_Type<"Ring", "ring"> {
   }];
   let parameters = (ins ArrayRefParameter<"::mlir::Type">:$tiles);
   let assemblyFormat = "`<` $tiles `>`";
+  let genVerifyDecl = 1;
 }
 
 def Tile_PackingAttr : AttrDef<Tile_Dialect, "Packing"> {

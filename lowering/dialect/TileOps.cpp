@@ -300,3 +300,49 @@ LogicalResult ConvertLayoutOp::verify() {
 OpFoldResult ConvertLayoutOp::fold(FoldAdaptor) {
   return getSource().getType() == getType() ? OpFoldResult(getSource()) : OpFoldResult();
 }
+
+//===- Warps with roles -------------------------------------------------------------------------------------------===//
+
+LogicalResult FillOp::verify() {
+  Block &block = getBody().front();
+  for (Operation &op : block.without_terminator())
+    if (!isa<LoadOp>(op))
+      return emitOpError() << "region: expected loads alone, got " << op.getName();
+  TypeRange yielded = block.getTerminator()->getOperandTypes();
+  if (yielded != TypeRange(getRing().getType().getTiles()))
+    return emitOpError() << "region: expected to yield (" << getRing().getType().getTiles() << "), got (" << yielded
+                         << ")";
+  for (Value value : block.getTerminator()->getOperands())
+    if (value.getParentBlock() != &block)
+      return emitOpError() << "region: expected to yield what it loads, got a value from outside";
+  return success();
+}
+
+LogicalResult FrontOp::verify() {
+  if (getResultTypes() == TypeRange(getRing().getType().getTiles()))
+    return success();
+  return emitOpError() << "expected results (" << getRing().getType().getTiles() << "), got (" << getResultTypes()
+                       << ")";
+}
+
+LogicalResult SpecializeOp::verify() {
+  auto check = [&](Region &region, StringRef role, auto isOutOfPlace) -> LogicalResult {
+    if (!isa<YieldOp>(region.front().back()) || region.front().back().getNumOperands())
+      return emitOpError() << role << ": expected to end with a tile.yield of nothing, got "
+                           << region.front().back().getName();
+    Operation *found = nullptr;
+    region.walk([&](Operation *op) {
+      if (!found && isOutOfPlace(op))
+        found = op;
+    });
+    if (!found)
+      return success();
+    InFlightDiagnostic diagnostic = emitOpError() << role << ": expected no " << found->getName();
+    diagnostic.attachNote(found->getLoc()) << "here";
+    return diagnostic;
+  };
+  if (failed(check(getProducer(), "producer",
+                   [](Operation *op) { return isa<FrontOp, PopOp, StoreOp, ScatterOp, AtomicOp, PrintOp>(op); })))
+    return failure();
+  return check(getConsumer(), "consumer", [](Operation *op) { return isa<FillOp>(op); });
+}

@@ -423,6 +423,10 @@ def Tile_DotWaitOp : Tile_Op<"dot_wait", [AllTypesMatch<["source", "result"]>]> 
   let summary = "the accumulator once every dot under way is done";
   let description = [{
     See `inFlight` of `tile.dot`.
+
+    ```mlir
+    %sum = tile.dot_wait %acc : tensor<16x16xf32>
+    ```
   }];
   let arguments = (ins Tile_Tensor:$source);
   let results = (outs Tile_Tensor:$result);
@@ -446,6 +450,10 @@ def Tile_ClusterSumOp : Tile_Op<"cluster_sum", [AllTypesMatch<["source", "result
   let summary = "the sum of a tile over the blocks that run a program together, in the first of them";
   let description = [{
     Added in the order of their ranks. In the other blocks the result is not to be used.
+
+    ```mlir
+    %sum = tile.cluster_sum %acc : tensor<16x16xf32>
+    ```
   }];
   let arguments = (ins Tile_Tensor:$source);
   let results = (outs Tile_Tensor:$result);
@@ -456,6 +464,10 @@ def Tile_RingOp : Tile_Op<"ring"> {
   let summary = "a ring of slots in shared memory, by which one group of warps hands tiles to the others";
   let description = [{
     Each of its `stages` slots holds a tile of every type of the ring. The tiles' layouts are those of shared memory.
+
+    ```mlir
+    %slots = tile.ring stages 4 : !tile.ring<tensor<16x64xf32>, tensor<64x16xf32>>
+    ```
   }];
   let arguments = (ins ConfinedAttr<I32Attr, [IntPositive]>:$stages);
   let results = (outs Tile_RingType:$ring);
@@ -465,28 +477,47 @@ def Tile_RingOp : Tile_Op<"ring"> {
 def Tile_FillOp : Tile_Op<"fill", [SingleBlockImplicitTerminator<"YieldOp">]> {
   let summary = "fill the next slot of a ring, once it is free";
   let description = [{
-    Begins the loads in the region, whose results it yields, a tile for each type of the ring. The slot is at the front
-    of the ring when the copies are done.
+    Begins the loads in the region, whose results it yields, a tile for each type of the ring; there is nothing else in
+    it. The slot is at the front of the ring when the copies are done.
+
+    ```mlir
+    tile.fill %ring {
+      %left = tile.load %matrix[%i, %j] dims [0, 1] : !tile.view<?x?xf32> -> tensor<16x64xf32>
+      %right = tile.load %matrix[%j, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<64x16xf32>
+      tile.yield %left, %right : tensor<16x64xf32>, tensor<64x16xf32>
+    } : !tile.ring<tensor<16x64xf32>, tensor<64x16xf32>>
+    ```
   }];
   let arguments = (ins Tile_RingType:$ring);
   let regions = (region SizedRegion<1>:$body);
   let assemblyFormat = "$ring $body attr-dict `:` type($ring)";
+  let hasVerifier = 1;
 }
 
 def Tile_FrontOp : Tile_Op<"front"> {
   let summary = "the tiles of a ring's next slot, once they are there";
   let description = [{
     They stay until `tile.pop`.
+
+    ```mlir
+    %left, %right = tile.front %ring : !tile.ring<tensor<16x64xf32>, tensor<64x16xf32>> -> tensor<16x64xf32>, tensor<64x16xf32>
+    ```
   }];
   let arguments = (ins Tile_RingType:$ring);
   let results = (outs Variadic<Tile_Tensor>:$tiles);
   let assemblyFormat = "$ring attr-dict `:` type($ring) `->` type($tiles)";
+  let hasVerifier = 1;
 }
 
 def Tile_PopOp : Tile_Op<"pop"> {
   let summary = "free the oldest slot of a ring that was at the front";
   let description = [{
     When `condition` holds, or always without one.
+
+    ```mlir
+    tile.pop %ring : !tile.ring<tensor<16x64xf32>, tensor<64x16xf32>>
+    tile.pop %ring if %p : !tile.ring<tensor<16x64xf32>, tensor<64x16xf32>>
+    ```
   }];
   let arguments = (ins Tile_RingType:$ring, Optional<I1>:$condition);
   let assemblyFormat = "$ring (`if` $condition^)? attr-dict `:` type($ring)";
@@ -495,11 +526,30 @@ def Tile_PopOp : Tile_Op<"pop"> {
 def Tile_SpecializeOp : Tile_Op<"specialize"> {
   let summary = "one program's work, shared among groups of warps";
   let description = [{
-    The producer's warps run the first region, which only fills rings, and the others the second one, at the same time.
-    Each group goes through all the programs of a block by itself, so the producer may be ahead by a program.
+    The producer's warps run the first region, which fills rings and writes nothing, and the others the second one, at
+    the same time. Each group goes through all the programs of a block by itself, so the producer may be ahead by a
+    program.
+
+    ```mlir
+    tile.specialize producer {
+      tile.fill %ring {
+        %l = tile.load %matrix[%i, %j] dims [0, 1] : !tile.view<?x?xf32> -> tensor<16x64xf32>
+        %r = tile.load %matrix[%j, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<64x16xf32>
+        tile.yield %l, %r : tensor<16x64xf32>, tensor<64x16xf32>
+      } : !tile.ring<tensor<16x64xf32>, tensor<64x16xf32>>
+      tile.yield
+    } consumer {
+      %left, %right = tile.front %ring : !tile.ring<tensor<16x64xf32>, tensor<64x16xf32>> -> tensor<16x64xf32>, tensor<64x16xf32>
+      %sum = tile.dot %left, %right, %acc : tensor<16x64xf32>, tensor<64x16xf32>, tensor<16x16xf32>
+      tile.pop %ring : !tile.ring<tensor<16x64xf32>, tensor<64x16xf32>>
+      tile.store %sum, %matrix[%i, %i] dims [0, 1] : tensor<16x16xf32>, !tile.view<?x?xf32>
+      tile.yield
+    }
+    ```
   }];
   let regions = (region SizedRegion<1>:$producer, SizedRegion<1>:$consumer);
   let assemblyFormat = "`producer` $producer `consumer` $consumer attr-dict";
+  let hasVerifier = 1;
 }
 
 #endif

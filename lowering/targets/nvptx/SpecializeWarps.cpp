@@ -148,20 +148,35 @@ void Specialization::collectRings() {
   }
 }
 
+// An upper bound of what the threads exchange through shared memory: the operands that they put there for dots, each in
+// its place, and the largest of the rest, which take turns.
+static int64_t exchangedBytes(func::FuncOp func) {
+  int64_t kept = 0, most = 0;
+  int64_t warps = func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt();
+  func.walk([&](Operation *op) {
+    int64_t bytes = 0;
+    for (Type type : op->getResultTypes())
+      if (isa<RankedTensorType>(type))
+        bytes += tileBytes(type);
+    if (op->getNumResults() == 1 && isShared(op->getResult(0).getType()))
+      kept += isa<tile::ConvertLayoutOp>(op) ? llvm::alignTo(bytes, sharedAlignment) : 0;
+    else if (isa<tile::ReduceOp>(op)) // a part of each warp
+      most = std::max({most, bytes * warps, int64_t{4} << 10});
+    else if (isa<tile::ConvertLayoutOp, tile::ReshapeOp, tile::TransposeOp, tile::SliceOp, tile::ScanOp, tile::GatherOp,
+                 tile::AtomicOp, tile::LutOp>(op))
+      most = std::max(most, bytes);
+    else if (auto dot = dyn_cast<tile::DotOp>(op); dot && !isShared(dot.getB().getType()))
+      most = std::max(most, tileBytes(dot.getA().getType()) + tileBytes(dot.getB().getType()));
+  });
+  return kept + most;
+}
+
 // As many slots as shared memory leaves room for beside what else is kept there.
 LogicalResult Specialization::chooseStages() {
   constexpr int most = 8;
   int64_t left = target.maxSharedPerBlock - 1024, slots = 0; // barriers
   left -= storeStagingBytes(func);
-  int64_t exchanged = 0;
-  func.walk([&](tile::ConvertLayoutOp convert) {
-    if (isShared(convert.getType())) // has its own place
-      left -= llvm::alignTo(tileBytes(convert.getType()), sharedAlignment);
-    else
-      exchanged = std::max(exchanged, tileBytes(convert.getType()));
-  });
-  func.walk([&](tile::ReduceOp) { exchanged = std::max<int64_t>(exchanged, 4 << 10); });
-  left -= exchanged;
+  left -= exchangedBytes(func);
   if (split > 1)
     left -= (split - 1) * tileBytes(sharedLoop.getResult(0).getType());
   for (Ring &ring : rings)
@@ -179,7 +194,7 @@ LogicalResult Specialization::chooseStages() {
     if (ring.inLoop)
       ring.stages = int(stages);
   for (Group &group : groups)
-    if (rings[group.ring].stages < 2) // none is free before the one in front is
+    if (rings[group.ring].stages < 2) // a dot under way would hold the slot that the next one waits for
       group.accumulating = nullptr;
   return success();
 }
@@ -193,7 +208,7 @@ void Specialization::splitLoop() {
   if (!hint || hint.getInt() < 2 || groups.size() != 1 || !groups.front().accumulating)
     return;
   auto loop = cast<scf::ForOp>(groups.front().accumulating->getParentOp());
-  if (loop->getParentOp() != func || loop.getNumRegionIterArgs() != 1 ||
+  if (loop->getParentOp() != func || loop.getNumRegionIterArgs() != 1 || loop->use_empty() ||
       (!matchPattern(loop.getInitArgs()[0], m_Zero()) && !matchPattern(loop.getInitArgs()[0], m_AnyZeroFloat())))
     return;
   WalkResult found = func.walk([&](Operation *op) {

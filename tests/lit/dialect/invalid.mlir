@@ -450,3 +450,101 @@ func.func @convert_layout(%a: tensor<3xf32>) {
   %0 = tile.convert_layout %a : tensor<3xf32> -> tensor<4xf32>
   return
 }
+
+// -----
+
+// expected-error@+1 {{expected a ring of tensors of static shape, got 'f32'}}
+func.func private @ring(!tile.ring<tensor<4xf32>, f32>)
+
+// -----
+
+func.func @fill(%m: !tile.view<?x?xf32>, %i: i64, %r: !tile.ring<tensor<3x5xf32>>) {
+  // expected-error@+1 {{region: expected to yield ('tensor<3x5xf32>'), got ('tensor<5x3xf32>')}}
+  tile.fill %r {
+    %0 = tile.load %m[%i, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<5x3xf32>
+    tile.yield %0 : tensor<5x3xf32>
+  } : !tile.ring<tensor<3x5xf32>>
+  return
+}
+
+// -----
+
+func.func @fill(%m: !tile.view<?x?xf32>, %i: i64, %r: !tile.ring<tensor<3x5xf32>>) {
+  // expected-error@+1 {{region: expected loads alone, got arith.negf}}
+  tile.fill %r {
+    %0 = tile.load %m[%i, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<3x5xf32>
+    %1 = arith.negf %0 : tensor<3x5xf32>
+    tile.yield %1 : tensor<3x5xf32>
+  } : !tile.ring<tensor<3x5xf32>>
+  return
+}
+
+// -----
+
+func.func @fill(%a: tensor<3x5xf32>, %r: !tile.ring<tensor<3x5xf32>>) {
+  // expected-error@+1 {{region: expected to yield what it loads, got a value from outside}}
+  tile.fill %r {
+    tile.yield %a : tensor<3x5xf32>
+  } : !tile.ring<tensor<3x5xf32>>
+  return
+}
+
+// -----
+
+func.func @front(%r: !tile.ring<tensor<3x5xf32>>) {
+  // expected-error@+1 {{expected results ('tensor<3x5xf32>'), got ('tensor<3x5xf32>', 'tensor<3x5xf32>')}}
+  %0:2 = tile.front %r : !tile.ring<tensor<3x5xf32>> -> tensor<3x5xf32>, tensor<3x5xf32>
+  return
+}
+
+// -----
+
+func.func @specialize(%r: !tile.ring<tensor<3x5xf32>>) {
+  // expected-error@+1 {{producer: expected no tile.pop}}
+  tile.specialize producer {
+    tile.pop %r : !tile.ring<tensor<3x5xf32>> // expected-note {{here}}
+    tile.yield
+  } consumer {
+    tile.yield
+  }
+  return
+}
+
+// -----
+
+func.func @specialize(%m: !tile.view<?x?xf32>, %i: i64, %p: i1, %r: !tile.ring<tensor<3x5xf32>>) {
+  // expected-error@+1 {{consumer: expected no tile.fill}}
+  tile.specialize producer {
+    tile.yield
+  } consumer {
+    scf.if %p {
+      // expected-note@+1 {{here}}
+      tile.fill %r {
+        %0 = tile.load %m[%i, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<3x5xf32>
+        tile.yield %0 : tensor<3x5xf32>
+      } : !tile.ring<tensor<3x5xf32>>
+    }
+    tile.yield
+  }
+  return
+}
+
+// -----
+
+func.func @specialize(%x: f32) {
+  // expected-error@+1 {{producer: expected to end with a tile.yield of nothing, got tile.yield}}
+  tile.specialize producer {
+    tile.yield %x : f32
+  } consumer {
+    tile.yield
+  }
+  return
+}
+
+// -----
+
+func.func @ring() {
+  // expected-error@+1 {{whose value is positive}}
+  %0 = tile.ring stages 0 : !tile.ring<tensor<3x5xf32>>
+  return
+}

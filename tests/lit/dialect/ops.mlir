@@ -1,5 +1,5 @@
 // Every op survives printing and parsing.
-// RUN: bitloom-opt %s | bitloom-opt | FileCheck %s
+// RUN: bitloom-opt %s | bitloom-opt -mlir-print-local-scope | FileCheck %s
 
 // CHECK-LABEL: func.func @grid
 func.func @grid(%m: !tile.view<?x?xf32>, %s: !tile.view<?xi8, strided>) attributes {tile.kernel} {
@@ -127,5 +127,42 @@ func.func @layouts(%v: tensor<64xf32, #held>, %idx: tensor<64xi32, #held>, %mask
   %c = tile.convert_layout %v : tensor<64xf32, #held> -> tensor<64xf32, #tile.layout<"{register=[[32]], lane=[[1],[2],[4],[8],[16]]} -> [64]">>
   // CHECK: tile.gather %{{.*}}[%{{.*}}] mask %{{.*}} : <?xf32>, tensor<64xi32, #tile.layout<{{.*}}>> -> tensor<64xf32, #tile.layout<{{.*}}>>
   %g = tile.gather %view[%idx] mask %mask : !tile.view<?xf32>, tensor<64xi32, #held> -> tensor<64xf32, #held>
+  return
+}
+
+// CHECK-LABEL: func.func @roles
+func.func @roles(%m: !tile.view<?x?xf32>, %i: i64, %p: i1, %acc: tensor<3x3xf32>) {
+  // CHECK: %[[RING:.*]] = tile.ring stages 2 : <tensor<3x5xf32>, tensor<5x3xf32>>
+  %ring = tile.ring stages 2 : !tile.ring<tensor<3x5xf32>, tensor<5x3xf32>>
+  // CHECK: tile.specialize producer {
+  tile.specialize producer {
+    // CHECK-NEXT: tile.fill %[[RING]] {
+    tile.fill %ring {
+      %0 = tile.load %m[%i, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<3x5xf32>
+      %1 = tile.load %m[%i, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<5x3xf32>
+      // CHECK: tile.yield %{{.*}}, %{{.*}} : tensor<3x5xf32>, tensor<5x3xf32>
+      tile.yield %0, %1 : tensor<3x5xf32>, tensor<5x3xf32>
+      // CHECK-NEXT: } : <tensor<3x5xf32>, tensor<5x3xf32>>
+    } : !tile.ring<tensor<3x5xf32>, tensor<5x3xf32>>
+    // CHECK-NEXT: tile.yield
+    tile.yield
+    // CHECK-NEXT: } consumer {
+  } consumer {
+    // CHECK-NEXT: %[[A:.*]]:2 = tile.front %[[RING]] : <tensor<3x5xf32>, tensor<5x3xf32>> -> tensor<3x5xf32>, tensor<5x3xf32>
+    %a, %b = tile.front %ring : !tile.ring<tensor<3x5xf32>, tensor<5x3xf32>> -> tensor<3x5xf32>, tensor<5x3xf32>
+    // CHECK-NEXT: tile.dot %[[A]]#0, %[[A]]#1, %{{.*}} {inFlight = 1 : i32}
+    %d = tile.dot %a, %b, %acc {inFlight = 1 : i32} : tensor<3x5xf32>, tensor<5x3xf32>, tensor<3x3xf32>
+    // CHECK-NEXT: tile.dot_wait %{{.*}} : tensor<3x3xf32>
+    %w = tile.dot_wait %d : tensor<3x3xf32>
+    // CHECK-NEXT: tile.cluster_rank
+    %rank = tile.cluster_rank
+    // CHECK-NEXT: tile.cluster_sum %{{.*}} : tensor<3x3xf32>
+    %s = tile.cluster_sum %w : tensor<3x3xf32>
+    // CHECK-NEXT: tile.pop %[[RING]] : <
+    tile.pop %ring : !tile.ring<tensor<3x5xf32>, tensor<5x3xf32>>
+    // CHECK-NEXT: tile.pop %[[RING]] if %{{.*}} : <
+    tile.pop %ring if %p : !tile.ring<tensor<3x5xf32>, tensor<5x3xf32>>
+    tile.yield
+  }
   return
 }

@@ -445,6 +445,21 @@ TEST(NvptxDot, TakesHints) {
   agreesAround(replaced(loopBody, "%r =", "%out ="), Way::Exchanged, ", tile.warp_specialize = false");
 }
 
+// Rings take what shared memory is left beside the operands that threads put there.
+TEST(NvptxDot, RingsLeaveRoomForTheRest) {
+  std::string body =
+      R"(%r:2 = scf.for %at = %z to %depth step %s iter_args(%acc = %none, %bcc = %none) -> (ACC, ACC) : i64 {
+)" + loadOf("x", "a", "%rows, %at") +
+      loadOf("y", "b", "%at, %columns") + loadOf("w", "d", "%at, %columns") +
+      "%m = arith.negf %y : HALF\n%n = math.absf %w : HALF\n" + dotOf("p", "%x, %m, %acc") +
+      dotOf("q", "%x, %n, %bcc") + "scf.yield %p, %q : ACC, ACC\n}\n%out = arith.mulf %r#0, %r#1 : ACC\n";
+  std::string text =
+      replaced(replaced(around(body), "64x64x", "128x128x"), "%s = arith.constant 64", "%s = arith.constant 128");
+  Aligned<bf16> a({100, 130}), b({130, 100}, 2), d({130, 100}, 5);
+  Aligned<float> c({100, 100}, 3);
+  tookWay(*agrees(text, {a, b, d, c}, {.tolerance = 0, .warps = {0}}), Way::Copied);
+}
+
 TEST(NvptxDot, LoopsTakeTurnsWithARing) {
   agreesAround(loopBody + replaced(replaced(replaced(loopBody, "%r =", "%out ="), "%none", "%r"), "%b[", "%d["));
   // Of other tiles: a ring each.

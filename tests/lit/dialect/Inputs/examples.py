@@ -21,6 +21,8 @@ NAMES = {
     "%bytes": "tensor<16x64xi8>",
     "%values": "tensor<16x128xi8>",
     "%table": "tensor<16xf32>",
+    "%ring": "!tile.ring<tensor<16x64xf32>, tensor<64x16xf32>>",
+    "%p": "i1",
 }
 WITHOUT_EXAMPLE = {"tile.yield", "tile.convert_layout"}  # shown within others; met only with encodings
 NAME = re.compile(r"%[A-Za-z_]\w*")
@@ -33,7 +35,8 @@ def function(number: int, code: str) -> str:
         types = ", ".join(code.split("\n"))
         return f"func.func private @example{number}({types})\n"
     if first == "#":
-        return f"func.func private @example{number}() attributes {{example = {code}}}\n"
+        attributes = ", ".join(code.split("\n"))
+        return f"func.func private @example{number}() attributes {{examples = [{attributes}]}}\n"
     defined = {name for line in code.split("\n") if "=" in line for name in NAME.findall(line.split("=")[0])}
     defined |= {name for arguments in re.findall(r"\^bb0\((.*)\)", code) for name in NAME.findall(arguments)}
     used = dict.fromkeys(name for name in NAME.findall(code) if name not in defined)

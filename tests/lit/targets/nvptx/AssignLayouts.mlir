@@ -1,4 +1,4 @@
-// RUN: bitloom-opt %s -split-input-file -verify-diagnostics -tile-assign-layouts | FileCheck %s
+// RUN: bitloom-opt %s -split-input-file -verify-diagnostics -mlir-print-local-scope -tile-assign-layouts | FileCheck %s
 
 // 16 bytes a thread, then the lanes, the warps and the remaining registers; the elementwise chain over two types and the
 // weight share one layout, so nothing converts.
@@ -105,6 +105,102 @@ func.func @loop(%x: !tile.view<?xf32> {tile.align = 16 : i32}, %n: i64) attribut
     scf.yield %s : tensor<4096xf32>
   }
   tile.store %r, %x[%c0] dims [0] : tensor<4096xf32>, !tile.view<?xf32>
+  return
+}
+
+// Anchors: what the copy engine can bring lies in shared memory, in lines of 128 bytes whose pieces of 16 are swizzled;
+// the accumulator in fragments.
+// CHECK-LABEL: func.func @dot
+// CHECK-SAME: tile.num_warps = 8 : i32
+func.func @dot(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %i: i64) attributes {tile.kernel} {
+  %acc = arith.constant dense<0.0> : tensor<128x128xf32>
+  // CHECK: tile.load
+  // CHECK-SAME{LITERAL}: tensor<128x64xbf16, #tile.layout<"{offset=[[0,1],[0,2],[0,4],[0,8],[0,16],[0,32],[1,8],[2,16],[4,32],[8,0],[16,0],[32,0],[64,0]]} -> [128,64]">>
+  // CHECK: tile.load
+  // CHECK-SAME{LITERAL}: tensor<64x128xbf16, #tile.layout<"{offset=[[0,1],[0,2],[0,4],[0,8],[0,16],[0,32],[1,8],[2,16],[4,32],[8,0],[16,0],[32,0],[0,64]]} -> [64,128]">>
+  // CHECK-NOT: convert_layout
+  // CHECK: tile.dot
+  // CHECK-SAME{LITERAL}: tensor<128x128xf32, #tile.layout<"{register=[[0,1],[8,0],[0,8],[0,16],[0,32],[0,64]], lane=[[0,2],[0,4],[1,0],[2,0],[4,0]], warp=[[16,0],[32,0],[64,0]]} -> [128,128]">>
+  // CHECK-NOT: convert_layout
+  // CHECK: return
+  %x = tile.load %a[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<128x64xbf16>
+  %y = tile.load %b[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x128xbf16>
+  %d = tile.dot %x, %y, %acc : tensor<128x64xbf16>, tensor<64x128xbf16>, tensor<128x128xf32>
+  return
+}
+
+// -----
+
+// A block of few rows is computed transposed: the columns are the instruction's rows.
+// CHECK-LABEL: func.func @short
+// CHECK-SAME: tile.num_warps = 4 : i32
+// CHECK: tile.dot
+// CHECK-SAME{LITERAL}: tensor<16x64xf32, #tile.layout<"{register=[[1,0],[0,8],[8,0]], lane=[[2,0],[4,0],[0,1],[0,2],[0,4]], warp=[[0,16],[0,32]]} -> [16,64]">>
+func.func @short(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %i: i64) attributes {tile.kernel} {
+  %acc = arith.constant dense<0.0> : tensor<16x64xf32>
+  %x = tile.load %a[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<16x64xbf16>
+  %y = tile.load %b[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+  %d = tile.dot %x, %y, %acc : tensor<16x64xbf16>, tensor<64x64xbf16>, tensor<16x64xf32>
+  return
+}
+
+// -----
+
+// Transposes of a tile in shared memory move nothing. A computed a stays in registers: 16-bit fragments are held as the
+// accumulators that they were rounded from.
+// CHECK-LABEL: func.func @chain
+func.func @chain(%k: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %i: i64) attributes {tile.kernel} {
+  %q = arith.constant dense<1.0> : tensor<64x64xbf16>
+  %none = arith.constant dense<0.0> : tensor<64x64xf32>
+  // CHECK: %[[K:.*]] = tile.load %arg0
+  // CHECK-SAME{LITERAL}: tensor<64x64xbf16, #tile.layout<"{offset=[[0,1],[0,2],[0,4],[0,8],[0,16],[0,32],[1,8],[2,16],[4,32],[8,0],[16,0],[32,0]]} -> [64,64]">>
+  // CHECK: %[[T:.*]] = tile.transpose %[[K]] [1, 0]
+  // CHECK-SAME{LITERAL}: -> tensor<64x64xbf16, #tile.layout<"{offset=[[1,0],[2,0],[4,0],[8,0],[16,0],[32,0],[8,1],[16,2],[32,4],[0,8],[0,16],[0,32]]} -> [64,64]">>
+  // CHECK: %[[S:.*]] = tile.dot %{{.*}}, %[[T]]
+  // CHECK: %[[P:.*]] = arith.truncf %[[S]]
+  // CHECK-NEXT: tile.dot %[[P]], %[[K]]
+  %x = tile.load %k[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+  %t = tile.transpose %x [1, 0] : tensor<64x64xbf16> -> tensor<64x64xbf16>
+  %s = tile.dot %q, %t, %none : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>
+  %p = arith.truncf %s : tensor<64x64xf32> to tensor<64x64xbf16>
+  %d = tile.dot %p, %x, %none : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>
+  return
+}
+
+// -----
+
+// Threads load what the copy engine may not or cannot: rows that start anywhere, what threads use as well, what the
+// kernel writes, and 8-bit operands that do not lie along k. They put it in shared memory, along k.
+// CHECK-LABEL: func.func @byThreads
+// CHECK-COUNT-4: tile.convert_layout {{.*}} -> {{.*}}{offset=
+// CHECK: return
+func.func @byThreads(%a: !tile.view<?x?xbf16>, %b: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %w: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %n: !tile.view<?x?xi8> {tile.align = 16 : i32}, %i: i64) attributes {tile.kernel} {
+  %acc = arith.constant dense<0.0> : tensor<64x64xf32>
+  %sums = arith.constant dense<0> : tensor<64x64xi32>
+  %x = tile.load %a[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+  %y = tile.load %b[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+  %d = tile.dot %x, %y, %acc : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>
+  tile.store %y, %w[%i, %i] dims [0, 1] : tensor<64x64xbf16>, !tile.view<?x?xbf16>
+  %v = tile.load %w[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+  %z = tile.load %b[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+  %e = tile.dot %v, %z, %d : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>
+  %l = tile.load %n[%i, %i] dims [0, 1] : !tile.view<?x?xi8> -> tensor<64x64xi8>
+  %r = tile.load %n[%i, %i] dims [0, 1] : !tile.view<?x?xi8> -> tensor<64x64xi8>
+  %s = tile.dot %l, %r, %sums : tensor<64x64xi8>, tensor<64x64xi8>, tensor<64x64xi32>
+  return
+}
+
+// -----
+
+// No tensor core computes in full f32.
+// CHECK-LABEL: func.func @full
+// CHECK-NOT: {offset=
+// CHECK: return
+func.func @full(%a: !tile.view<?x?xf32> {tile.align = 16 : i32}, %i: i64) attributes {tile.kernel} {
+  %acc = arith.constant dense<0.0> : tensor<64x64xf32>
+  %x = tile.load %a[%i, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<64x64xf32>
+  %y = tile.load %a[%i, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<64x64xf32>
+  %d = tile.dot %x, %y, %acc : tensor<64x64xf32>, tensor<64x64xf32>, tensor<64x64xf32>
   return
 }
 

@@ -33,7 +33,9 @@ template <class T, class Out> struct Matmul {
                                        "(ceil_div(m, 128) * ceil_div(n, 128) > 132) * "
                                        "(ceil_div(m, 128) * ceil_div(n, 256) <= 132)))"
                                      : "max(16, min(next_pow2(n), 64 + 64 * (m > 32)))";
-  Meta<int> block_k = sizeof(T) == 1 ? "max(16, min(next_pow2(k), 128))" : "max(16, min(next_pow2(k), 64))";
+  Meta<int> block_k = isStorageFloat(dtypeOf<T>) ? "max(16, min(next_pow2(k), 128 + 128 * (1 - fast_sums)))"
+                      : sizeof(T) == 1           ? "max(16, min(next_pow2(k), 128))"
+                                                 : "max(16, min(next_pow2(k), 64))";
   // Thread blocks that share the sum over k of a tile: two where tiles are too few for all multiprocessors.
   Meta<int> split = "1 + (m > 64) * (k >= 8192) * (ceil_div(m, block_m) * ceil_div(n, block_n) <= 66)";
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
@@ -53,20 +55,14 @@ template <class T, class Out> struct Matmul {
       sum = dot(a(rows, depth), b(depth, cols), sum, tf32);
     };
     auto depth = a.extent(1);
-    if (blocked) {
-      const int together = sizeof(T) == 1 ? 4 * block_k : int(block_k);
-      for (auto k : range(0, depth, together)) {
+    for (auto k : range(0, depth, block_k)) {
+      if (blocked) {
         auto partial = zeros<Sum>({block_m, block_n});
-        if (together == block_k)
-          add(partial, k);
-        else
-          for (auto inner : range(k, minimum(depth, k + together), block_k))
-            add(partial, inner);
+        add(partial, k);
         acc = acc + partial;
-      }
-    } else {
-      for (auto k : range(0, depth, block_k))
+      } else {
         add(acc, k);
+      }
     }
     if constexpr (std::is_integral_v<T>) {
       if (scaled_a || scaled_b)

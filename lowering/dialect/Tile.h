@@ -34,6 +34,8 @@ inline constexpr llvm::StringLiteral splitAttr =
     "tile.split"; // i32, on the function: blocks that may share the iterations of a loop that only accumulates; a hint
 inline constexpr llvm::StringLiteral clusterAttr =
     "tile.cluster"; // i32, on the function: blocks that run a program together; absent: 1
+inline constexpr llvm::StringLiteral consumersAttr =
+    "tile.consumers"; // i32, on the function: groups of tile.num_warps warps that take programs in turn; absent: 1
 inline constexpr llvm::StringLiteral sharedBytesAttr =
     "tile.shared_bytes"; // i32, on an llvm.func: dynamic shared memory a block
 inline constexpr llvm::StringLiteral persistentAttr =

@@ -523,6 +523,32 @@ def Tile_PopOp : Tile_Op<"pop"> {
   let assemblyFormat = "$ring (`if` $condition^)? attr-dict `:` type($ring)";
 }
 
+def Tile_TakeTurnOp : Tile_Op<"take_turn"> {
+  let summary = "wait until the other consumers are done with their slots of a ring";
+  let description = [{
+    Where several groups of consumers take programs in turn: those before this one's have each had `slots` slots at the
+    front, which this group passes over.
+
+    ```mlir
+    tile.take_turn %ring, %i : <tensor<16x64xf32>, tensor<64x16xf32>>
+    ```
+  }];
+  let arguments = (ins Tile_RingType:$ring, I64:$slots);
+  let assemblyFormat = "$ring `,` $slots attr-dict `:` type($ring)";
+}
+
+def Tile_PassTurnOp : Tile_Op<"pass_turn"> {
+  let summary = "let the next group of consumers have the ring's slots";
+  let description = [{
+    See `tile.take_turn`.
+
+    ```mlir
+    tile.pass_turn
+    ```
+  }];
+  let assemblyFormat = "attr-dict";
+}
+
 def Tile_SpecializeOp : Tile_Op<"specialize"> {
   let summary = "one program's work, shared among groups of warps";
   let description = [{

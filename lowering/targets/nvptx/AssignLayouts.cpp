@@ -530,6 +530,40 @@ LogicalResult Assignment::run() {
   return success();
 }
 
+static bool dependsOnProgram(Value value) {
+  if (isa<BlockArgument>(value))
+    return !isa<func::FuncOp>(cast<BlockArgument>(value).getOwner()->getParentOp());
+  Operation *op = value.getDefiningOp();
+  return isa<tile::ProgramIdOp>(op) || op->getNumRegions() || llvm::any_of(op->getOperands(), dependsOnProgram);
+}
+
+// Whether two warpgroups may take programs in turn, so that one stores its tile while the other has the tensor cores:
+// the kernel is one loop that accumulates a dot, as long in every program, and what follows needs no exchange between
+// warps. The tile must do with one group's registers.
+static bool takesTurns(func::FuncOp func, const Target &target) {
+  constexpr int64_t mostElements = 128 * 128;
+  SmallVector<tile::DotOp> dots;
+  bool isSimple = true;
+  func.walk([&](Operation *op) {
+    if (auto dot = dyn_cast<tile::DotOp>(op))
+      dots.push_back(dot);
+    isSimple &= !isa<tile::ReduceOp, tile::ScanOp, tile::GatherOp, tile::ScatterOp, tile::AtomicOp, tile::LutOp,
+                     tile::PrintOp, tile::AssertOp, tile::JoinOp, tile::SplitOp, tile::SliceOp, tile::UnpackOp,
+                     tile::PackOp, scf::IfOp, scf::WhileOp>(op);
+  });
+  if (!isSimple || dots.size() != 1)
+    return false;
+  tile::DotOp dot = dots.front();
+  auto loop = dyn_cast<scf::ForOp>(dot->getParentOp());
+  auto split = func->getAttrOfType<IntegerAttr>(tile::splitAttr);
+  auto sum = dyn_cast<BlockArgument>(dot.getAcc());
+  if (!loop || !sum || sum.getOwner() != loop.getBody() || loop->getParentOp() != func ||
+      (split && split.getInt() > 1) || wgmmaWarps(dot) != 2 * warpsPerGroup ||
+      dot.getType().getNumElements() > mostElements || !planWgmma(dot, target, warpsPerGroup))
+    return false;
+  return llvm::none_of(ValueRange{loop.getLowerBound(), loop.getUpperBound(), loop.getStep()}, dependsOnProgram);
+}
+
 // Enough threads for 16 to 32 elements each of the largest tile, and for coalesced access to a small one. 32 where what
 // is loaded and carried of that size leaves a thread registers to spare.
 static int warpsFor(func::FuncOp func, const Target &target) {
@@ -578,6 +612,10 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
     }
     const Target facts = parseTarget(target);
     int count = warps ? int(warps.getInt()) : warpsFor(func, facts);
+    if (!warps && takesTurns(func, facts)) {
+      count = warpsPerGroup;
+      func->setAttr(tile::consumersAttr, Builder(func).getI32IntegerAttr(2));
+    }
     if (!warps)
       func->setAttr(tile::numWarpsAttr, Builder(func).getI32IntegerAttr(count));
     narrowIndices(func);

@@ -196,6 +196,8 @@ Value Emitter::isFirstReplica(const LinearLayout &layout) {
 
 // Among the consumers alone where there is a producer: it never comes.
 void Emitter::barrier() {
+  if (inRole && consumers > 1)
+    throw InternalError("an exchange between warps where groups of them take turns");
   if (inRole)
     ptx("bar.sync 1, " + std::to_string(lanes * warpCount) + ";", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
   else
@@ -379,6 +381,8 @@ LogicalResult Emitter::run() {
   kernel.walk([&](tile::SpecializeOp) { isSpecialized = true; });
   if (auto cluster = kernel->getAttrOfType<IntegerAttr>(tile::clusterAttr))
     clusterSize = int(cluster.getInt());
+  if (auto groups = kernel->getAttrOfType<IntegerAttr>(tile::consumersAttr); groups && isSpecialized)
+    consumers = int(groups.getInt());
   wordCount = int(words);
   collectTensorMaps();
   SmallVector<Type> parameters(words + (isSpecialized ? 3 : 0), builder.getI64Type()); // the grid's extents last
@@ -388,7 +392,7 @@ LogicalResult Emitter::run() {
   kernel.setName(name + "_tiles");
   function = LLVM::LLVMFuncOp::create(top, loc, name, type);
   function->setAttr(NVVM::NVVMDialect::getKernelFuncAttrName(), builder.getUnitAttr());
-  int blockWarps = warpCount + (isSpecialized ? warpsPerGroup : 0);
+  int blockWarps = warpCount * consumers + (isSpecialized ? warpsPerGroup : 0);
   function->setAttr(NVVM::NVVMDialect::getReqntidAttrName(), builder.getDenseI32ArrayAttr({lanes * blockWarps}));
   function->setAttr(tile::numWarpsAttr, builder.getI32IntegerAttr(blockWarps));
   if (clusterSize > 1) {
@@ -402,6 +406,8 @@ LogicalResult Emitter::run() {
   threadValue = NVVM::ThreadIdXOp::create(builder, loc, builder.getI32Type());
   laneValue = arith::AndIOp::create(builder, loc, threadValue, i32(lanes - 1));
   warpValue = warpCount == 1 ? i32(0) : arith::ShRUIOp::create(builder, loc, threadValue, i32(llvm::Log2_32(lanes)));
+  if (consumers > 1) // within the group
+    warpValue = arith::AndIOp::create(builder, loc, warpValue, i32(warpCount - 1));
   prologueEnd = LLVM::ReturnOp::create(builder, loc, ValueRange()); // erased below
   builder.setInsertionPointAfter(prologueEnd);
 

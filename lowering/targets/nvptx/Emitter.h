@@ -115,6 +115,9 @@ public:
     mlir::Value fillSlot, fillPhase, frontSlot, frontPhase, popSlot; // pointers to i32 of the thread
   };
   Ring &ring(mlir::Value value) { return rings[value]; }
+  int consumerCount() const { return consumers; }
+  mlir::Value blockGroup(); // i32: of all the block's warpgroups, the producer's last
+  mlir::Value isFirstProgram() const { return isFirstProgramValue; }
   int clusterBlocks() const { return clusterSize; }
   mlir::Value clusterRank();                          // i32
   struct ClusterSum {                                 // of the one tile.cluster_sum
@@ -169,6 +172,9 @@ private:
   void describeTensorMaps(); // on the lowered function
   void allocateRings();
   int warpCount, loopDepth = 0, constants = 0;
+  int consumers = 1;               // groups of warps that take programs in turn
+  mlir::Value blockGroupValue;     // of the block's warpgroups
+  mlir::Value isFirstProgramValue; // of the consumer's
   bool isSpecialized = false, inRole = false, stagedEvenly = true;
   int clusterSize = 1;
   ClusterSum clusterSum;
@@ -225,6 +231,8 @@ llvm::LogicalResult lower(Emitter &, tile::FillOp);
 llvm::LogicalResult lower(Emitter &, tile::FrontOp);
 llvm::LogicalResult lower(Emitter &, tile::PopOp);
 llvm::LogicalResult lower(Emitter &, tile::DotWaitOp);
+llvm::LogicalResult lower(Emitter &, tile::TakeTurnOp);
+llvm::LogicalResult lower(Emitter &, tile::PassTurnOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterRankOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterSumOp);
 // A dot whose b lies in shared memory.

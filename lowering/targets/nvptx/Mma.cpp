@@ -191,7 +191,8 @@ int64_t nvptx::storeStagingBytes(func::FuncOp kernel) {
   int warps = int(kernel->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt());
   bool any = false;
   kernel.walk([&](tile::StoreOp store) { any |= stagedStore(store, layouts, warps).has_value(); });
-  return any ? warps / warpsPerGroup * 2 * stagedBoxBytes : 0;
+  auto consumers = kernel->getAttrOfType<IntegerAttr>(tile::consumersAttr);
+  return any ? (consumers ? consumers.getInt() : 1) * warps / warpsPerGroup * 2 * stagedBoxBytes : 0;
 }
 
 bool nvptx::isCopyable(Value view) {

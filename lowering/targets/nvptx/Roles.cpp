@@ -163,7 +163,7 @@ void Emitter::allocateRings() {
       return;
     stagedEvenly &= boxes->boxes % 2 == 0;
     if (staging < 0)
-      staging = reserve(warpCount / warpsPerGroup * 2 * stagedBoxBytes, sharedAlignment);
+      staging = reserve(consumers * warpCount / warpsPerGroup * 2 * stagedBoxBytes, sharedAlignment);
   });
   kernel.walk([&](tile::RingOp op) {
     Ring &ring = rings[op.getRing()];
@@ -361,14 +361,61 @@ LogicalResult nvptx::lower(Emitter &e, tile::ClusterSumOp sum) {
 
 //===- The roles --------------------------------------------------------------------------------------------------===//
 
+static Value groupOf(Emitter &e, Value warp) {
+  Value group = arith::ShRUIOp::create(e.builder, e.loc, warp, e.i32(llvm::Log2_32(warpsPerGroup)));
+  return e.shuffleFrom(group, e.i32(0));
+}
+
 Value Emitter::warpGroup() {
   if (!warpGroupValue) {
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPoint(prologueEnd);
-    Value group = arith::ShRUIOp::create(builder, loc, warpValue, i32(llvm::Log2_32(warpsPerGroup)));
-    warpGroupValue = shuffleFrom(group, i32(0));
+    warpGroupValue = groupOf(*this, warpValue);
   }
   return warpGroupValue;
+}
+
+Value Emitter::blockGroup() {
+  if (consumers == 1)
+    return warpGroup();
+  if (!blockGroupValue) {
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPoint(prologueEnd);
+    blockGroupValue = groupOf(*this, arith::ShRUIOp::create(builder, loc, threadValue, i32(llvm::Log2_32(lanes))));
+  }
+  return blockGroupValue;
+}
+
+// Barriers 8 and up: a group's turn, at which it meets the group that passes.
+static void turnBarrier(Emitter &e, const char *how, Value group) {
+  Value id = arith::AddIOp::create(e.builder, e.loc, group, e.i32(8));
+  e.ptx("bar." + std::string(how) + " $0, " + std::to_string(2 * lanes * e.warps()) + ";", "r,~{memory}", Type(), {id},
+        /*hasSideEffects=*/true);
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::TakeTurnOp turn) {
+  OpBuilder &b = e.builder;
+  Emitter::Ring &ring = e.ring(turn.getRing());
+  turnBarrier(e, "sync", e.blockGroup());
+  Value others = e.select(e.isFirstProgram(), e.blockGroup(), e.i32(e.consumerCount() - 1));
+  Value slots = arith::TruncIOp::create(b, e.loc, b.getI32Type(), e.scalar(turn.getSlots()));
+  Value passed = arith::MulIOp::create(b, e.loc, others, slots);
+  for (auto [slotWord, phaseWord] : {std::pair(ring.frontSlot, ring.frontPhase), std::pair(ring.popSlot, Value())}) {
+    Value at = arith::AddIOp::create(b, e.loc, readWord(e, slotWord), passed);
+    LLVM::StoreOp::create(b, e.loc, arith::RemUIOp::create(b, e.loc, at, e.i32(ring.stages)), slotWord);
+    if (!phaseWord)
+      continue;
+    Value rounds = arith::DivUIOp::create(b, e.loc, at, e.i32(ring.stages));
+    Value turned = arith::AndIOp::create(b, e.loc, rounds, e.i32(1));
+    LLVM::StoreOp::create(b, e.loc, arith::XOrIOp::create(b, e.loc, readWord(e, phaseWord), turned), phaseWord);
+  }
+  return success();
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::PassTurnOp) {
+  Value next = arith::AddIOp::create(e.builder, e.loc, e.blockGroup(), e.i32(1));
+  turnBarrier(e, "arrive", e.select(e.compare(next, "eq", e.i32(e.consumerCount())), e.i32(0), next));
+  return success();
 }
 
 // The linear id as coordinates: z slowest, and in each plane bands of `band` values of x, which y crosses.
@@ -392,7 +439,7 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
     int producer, consumer;
   };
   constexpr Share shares[] = {{0, 0}, {40, 232}, {32, 160}};
-  int groups = warpCount / warpsPerGroup;
+  int groups = consumers * warpCount / warpsPerGroup;
   Share share = groups < 1 || groups > 3 ? Share{} : shares[groups - 1];
 
   Type word = builder.getI32Type();
@@ -401,7 +448,7 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
   Value programs = arith::MulIOp::create(builder, loc, gridExtents[0], gridExtents[1]);
   programs = arith::MulIOp::create(builder, loc, programs, gridExtents[2]);
   Value first = NVVM::BlockIdXOp::create(builder, loc, word), blocks = NVVM::GridDimXOp::create(builder, loc, word);
-  warpGroup();
+  warpGroup(), blockGroup();
   if (clusterSize > 1) {
     first = arith::DivUIOp::create(builder, loc, first, i32(clusterSize));
     blocks = arith::DivUIOp::create(builder, loc, blocks, i32(clusterSize));
@@ -422,10 +469,19 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       ptx("setmaxnreg." + std::string(direction) + ".sync.aligned.u32 " + std::to_string(registers) + ";", "", Type(),
           {},
           /*hasSideEffects=*/true);
+    bool inTurn = consumers > 1 && &region == &specialize.getConsumer();
     auto body = [&]() -> LogicalResult {
-      auto loop = scf::ForOp::create(builder, loc, first, programs, blocks);
+      Value start = first, step = blocks;
+      if (inTurn) {
+        start = arith::AddIOp::create(builder, loc, first, arith::MulIOp::create(builder, loc, blockGroup(), blocks));
+        step = arith::MulIOp::create(builder, loc, blocks, i32(consumers));
+        when(compare(blockGroup(), "eq", i32(consumers - 1)), [&] { turnBarrier(*this, "arrive", i32(0)); });
+      }
+      auto loop = scf::ForOp::create(builder, loc, start, programs, step);
       OpBuilder::InsertionGuard guard(builder);
       builder.setInsertionPointToStart(loop.getBody());
+      if (inTurn)
+        isFirstProgramValue = compare(loop.getInductionVar(), "eq", start);
       programIds = banded(*this, loop.getInductionVar(), gridExtents, programBand);
       ++loopDepth;
       LogicalResult done = emitBlock(region.front());
@@ -440,10 +496,10 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       return success();
     }
     LogicalResult done = success();
-    when(compare(threadValue, "eq", i32(lanes * warpCount)), [&] { done = body(); });
+    when(compare(threadValue, "eq", i32(lanes * warpCount * consumers)), [&] { done = body(); });
     return done;
   };
-  auto roles = scf::IfOp::create(builder, loc, compare(warpGroup(), "eq", i32(groups)), /*withElseRegion=*/true);
+  auto roles = scf::IfOp::create(builder, loc, compare(blockGroup(), "eq", i32(groups)), /*withElseRegion=*/true);
   {
     OpBuilder::InsertionGuard guard(builder);
     inRole = true;

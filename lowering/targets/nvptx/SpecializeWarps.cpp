@@ -78,6 +78,7 @@ private:
   void need(Value value);
   void cloneNeeded(Block &from, OpBuilder &builder, IRMapping &mapping);
   void consume(Group &group);
+  void takeTurns(scf::ForOp loop, Value ring);
 
   func::FuncOp func;
   const Target &target;
@@ -368,6 +369,18 @@ void Specialization::cloneNeeded(Block &from, OpBuilder &builder, IRMapping &map
 
 //===- The consumers ----------------------------------------------------------------------------------------------===//
 
+// Around the loop in which a consumer has the ring; how often it runs is the same in every program.
+void Specialization::takeTurns(scf::ForOp loop, Value ring) {
+  OpBuilder builder(loop);
+  Location loc = loop.getLoc();
+  Value none = arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(0));
+  Value range = arith::SubIOp::create(builder, loc, loop.getUpperBound(), loop.getLowerBound());
+  range = arith::MaxSIOp::create(builder, loc, range, none);
+  tile::TakeTurnOp::create(builder, loc, ring, arith::CeilDivSIOp::create(builder, loc, range, loop.getStep()));
+  builder.setInsertionPointAfter(loop);
+  tile::PassTurnOp::create(builder, loc);
+}
+
 void Specialization::consume(Group &group) {
   Value ring = rings[group.ring].value;
   // The reads: all loads of the group from one slot.
@@ -401,6 +414,8 @@ void Specialization::consume(Group &group) {
     Value ran =
         arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::slt, loop.getLowerBound(), loop.getUpperBound());
     tile::PopOp::create(builder, loc, ring, ran);
+    if (func->hasAttr(tile::consumersAttr))
+      takeTurns(loop, ring);
   } else {
     tile::PopOp::create(builder, loc, ring, Value());
   }
@@ -414,6 +429,9 @@ LogicalResult Specialization::run() {
   collectRings();
   if (rings.empty())
     return success();
+  if (func->hasAttr(tile::consumersAttr) &&
+      (groups.size() != 1 || !groups.front().accumulating || exchangedBytes(func)))
+    func->removeAttr(tile::consumersAttr);
   splitLoop();
   if (failed(chooseStages()))
     return failure();

@@ -250,7 +250,7 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
 //===- Stores of accumulators -------------------------------------------------------------------------------------===//
 
 static void groupBarrier(Emitter &e) {
-  Value id = arith::AddIOp::create(e.builder, e.loc, e.warpGroup(), e.i32(2)); // 0 and 1 are the block's
+  Value id = arith::AddIOp::create(e.builder, e.loc, e.blockGroup(), e.i32(2)); // 0 and 1 are the block's
   e.ptx("bar.sync $0, " + std::to_string(lanes * warpsPerGroup) + ";", "r,~{memory}", Type(), {id},
         /*hasSideEffects=*/true);
 }
@@ -307,7 +307,7 @@ BoxStore::BoxStore(Emitter &e, tile::StoreOp store, const StagedStore &staged)
     : e(e), b(e.builder), store(store), staged(staged), shape(tile::shapeOf(store.getValue().getType())),
       bytes(bytesOf(tile::elementOf(store.getValue().getType()))), lane(e.laneId()) {
   warp = bits(e.warpId(), 0, 2);
-  buffers = add(e.sharedAt(e.stagingOffset()), times(e.warpGroup(), 2 * stagedBoxBytes));
+  buffers = add(e.sharedAt(e.stagingOffset()), times(e.blockGroup(), 2 * stagedBoxBytes));
   isFirst = e.compare(bits(e.linearThreadId(), 0, 7), "eq", e.i32(0));
   int rank = int(store.getOffsets().size());
   lineDim = rank - 1 - store.getDims()[0];

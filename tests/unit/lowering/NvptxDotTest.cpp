@@ -668,6 +668,18 @@ TEST(NvptxDot, GoesThroughEveryProgram) {
 }
 
 // The blocks of a cluster share the loop; the first adds up and goes on.
+// One group stores while the other multiplies: each passes over the slots that the other's programs had.
+TEST(NvptxDot, GroupsTakeProgramsInTurn) {
+  Product product{.block = {128, 128, 64}, .bByColumns = true};
+  for (auto [m, n, k] : {std::array{300, 400, 200}, std::array{128, 128, 64}, std::array{130, 300, 1}}) {
+    SCOPED_TRACE(std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
+    Operands<bf16, float> data(product, m, n, k);
+    auto kernel = agrees(product.text(), {data.a, data.b, data.c},
+                         {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}, .blocks = {1, 2, 3}});
+    EXPECT_NE(kernel->ptx.find("bar.arrive"), std::string::npos) << "expected turns";
+  }
+}
+
 TEST(NvptxDot, SplitsTheDepthAmongTheBlocksOfACluster) {
   for (int split : {2, 3, 4, 8})
     for (int64_t depth : {0, 16, 200}) {

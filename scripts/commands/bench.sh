@@ -1,9 +1,9 @@
-# measure beside the peers: host (this CPU) or gpu (this GPU); the scripts are tests/perf
+# measure beside the peers: host, counts (instructions, under qemu), gpu or gemm (on a GPU); the scripts are tests/perf
 source scripts/machine.sh
 
 run_command() {
   local what=${1:-} known
-  known=$(cd tests/perf && ls -- *.py | sed -n 's/\.py$//p' | grep -v '^timing$' | tr '\n' ' ')
+  known=$(cd tests/perf && grep -l __main__ -- *.py | sed 's/\.py$//' | tr '\n' ' ')
   [[ " $known" == *" $what "* ]] || fail "expected one of ${known% }, got '$what'"
   build_preset dev build
   "$python" "tests/perf/$what.py" "${@:2}"

@@ -58,6 +58,7 @@ private:
                  {.grid = {unsigned(programs) * cluster, 1, 1},
                   .block = {threads, 1, 1},
                   .cluster = {cluster, 1, 1},
+                  .overlapPrevious = true, // the code waits for it
                   .stream = stream},
                  std::span(encoded).first(maps.size()));
   }

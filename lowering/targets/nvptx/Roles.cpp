@@ -454,7 +454,10 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
     blocks = arith::DivUIOp::create(builder, loc, blocks, i32(clusterSize));
     specialize.walk([&](tile::ClusterSumOp sum) { prepareClusterSum(sum); });
   }
-  ptx("fence.mbarrier_init.release.cluster;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+  // Blocks may have started while the launch before this one still runs (LaunchOptions::overlapPrevious); all that it
+  // wrote is seen from here on. The next launch's may start as ours end.
+  ptx("fence.mbarrier_init.release.cluster;\n\tgriddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;", "~{memory}",
+      Type(), {}, /*hasSideEffects=*/true);
   auto meet = [&] { // all threads of the block, or of the cluster, whose barriers others use
     if (clusterSize > 1)
       ptx("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;", "~{memory}", Type(), {},

@@ -235,8 +235,15 @@ llvm::LogicalResult lower(Emitter &, tile::TakeTurnOp);
 llvm::LogicalResult lower(Emitter &, tile::PassTurnOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterRankOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterSumOp);
-// A dot whose b lies in shared memory.
+// A dot with an operand in shared memory.
 llvm::LogicalResult lowerWgmma(Emitter &, tile::DotOp);
+llvm::LogicalResult lowerMma(Emitter &, tile::DotOp);
+// Accumulators in and out of one piece of PTX, in which they are $0, $1, …; `text` may use the operands after them as
+// $(2n), ….
+void throughAccumulators(Emitter &, llvm::MutableArrayRef<mlir::Value> sums, const std::string &text,
+                         const std::string &moreConstraints, mlir::ValueRange more);
+// {$first, …}
+std::string braced(size_t first, size_t count);
 // False where the store is none of accumulators that the copy engine can write.
 bool lowerStaged(Emitter &, tile::StoreOp);
 // A conversion whose result lies in shared memory.

@@ -85,6 +85,7 @@ private:
   void unifyControlFlow(Operation *op);
   void settle(Operation *op);
   std::optional<LinearLayout> needed(Operation *op, OpOperand &operand);
+  Operation *outermostLoopWithout(tile::DotOp dot, Value value);
   void require(OpOperand &operand, const LinearLayout &layout);
   void force(Value result, const LinearLayout &actual);
 
@@ -463,6 +464,16 @@ std::optional<LinearLayout> Assignment::needed(Operation *op, OpOperand &operand
       .Default([](Operation *) { return std::nullopt; });
 }
 
+// Of the loops around a dot by mma.sync, the outermost that `value` does not change in: once in shared memory, it stays.
+Operation *Assignment::outermostLoopWithout(tile::DotOp dot, Value value) {
+  Operation *outermost = nullptr;
+  if (!planWgmma(dot, target, warps))
+    for (Operation *op = dot->getParentOp(); isa<scf::ForOp, scf::WhileOp>(op) && !op->isAncestor(value.getParentRegion()->getParentOp());
+         op = op->getParentOp())
+      outermost = op;
+  return outermost;
+}
+
 void Assignment::require(OpOperand &operand, const LinearLayout &layout) {
   Value value = operand.get();
   RankedTensorType type = withLayout(cast<RankedTensorType>(value.getType()), layout);
@@ -470,6 +481,9 @@ void Assignment::require(OpOperand &operand, const LinearLayout &layout) {
     return;
   OpBuilder builder(operand.getOwner());
   Operation *producer = value.getDefiningOp();
+  if (isSharedLayout(layout) && isa<tile::DotOp>(operand.getOwner()))
+    if (Operation *loop = outermostLoopWithout(cast<tile::DotOp>(operand.getOwner()), value))
+      builder.setInsertionPoint(loop);
   if (producer && isa<tensor::SplatOp, tile::IotaOp, arith::ConstantOp>(producer) && !isSharedLayout(layout)) {
     builder.setInsertionPoint(producer);
     Operation *copy = builder.clone(*producer);

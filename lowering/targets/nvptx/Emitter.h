@@ -89,6 +89,8 @@ public:
   mlir::Value scratch(int64_t bytes);
   // Shared memory that is this caller's alone; the offset in bytes. UserError as scratch().
   int64_t reserve(int64_t bytes, int64_t alignment);
+  // The same until the last use of the operation's result: later ones may have it then, past a barrier.
+  int64_t reserveWhileUsed(mlir::Operation *op, int64_t bytes, int64_t alignment);
   mlir::Value sharedAt(int64_t offset);                                               // i32 address
   mlir::Value sharedAddress(mlir::Value base, mlir::Value index, mlir::Type element); // index: i32, in elements
   void sharedStore(mlir::Value address, mlir::Value value);
@@ -187,6 +189,11 @@ private:
   int wordCount = 0;
   mlir::Value warpGroupValue;
   int64_t reservedBytes = 0, staging = -1;
+  struct Slot {
+    int64_t offset, bytes;
+    mlir::Operation *user;
+  };
+  llvm::SmallVector<Slot> slots; // of reserveWhileUsed
   mlir::Value laneValue, warpValue, threadValue;
   struct Lazy {
     std::function<Registers()> unpack;

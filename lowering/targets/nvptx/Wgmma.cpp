@@ -81,7 +81,13 @@ void nvptx::putInShared(Emitter &e, tile::ConvertLayoutOp convert) {
   Type element = type.getElementType();
   const LinearLayout &from = e.layout(convert.getSource().getType());
   LinearLayout inverse = e.layout(type).invert();
-  int64_t offset = e.reserve(type.getNumElements() * bytesOf(element), sharedAlignment);
+  bool isForWgmma = llvm::any_of(convert->getUsers(), [&](Operation *user) {
+    auto dot = dyn_cast<tile::DotOp>(user);
+    return dot && planWgmma(dot, e.target, e.warps());
+  });
+  int64_t bytes = type.getNumElements() * bytesOf(element);
+  int64_t offset =
+      isForWgmma ? e.reserve(bytes, sharedAlignment) : e.reserveWhileUsed(convert, bytes, sharedAlignment);
   const Registers &values = e.get(convert.getSource());
   Value address = e.sharedAt(offset);
   if (!isPutInShared(convert->getPrevNode()))
@@ -102,10 +108,6 @@ void nvptx::putInShared(Emitter &e, tile::ConvertLayoutOp convert) {
                                        arith::MulIOp::create(e.builder, e.loc, place, e.i32(bytesOf(element))));
       storeSharedWords(e, at, packWords(e, ArrayRef<Value>(values).slice(r, run)));
     }
-  });
-  bool isForWgmma = llvm::any_of(convert->getUsers(), [&](Operation *user) {
-    auto dot = dyn_cast<tile::DotOp>(user);
-    return dot && planWgmma(dot, e.target, e.warps());
   });
   if (isForWgmma)
     e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);

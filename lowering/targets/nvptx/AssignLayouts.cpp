@@ -92,7 +92,7 @@ private:
   func::FuncOp func;
   const Target &target;
   int warps;
-  bool stacked = false; // mma.sync's accumulators, for a row's sake
+  bool stacked = false;                         // mma.sync's accumulators, for a row's sake
   DenseMap<OpOperand *, LinearLayout> anchored; // operands of dots
   DenseMap<int64_t, int64_t> elementsPerThread; // by the tile's number of elements: of the widest access of that size
   DenseMap<Value, LinearLayout> chosen;
@@ -464,11 +464,13 @@ std::optional<LinearLayout> Assignment::needed(Operation *op, OpOperand &operand
       .Default([](Operation *) { return std::nullopt; });
 }
 
-// Of the loops around a dot by mma.sync, the outermost that `value` does not change in: once in shared memory, it stays.
+// Of the loops around a dot by mma.sync, the outermost that `value` does not change in: once in shared memory, it
+// stays.
 Operation *Assignment::outermostLoopWithout(tile::DotOp dot, Value value) {
   Operation *outermost = nullptr;
   if (!planWgmma(dot, target, warps))
-    for (Operation *op = dot->getParentOp(); isa<scf::ForOp, scf::WhileOp>(op) && !op->isAncestor(value.getParentRegion()->getParentOp());
+    for (Operation *op = dot->getParentOp();
+         isa<scf::ForOp, scf::WhileOp>(op) && !op->isAncestor(value.getParentRegion()->getParentOp());
          op = op->getParentOp())
       outermost = op;
   return outermost;

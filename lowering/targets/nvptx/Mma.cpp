@@ -147,7 +147,8 @@ std::optional<DotPlan> nvptx::planWgmma(tile::DotOp dot, const Target &target, i
     return std::nullopt;
   ArrayRef<int64_t> shape = dot.getType().getShape();
   AccumulatorForm form{isSwapped(shape), 1};
-  int64_t m = shape[form.swapped], n = shape[!form.swapped], k = dot.getA().getType().getDimSize(1), groups = warps / warpsPerGroup;
+  int64_t m = shape[form.swapped], n = shape[!form.swapped], k = dot.getA().getType().getDimSize(1),
+          groups = warps / warpsPerGroup;
   if (!llvm::isPowerOf2_64(m) || !llvm::isPowerOf2_64(n) || !llvm::isPowerOf2_64(k) || m < wgmmaRows || k < atom->k)
     return std::nullopt;
   form.groupsAlongN = int(std::max<int64_t>(1, groups / (m / wgmmaRows)));
@@ -170,8 +171,7 @@ std::optional<AccumulatorForm> nvptx::accumulatorForm(const LinearLayout &layout
 //===- mma.sync ---------------------------------------------------------------------------------------------------===//
 
 static LinearLayout accumulatorLayout(ArrayRef<int64_t> shape, int warps, MmaForm form) {
-  LinearLayout layout =
-      fragments(shape[form.swapped], shape[!form.swapped], 2, warps, form.alongM, form.alongN);
+  LinearLayout layout = fragments(shape[form.swapped], shape[!form.swapped], 2, warps, form.alongM, form.alongN);
   return form.swapped ? transposedLayout(layout, {1, 0}) : layout;
 }
 
@@ -203,8 +203,8 @@ std::optional<MmaPlan> nvptx::planMma(tile::DotOp dot, const Target &target, int
 
 LinearLayout MmaPlan::rowFragments(tile::DotOp dot, int warps) const {
   RankedTensorType type = (form.swapped ? dot.getB() : dot.getA()).getType();
-  LinearLayout layout = fragments(type.getDimSize(form.swapped), type.getDimSize(!form.swapped), 32 / atom->bits,
-                                  warps, form.alongM, 1);
+  LinearLayout layout =
+      fragments(type.getDimSize(form.swapped), type.getDimSize(!form.swapped), 32 / atom->bits, warps, form.alongM, 1);
   return form.swapped ? transposedLayout(layout, {1, 0}) : layout;
 }
 

@@ -1,7 +1,8 @@
 // Dots on the tensor cores by mma.sync: each warp has a part of the result, and loads the fragments of a and b that it
-// needs from shared memory, eight rows of 16 bytes a matrix, by ldmatrix. Fragments are those of the PTX manual, "matrix
-// fragments for mma.m16n8k16" and its like; ldmatrix gives them for any type whose depth is contiguous, and transposed
-// for 16-bit ones whose rows are. The swizzle of shared memory (sharedForm) spreads a matrix over all the banks.
+// needs from shared memory, eight rows of 16 bytes a matrix, by ldmatrix. Fragments are those of the PTX manual,
+// "matrix fragments for mma.m16n8k16" and its like; ldmatrix gives them for any type whose depth is contiguous, and
+// transposed for 16-bit ones whose rows are. The swizzle of shared memory (sharedForm) spreads a matrix over all the
+// banks.
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
@@ -22,8 +23,8 @@ class SharedFragments {
 public:
   // The warp's part starts at the image of `warpRows`, one row a bit of the warp's index. Matrices: of a fragment, the
   // lower half of the depth of rows 0 to 7 first, then by isRowNext the next eight rows or the upper half.
-  SharedFragments(Emitter &e, Value tile, int depthDim, const MmaAtom &atom, ArrayRef<int64_t> warpRows,
-                  bool isRowNext, int matrices);
+  SharedFragments(Emitter &e, Value tile, int depthDim, const MmaAtom &atom, ArrayRef<int64_t> warpRows, bool isRowNext,
+                  int matrices);
   // The words of the fragment at this row of the warp's part and this depth.
   SmallVector<Value> load(int64_t row, int64_t depth);
 
@@ -63,7 +64,8 @@ SharedFragments::SharedFragments(Emitter &e, Value tile, int depthDim, const Mma
   lanesOf.push_back(matrices == 2 ? none : isRowNext ? half : rows);
   for (int64_t row : warpRows)
     warpsOf.push_back(along(false, row));
-  LinearLayout places = LinearLayout({{reg, {}}, {lane, lanesOf}, {warp, warpsOf}}, form.layout.outs()).compose(inverse);
+  LinearLayout places =
+      LinearLayout({{reg, {}}, {lane, lanesOf}, {warp, warpsOf}}, form.layout.outs()).compose(inverse);
   start = e.sharedTile(tile);
   thread = e.threadImage(places, 0);
   threadBits = e.threadBits(places, 0);
@@ -147,8 +149,8 @@ LogicalResult nvptx::lowerMma(Emitter &e, tile::DotOp dot) {
       for (int64_t j = 0; j < columnAtoms; ++j) {
         SmallVector<Value> operands(left.begin() + 4 * i, left.begin() + 4 * i + 4);
         operands.append(top.begin() + 2 * j, top.begin() + 2 * j + 2);
-        throughAccumulators(e, MutableArrayRef<Value>(sums).slice((i * columnAtoms + j) * 4, 4), text,
-                            ",r,r,r,r,r,r", operands);
+        throughAccumulators(e, MutableArrayRef<Value>(sums).slice((i * columnAtoms + j) * 4, 4), text, ",r,r,r,r,r,r",
+                            operands);
       }
   }
   e.put(dot, sums);

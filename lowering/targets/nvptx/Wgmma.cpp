@@ -86,8 +86,7 @@ void nvptx::putInShared(Emitter &e, tile::ConvertLayoutOp convert) {
     return dot && planWgmma(dot, e.target, e.warps());
   });
   int64_t bytes = type.getNumElements() * bytesOf(element);
-  int64_t offset =
-      isForWgmma ? e.reserve(bytes, sharedAlignment) : e.reserveWhileUsed(convert, bytes, sharedAlignment);
+  int64_t offset = isForWgmma ? e.reserve(bytes, sharedAlignment) : e.reserveWhileUsed(convert, bytes, sharedAlignment);
   const Registers &values = e.get(convert.getSource());
   Value address = e.sharedAt(offset);
   if (!isPutInShared(convert->getPrevNode()))

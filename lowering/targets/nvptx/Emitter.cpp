@@ -431,6 +431,7 @@ LogicalResult Emitter::run() {
   prologueEnd = LLVM::ReturnOp::create(builder, loc, ValueRange()); // erased below
   builder.setInsertionPointAfter(prologueEnd);
 
+  prefetchLoads(kernel, target, warpCount);
   hoistLoads(kernel, lanes * warpCount);
   allocateRings();
   if (!kernel.getBody().hasOneBlock())

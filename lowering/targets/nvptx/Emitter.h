@@ -162,6 +162,9 @@ private:
   bool emitRangeTest(mlir::Operation *op); // false where it is none
   void mapArguments();
   Registers expand(mlir::ValueRange values);
+  // What a loop carries: narrow elements as words, in which loads and stores move them.
+  Registers carried(mlir::ValueRange values);
+  void bindCarried(mlir::ValueRange tiles, mlir::ValueRange values);
   // Takes as many of `values` as each of `tiles` has registers.
   void bind(mlir::ValueRange tiles, mlir::ValueRange values);
   llvm::SmallVector<mlir::Type> expandedTypes(mlir::TypeRange types);
@@ -261,6 +264,8 @@ llvm::SmallVector<mlir::Value> copyCoordinates(Emitter &, mlir::Value view, mlir
 void storeSharedWords(Emitter &, mlir::Value address, mlir::ValueRange words);
 // `elements` values of one type as i32 words, or as one i16 or i8 where they take less.
 llvm::SmallVector<mlir::Value> packWords(Emitter &, mlir::ValueRange elements);
+// The reverse: `count` elements.
+Registers unpackWords(Emitter &, mlir::ValueRange words, mlir::Type element, int64_t count);
 // One scalar operation of math, or one of arith that needs more than its LLVM counterpart; null where it is neither.
 mlir::FailureOr<mlir::Value> lowerMath(Emitter &, mlir::Operation *op, mlir::ValueRange operands);
 // A division of f32 tiles where several registers have the same divisor; false where that does not hold.

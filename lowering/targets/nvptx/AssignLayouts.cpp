@@ -627,19 +627,19 @@ static int warpsFor(func::FuncOp func, const Target &target) {
   });
   if (groups)
     return groups;
-  int mma = 0;
-  func.walk([&](tile::DotOp dot) {
-    if (planMma(dot, target, 1))
-      mma = std::max(mma, mmaWarps(dot));
-  });
-  if (mma)
-    return mma;
   int64_t largest = 1;
   func.walk([&](Operation *op) {
     for (Type type : op->getResultTypes())
       if (isa<RankedTensorType>(type))
         largest = std::max(largest, paddedElements(type));
   });
+  int mma = 0;
+  func.walk([&](tile::DotOp dot) {
+    if (planMma(dot, target, 1))
+      mma = std::max(mma, mmaWarps(dot));
+  });
+  if (mma) // and at most 64 elements a thread of the largest tile
+    return std::max(mma, int(std::min<int64_t>(largest / (lanes * 64), 16)));
   double words = 1; // a thread's registers an element: those, and the value under way
   auto count = [&](ValueRange values) {
     for (Value value : values)

@@ -187,6 +187,51 @@ TEST(NvptxMma, TilesTakeTurnsInSharedMemory) {
   EXPECT_LE(kernel->sharedBytes, 2 * 64 * 64 * 2);
 }
 
+// Tiles are loaded a step ahead, wherever the loop ends and whichever scalars say where they lie, but not past a write.
+TEST(NvptxMma, LoadsAhead) {
+  auto loadsOf = [](const std::string &view) {
+    const std::string half = "!tile.view<?x?xbf16> {tile.align = 16 : i32}";
+    std::string text = "func.func @kernel(%a: " + half + ", %b: " + half + ", %d: " + half +
+                       ", %c: !tile.view<?x?xf32>, %last: i64) attributes {tile.kernel} {" +
+                       replaced(R"(
+  %z = arith.constant 0 : i64
+  %s = arith.constant 32 : i64
+  %three = arith.constant 3 : i64
+  %some = arith.constant 96 : i64
+  %none = arith.constant dense<0.0> : tensor<32x32xf32>
+  %sum = scf.for %at = %z to %last step %s iter_args(%acc = %none) -> tensor<32x32xf32> : i64 {
+    %far = arith.muli %at, %three : i64
+    %from = arith.remui %far, %some : i64
+    %x = tile.load %a[%z, %from] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<32x32xbf16>
+    %y = tile.load %b[%at, %z] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<32x32xbf16>
+    %n = tile.dot %x, %y, %acc : tensor<32x32xbf16>, tensor<32x32xbf16>, tensor<32x32xf32>
+    %w = tile.load %a[%z, %at] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<32x32xbf16>
+    %v = arith.negf %w : tensor<32x32xbf16>
+    %next = arith.addi %at, %s : i64
+    tile.store %v, %VIEW[%next, %z] dims [0, 1] : tensor<32x32xbf16>, !tile.view<?x?xbf16>
+    scf.yield %n : tensor<32x32xf32>
+  }
+  tile.store %sum, %c[%z, %z] dims [0, 1] : tensor<32x32xf32>, !tile.view<?x?xf32>
+  return
+})",
+                                "VIEW", view);
+    Aligned<bf16> a({31, 199}), b({199, 30}, 2), d({199, 30}, 4);
+    size_t count = 0;
+    for (int64_t last : {0, 1, 64, 199}) {
+      std::vector<float> c(31 * 30, 7);
+      auto kernel =
+          agrees(text, {a, b, d, matrix(c, 31, 30), last}, {.tolerance = 0, .warps = {1, 4}, .target = "sm_80"});
+      usesMma(*kernel, instructionFor<bf16>());
+      count = 0;
+      for (size_t at = 0; (at = kernel->ptx.find("ld.global.v4", at)) != std::string::npos; ++at)
+        ++count;
+    }
+    return count;
+  };
+  EXPECT_EQ(loadsOf("d"), 5u) << "x and y before the loop and in it, and w";
+  EXPECT_EQ(loadsOf("b"), 4u);
+}
+
 // What ptxas makes of a block as large as kernels take them.
 TEST(NvptxMma, FitsRegisters) {
   if (findPtxas().empty())

@@ -17,8 +17,8 @@ using namespace mlir;
 using namespace bitloom;
 using namespace bitloom::nvptx;
 
-// Registers a thread, of the tiles on their way and the results of the loop's dots together: fragments, addresses and
-// bounds take up to 100 more.
+// Registers a thread, of the tiles on their way, the results of the loop's dots and what loops around carry together:
+// fragments, addresses and bounds take up to 100 more.
 static constexpr int64_t mostWords = 128;
 
 static int64_t wordsOf(Type tile, int threads) {
@@ -58,6 +58,10 @@ static void prefetch(scf::ForOp loop, int threads) {
   SmallVector<SetVector<Operation *>> slices;
   Operation *last = nullptr;
   int64_t words = 0;
+  for (auto around = loop->getParentOfType<scf::ForOp>(); around; around = around->getParentOfType<scf::ForOp>())
+    for (Type type : around.getResultTypes())
+      if (isa<RankedTensorType>(type))
+        words += wordsOf(type, threads);
   for (Operation &op : *loop.getBody()) {
     if (auto dot = dyn_cast<tile::DotOp>(op))
       words += wordsOf(dot.getType(), threads);

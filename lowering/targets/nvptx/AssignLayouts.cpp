@@ -1,7 +1,7 @@
 // Layouts flow from the anchors, then from the largest tiles to the smaller ones.
 //
 // 0. Anchor: a dot that the tensor cores can compute has its accumulator in their fragments. Its operands lie in shared
-//    memory, whither the copy engine loads them if it can, but for a computed `a`, which stays in registers.
+//    memory, whither the copy engine loads them for wgmma if it can, but for a computed `a`, which stays in registers.
 // 1. Seed: the largest tile that has no layout yet takes the coalesced one of its shape (canonicalLayout), and what it
 //    implies for the tiles tied to it by an operation (the same for elementwise operations and loop-carried values; a
 //    slice of it for what is broadcast to it or reduced from it; the bytes its values are unpacked from, …) spreads
@@ -73,6 +73,8 @@ public:
 private:
   void collectAccesses();
   void anchor(tile::DotOp dot);
+  void anchorMma(tile::DotOp dot, const MmaPlan &plan);
+  bool onlyWgmmaReads(Value tile);
   void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom);
   void propagate();
   void seed(Value value);
@@ -83,12 +85,14 @@ private:
   void unifyControlFlow(Operation *op);
   void settle(Operation *op);
   std::optional<LinearLayout> needed(Operation *op, OpOperand &operand);
+  Operation *outermostLoopWithout(tile::DotOp dot, Value value);
   void require(OpOperand &operand, const LinearLayout &layout);
   void force(Value result, const LinearLayout &actual);
 
   func::FuncOp func;
   const Target &target;
   int warps;
+  bool stacked = false;                         // mma.sync's accumulators, for a row's sake
   DenseMap<OpOperand *, LinearLayout> anchored; // operands of dots
   DenseMap<int64_t, int64_t> elementsPerThread; // by the tile's number of elements: of the widest access of that size
   DenseMap<Value, LinearLayout> chosen;
@@ -125,10 +129,12 @@ void Assignment::collectAccesses() {
   });
 }
 
-// Whether only dots read the tile, past transposes.
-static bool onlyDotsRead(Value tile) {
-  return llvm::all_of(tile.getUsers(), [](Operation *user) {
-    return isa<tile::DotOp>(user) || (isa<tile::TransposeOp>(user) && onlyDotsRead(user->getResult(0)));
+// Whether only dots by wgmma read the tile, past transposes.
+bool Assignment::onlyWgmmaReads(Value tile) {
+  return llvm::all_of(tile.getUsers(), [&](Operation *user) {
+    if (auto dot = dyn_cast<tile::DotOp>(user))
+      return planWgmma(dot, target, warps).has_value();
+    return isa<tile::TransposeOp>(user) && onlyWgmmaReads(user->getResult(0));
   });
 }
 
@@ -194,7 +200,7 @@ void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &
   auto hint = func->getAttrOfType<BoolAttr>(tile::warpSpecializeAttr);
   bool isDirect = load && !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
                   load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1 &&
-                  onlyDotsRead(value) && isKnownAhead(load);
+                  onlyWgmmaReads(value) && isKnownAhead(load);
   if (!isDirect || (contiguous != depthDim && !atom.mnMajor) ||
       !sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8)) {
     isDirect = false;
@@ -212,10 +218,41 @@ void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &
   }
 }
 
+// Whether it is computed, element by element, from what a dot gave.
+static bool comesFromDot(Value value) {
+  Operation *producer = value.getDefiningOp();
+  if (!producer || isa<tile::DotOp>(producer))
+    return producer;
+  return producer->hasTrait<OpTrait::Elementwise>() && llvm::any_of(producer->getOperands(), comesFromDot);
+}
+
+// Rows of operands in shared memory are contiguous as they are in the view, if ldmatrix can turn them round.
+void Assignment::anchorMma(tile::DotOp dot, const MmaPlan &plan) {
+  set(dot.getResult(), plan.accumulator);
+  for (OpOperand *operand : {&plan.rows(dot), &plan.columns(dot)}) {
+    if (operand == &plan.rows(dot) && plan.form.alongN == 1 && comesFromDot(operand->get())) {
+      anchored.insert({operand, plan.rowFragments(dot, warps)});
+      continue;
+    }
+    int depthDim = operand->getOperandNumber() == 0 ? 1 : 0, contiguous = 1;
+    for (Value value = operand->get(); auto transpose = value.getDefiningOp<tile::TransposeOp>();
+         value = transpose.getSource())
+      contiguous = 1 - contiguous;
+    ArrayRef<int64_t> shape = shapeOf(operand->get());
+    int bytes = plan.atom->bits / 8;
+    if (!plan.atom->mnMajor || !sharedForm(shape, contiguous, bytes))
+      contiguous = depthDim;
+    anchored.insert({operand, sharedForm(shape, contiguous, bytes)->layout});
+  }
+}
+
 void Assignment::anchor(tile::DotOp dot) {
   std::optional<DotPlan> plan = planWgmma(dot, target, warps);
-  if (!plan)
+  if (!plan) {
+    if (std::optional<MmaPlan> mma = planMma(dot, target, warps, stacked))
+      anchorMma(dot, *mma);
     return;
+  }
   OpOperand &rows = plan->rows(dot), &columns = plan->columns(dot);
   Operation *producer = rows.get().getDefiningOp();
   bool isComputed = producer && !isa<tile::LoadOp, tile::TransposeOp>(producer);
@@ -427,6 +464,18 @@ std::optional<LinearLayout> Assignment::needed(Operation *op, OpOperand &operand
       .Default([](Operation *) { return std::nullopt; });
 }
 
+// Of the loops around a dot by mma.sync, the outermost that `value` does not change in: once in shared memory, it
+// stays.
+Operation *Assignment::outermostLoopWithout(tile::DotOp dot, Value value) {
+  Operation *outermost = nullptr;
+  if (!planWgmma(dot, target, warps))
+    for (Operation *op = dot->getParentOp();
+         isa<scf::ForOp, scf::WhileOp>(op) && !op->isAncestor(value.getParentRegion()->getParentOp());
+         op = op->getParentOp())
+      outermost = op;
+  return outermost;
+}
+
 void Assignment::require(OpOperand &operand, const LinearLayout &layout) {
   Value value = operand.get();
   RankedTensorType type = withLayout(cast<RankedTensorType>(value.getType()), layout);
@@ -434,7 +483,10 @@ void Assignment::require(OpOperand &operand, const LinearLayout &layout) {
     return;
   OpBuilder builder(operand.getOwner());
   Operation *producer = value.getDefiningOp();
-  if (producer && isa<tensor::SplatOp, tile::IotaOp, arith::ConstantOp>(producer)) {
+  if (isSharedLayout(layout) && isa<tile::DotOp>(operand.getOwner()))
+    if (Operation *loop = outermostLoopWithout(cast<tile::DotOp>(operand.getOwner()), value))
+      builder.setInsertionPoint(loop);
+  if (producer && isa<tensor::SplatOp, tile::IotaOp, arith::ConstantOp>(producer) && !isSharedLayout(layout)) {
     builder.setInsertionPoint(producer);
     Operation *copy = builder.clone(*producer);
     copy->getResult(0).setType(type);
@@ -496,6 +548,7 @@ LogicalResult Assignment::run() {
     int64_t left = paddedElements(a.getType()), right = paddedElements(b.getType());
     return left != right ? left > right : position.at(a) < position.at(b);
   });
+  func.walk([&](tile::DotOp dot) { stacked |= comesFromDot(dot.getA()) || comesFromDot(dot.getB()); });
   func.walk([&](tile::DotOp dot) { anchor(dot); });
   propagate();
   // The bytes first: their values go with them, while the reverse would leave a byte's values in several threads.
@@ -580,6 +633,13 @@ static int warpsFor(func::FuncOp func, const Target &target) {
       if (isa<RankedTensorType>(type))
         largest = std::max(largest, paddedElements(type));
   });
+  int mma = 0;
+  func.walk([&](tile::DotOp dot) {
+    if (planMma(dot, target, 1))
+      mma = std::max(mma, mmaWarps(dot));
+  });
+  if (mma) // and at most 64 elements a thread of the largest tile
+    return std::max(mma, int(std::min<int64_t>(largest / (lanes * 64), 16)));
   double words = 1; // a thread's registers an element: those, and the value under way
   auto count = [&](ValueRange values) {
     for (Value value : values)

@@ -40,7 +40,7 @@ static FailureOr<Value> asAccumulator(Emitter &e, tile::DotOp dot, Value value, 
 
 LogicalResult nvptx::lower(Emitter &e, tile::DotOp dot) {
   if (isShared(dot.getA().getType()) || isShared(dot.getB().getType()))
-    return lowerWgmma(e, dot);
+    return planWgmma(dot, e.target, e.warps()) ? lowerWgmma(e, dot) : lowerMma(e, dot);
   OpBuilder &b = e.builder;
   RankedTensorType a = dot.getA().getType(), rhs = dot.getB().getType(), acc = dot.getAcc().getType();
   Type accumulator = acc.getElementType();

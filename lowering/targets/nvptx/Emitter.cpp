@@ -217,6 +217,26 @@ int64_t Emitter::reserve(int64_t bytes, int64_t alignment) {
   return offset;
 }
 
+// Whether no use of the result comes at or after `now`, which follows `op` in the order of the program.
+static bool isOver(Operation *op, Operation *now) {
+  Operation *here = op->getBlock()->findAncestorOpInBlock(*now);
+  return !here || llvm::all_of(op->getUsers(), [&](Operation *user) {
+    return op->getBlock()->findAncestorOpInBlock(*user)->isBeforeInBlock(here);
+  });
+}
+
+int64_t Emitter::reserveWhileUsed(Operation *op, int64_t bytes, int64_t alignment) {
+  Slot *best = nullptr;
+  for (Slot &slot : slots)
+    if (slot.bytes >= bytes && slot.offset % alignment == 0 && isOver(slot.user, op) &&
+        (!best || slot.bytes < best->bytes))
+      best = &slot;
+  if (!best)
+    best = &slots.emplace_back(Slot{reserve(bytes, alignment), bytes, nullptr});
+  best->user = op;
+  return best->offset;
+}
+
 Value Emitter::sharedAt(int64_t offset) {
   Value base = LLVM::AddressOfOp::create(builder, loc, sharedMemory);
   Value address = LLVM::PtrToIntOp::create(builder, loc, builder.getI32Type(), base);
@@ -411,6 +431,7 @@ LogicalResult Emitter::run() {
   prologueEnd = LLVM::ReturnOp::create(builder, loc, ValueRange()); // erased below
   builder.setInsertionPointAfter(prologueEnd);
 
+  prefetchLoads(kernel, target, warpCount);
   hoistLoads(kernel, lanes * warpCount);
   allocateRings();
   if (!kernel.getBody().hasOneBlock())

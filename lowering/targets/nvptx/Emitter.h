@@ -89,6 +89,8 @@ public:
   mlir::Value scratch(int64_t bytes);
   // Shared memory that is this caller's alone; the offset in bytes. UserError as scratch().
   int64_t reserve(int64_t bytes, int64_t alignment);
+  // The same until the last use of the operation's result: later ones may have it then, past a barrier.
+  int64_t reserveWhileUsed(mlir::Operation *op, int64_t bytes, int64_t alignment);
   mlir::Value sharedAt(int64_t offset);                                               // i32 address
   mlir::Value sharedAddress(mlir::Value base, mlir::Value index, mlir::Type element); // index: i32, in elements
   void sharedStore(mlir::Value address, mlir::Value value);
@@ -160,6 +162,9 @@ private:
   bool emitRangeTest(mlir::Operation *op); // false where it is none
   void mapArguments();
   Registers expand(mlir::ValueRange values);
+  // What a loop carries: narrow elements as words, in which loads and stores move them.
+  Registers carried(mlir::ValueRange values);
+  void bindCarried(mlir::ValueRange tiles, mlir::ValueRange values);
   // Takes as many of `values` as each of `tiles` has registers.
   void bind(mlir::ValueRange tiles, mlir::ValueRange values);
   llvm::SmallVector<mlir::Type> expandedTypes(mlir::TypeRange types);
@@ -187,6 +192,11 @@ private:
   int wordCount = 0;
   mlir::Value warpGroupValue;
   int64_t reservedBytes = 0, staging = -1;
+  struct Slot {
+    int64_t offset, bytes;
+    mlir::Operation *user;
+  };
+  llvm::SmallVector<Slot> slots; // of reserveWhileUsed
   mlir::Value laneValue, warpValue, threadValue;
   struct Lazy {
     std::function<Registers()> unpack;
@@ -235,8 +245,15 @@ llvm::LogicalResult lower(Emitter &, tile::TakeTurnOp);
 llvm::LogicalResult lower(Emitter &, tile::PassTurnOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterRankOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterSumOp);
-// A dot whose b lies in shared memory.
+// A dot with an operand in shared memory.
 llvm::LogicalResult lowerWgmma(Emitter &, tile::DotOp);
+llvm::LogicalResult lowerMma(Emitter &, tile::DotOp);
+// Accumulators in and out of one piece of PTX, in which they are $0, $1, …; `text` may use the operands after them as
+// $(2n), ….
+void throughAccumulators(Emitter &, llvm::MutableArrayRef<mlir::Value> sums, const std::string &text,
+                         const std::string &moreConstraints, mlir::ValueRange more);
+// {$first, …}
+std::string braced(size_t first, size_t count);
 // False where the store is none of accumulators that the copy engine can write.
 bool lowerStaged(Emitter &, tile::StoreOp);
 // A conversion whose result lies in shared memory.
@@ -247,6 +264,8 @@ llvm::SmallVector<mlir::Value> copyCoordinates(Emitter &, mlir::Value view, mlir
 void storeSharedWords(Emitter &, mlir::Value address, mlir::ValueRange words);
 // `elements` values of one type as i32 words, or as one i16 or i8 where they take less.
 llvm::SmallVector<mlir::Value> packWords(Emitter &, mlir::ValueRange elements);
+// The reverse: `count` elements.
+Registers unpackWords(Emitter &, mlir::ValueRange words, mlir::Type element, int64_t count);
 // One scalar operation of math, or one of arith that needs more than its LLVM counterpart; null where it is neither.
 mlir::FailureOr<mlir::Value> lowerMath(Emitter &, mlir::Operation *op, mlir::ValueRange operands);
 // A division of f32 tiles where several registers have the same divisor; false where that does not hold.

@@ -46,7 +46,7 @@ SmallVector<Value> nvptx::packWords(Emitter &e, ValueRange elements) {
   return words;
 }
 
-static Registers unpackWords(Emitter &e, ValueRange words, Type element, int64_t count) {
+Registers nvptx::unpackWords(Emitter &e, ValueRange words, Type element, int64_t count) {
   OpBuilder &b = e.builder;
   int64_t bytes = bytesOf(element), perWord = std::min<int64_t>(4 / bytes, count);
   Registers elements;

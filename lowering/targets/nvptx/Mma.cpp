@@ -63,28 +63,27 @@ bool nvptx::isShared(Type tile) {
 //===- Fragments --------------------------------------------------------------------------------------------------===//
 
 // Quads of lanes hold a row of eight 32-bit places of `perWord` elements each pair of columns; rows g and g + 8.
-static LinearLayout fragments(int64_t m, int64_t n, int64_t perThread, int warps, int groupsAlongN) {
+static LinearLayout fragments(int64_t m, int64_t n, int64_t perThread, int warps, int alongM, int alongN) {
   Bases registers, lanesOf, warpsOf;
   appendAlong(registers, 1, 1, perThread);
-  appendAlong(registers, 0, 8, 16);
-  appendAlong(registers, 1, 4 * perThread, n / groupsAlongN);
+  appendAlong(registers, 0, mmaRows / 2, mmaRows);
+  appendAlong(registers, 1, 4 * perThread, n / alongN);
   appendAlong(lanesOf, 1, perThread, 4 * perThread);
-  appendAlong(lanesOf, 0, 1, 8);
-  appendAlong(warpsOf, 0, 16, std::min<int64_t>(wgmmaRows, m));
-  int64_t groups = warps / warpsPerGroup, groupsAlongM = groups / groupsAlongN;
-  appendAlong(warpsOf, 0, wgmmaRows, wgmmaRows * groupsAlongM);
-  appendAlong(warpsOf, 1, n / groupsAlongN, n);
-  appendAlong(registers, 0, wgmmaRows * groupsAlongM, m);
+  appendAlong(lanesOf, 0, 1, mmaRows / 2);
+  appendAlong(warpsOf, 0, mmaRows, mmaRows * alongM);
+  appendAlong(warpsOf, 1, n / alongN, n);
+  warpsOf.resize(llvm::Log2_32(warps), LinearLayout::Vector(2, 0));
+  appendAlong(registers, 0, mmaRows * alongM, m);
   return LinearLayout({{reg, registers}, {lane, lanesOf}, {warp, warpsOf}},
                       LinearLayout::axes({int32_t(m), int32_t(n)}));
 }
 
 LinearLayout nvptx::wgmmaLayout(int64_t m, int64_t n, int warps, int groupsAlongN) {
-  return fragments(m, n, 2, warps, groupsAlongN);
+  return fragments(m, n, 2, warps, warps / groupsAlongN, groupsAlongN);
 }
 
 LinearLayout nvptx::fragmentLayout(int64_t m, int64_t k, int bits, int warps) {
-  return fragments(m, k, 32 / bits, warps, 1);
+  return fragments(m, k, 32 / bits, warps, warps, 1);
 }
 
 //===- Which instruction ------------------------------------------------------------------------------------------===//
@@ -109,6 +108,18 @@ const MmaAtom *nvptx::atomFor(Type element, bool isUnsigned, tile::DotPrecision 
   return nullptr;
 }
 
+// That of both operands, where the instructions take these types.
+static const MmaAtom *atomOf(tile::DotOp dot) {
+  const MmaAtom *atom = atomFor(dot.getA().getType().getElementType(), dot.getUnsignedA(), dot.getPrecision());
+  const MmaAtom *right = atomFor(dot.getB().getType().getElementType(), dot.getUnsignedB(), dot.getPrecision());
+  // Both types appear in the instruction; only 8-bit ones mix.
+  if (!atom || !right || atom->accumulator != right->accumulator || atom->bits != right->bits ||
+      (atom != right && atom->bits != 8))
+    return nullptr;
+  Type sum = dot.getType().getElementType();
+  return (atom->accumulator == "f32" ? sum.isF32() : sum.isInteger(32)) ? atom : nullptr;
+}
+
 static bool isSwapped(ArrayRef<int64_t> shape) { return shape[0] < wgmmaRows; }
 
 static LinearLayout accumulatorLayout(ArrayRef<int64_t> shape, int warps, AccumulatorForm form) {
@@ -131,20 +142,13 @@ LinearLayout DotPlan::rowFragments(tile::DotOp dot, int warps) const {
 }
 
 std::optional<DotPlan> nvptx::planWgmma(tile::DotOp dot, const Target &target, int warps) {
-  RankedTensorType a = dot.getA().getType(), b = dot.getB().getType(), acc = dot.getAcc().getType();
-  const MmaAtom *atom = atomFor(a.getElementType(), dot.getUnsignedA(), dot.getPrecision());
-  const MmaAtom *right = atomFor(b.getElementType(), dot.getUnsignedB(), dot.getPrecision());
-  if (!atom || !right || atom->accumulator != right->accumulator || atom->bits != right->bits ||
-      target.computeCapability != atom->wgmmaCapability || warps % warpsPerGroup)
+  const MmaAtom *atom = atomOf(dot);
+  if (!atom || target.computeCapability != atom->wgmmaCapability || warps % warpsPerGroup)
     return std::nullopt;
-  // Both types appear in the instruction; only 8-bit ones mix.
-  if (atom != right && atom->bits != 8)
-    return std::nullopt;
-  if (!(atom->accumulator == "f32" ? acc.getElementType().isF32() : acc.getElementType().isInteger(32)))
-    return std::nullopt;
-  ArrayRef<int64_t> shape = acc.getShape();
+  ArrayRef<int64_t> shape = dot.getType().getShape();
   AccumulatorForm form{isSwapped(shape), 1};
-  int64_t m = shape[form.swapped], n = shape[!form.swapped], k = a.getDimSize(1), groups = warps / warpsPerGroup;
+  int64_t m = shape[form.swapped], n = shape[!form.swapped], k = dot.getA().getType().getDimSize(1),
+          groups = warps / warpsPerGroup;
   if (!llvm::isPowerOf2_64(m) || !llvm::isPowerOf2_64(n) || !llvm::isPowerOf2_64(k) || m < wgmmaRows || k < atom->k)
     return std::nullopt;
   form.groupsAlongN = int(std::max<int64_t>(1, groups / (m / wgmmaRows)));
@@ -163,6 +167,68 @@ std::optional<AccumulatorForm> nvptx::accumulatorForm(const LinearLayout &layout
       return form;
   return std::nullopt;
 }
+
+//===- mma.sync ---------------------------------------------------------------------------------------------------===//
+
+static LinearLayout accumulatorLayout(ArrayRef<int64_t> shape, int warps, MmaForm form) {
+  LinearLayout layout = fragments(shape[form.swapped], shape[!form.swapped], 2, warps, form.alongM, form.alongN);
+  return form.swapped ? transposedLayout(layout, {1, 0}) : layout;
+}
+
+static bool fitsMma(ArrayRef<int64_t> shape, bool swapped) {
+  return shape.size() == 2 && llvm::isPowerOf2_64(shape[0]) && llvm::isPowerOf2_64(shape[1]) &&
+         shape[swapped] >= mmaRows && shape[!swapped] >= mmaColumns;
+}
+
+std::optional<MmaPlan> nvptx::planMma(tile::DotOp dot, const Target &target, int warps, bool stacked) {
+  const MmaAtom *atom = atomOf(dot);
+  ArrayRef<int64_t> shape = dot.getType().getShape();
+  MmaForm form{.swapped = shape[0] < mmaRows};
+  int64_t k = dot.getA().getType().getDimSize(1);
+  if (!atom || target.computeCapability < atom->mmaCapability || planWgmma(dot, target, warps) ||
+      !fitsMma(shape, form.swapped) || !llvm::isPowerOf2_64(k) || k < atom->k)
+    return std::nullopt;
+  // The columns of a warp are two instructions' if they can be: what one ldmatrix loads.
+  for (int64_t m = shape[form.swapped], n = shape[!form.swapped]; form.alongM * form.alongN < warps;) {
+    bool isSplitM = m > mmaRows, isSplitN = n > mmaColumns;
+    if (isSplitM && (stacked || m >= n || n <= 2 * mmaColumns))
+      form.alongM *= 2, m /= 2;
+    else if (isSplitN)
+      form.alongN *= 2, n /= 2;
+    else
+      break;
+  }
+  return MmaPlan{atom, form, accumulatorLayout(shape, warps, form)};
+}
+
+LinearLayout MmaPlan::rowFragments(tile::DotOp dot, int warps) const {
+  RankedTensorType type = (form.swapped ? dot.getB() : dot.getA()).getType();
+  LinearLayout layout =
+      fragments(type.getDimSize(form.swapped), type.getDimSize(!form.swapped), 32 / atom->bits, warps, form.alongM, 1);
+  return form.swapped ? transposedLayout(layout, {1, 0}) : layout;
+}
+
+int nvptx::mmaWarps(tile::DotOp dot) {
+  // 32 accumulators a thread, and 128 bytes of the operands on their way to shared memory.
+  RankedTensorType a = dot.getA().getType(), b = dot.getB().getType();
+  int64_t sums = dot.getType().getNumElements() / (lanes * 32);
+  int64_t loads = (a.getNumElements() + b.getNumElements()) * bytesOf(a.getElementType()) / (lanes * 128);
+  return int(llvm::bit_floor(uint64_t(std::clamp<int64_t>(std::max(sums, loads), 1, 8))));
+}
+
+std::optional<MmaForm> nvptx::mmaForm(const LinearLayout &layout, ArrayRef<int64_t> shape, int warps) {
+  for (bool swapped : {false, true}) {
+    if (!fitsMma(shape, swapped))
+      continue;
+    for (int alongM = 1; alongM <= warps && mmaRows * alongM <= shape[swapped]; alongM *= 2)
+      for (int alongN = 1; alongM * alongN <= warps && mmaColumns * alongN <= shape[!swapped]; alongN *= 2)
+        if (MmaForm form{swapped, alongM, alongN}; accumulatorLayout(shape, warps, form) == layout)
+          return form;
+  }
+  return std::nullopt;
+}
+
+//===- Stores of accumulators -------------------------------------------------------------------------------------===//
 
 std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layouts, int warps) {
   Type type = store.getValue().getType(), element = tile::elementOf(type);

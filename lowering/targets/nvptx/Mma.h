@@ -38,6 +38,7 @@ static_assert([] {
 }());
 
 constexpr int warpsPerGroup = 4;
+constexpr int64_t mmaRows = 16, mmaColumns = 8; // of mma.sync's accumulator
 constexpr int64_t wgmmaRows = 64, wgmmaMostColumns = 256;
 
 constexpr int64_t mostLines = 256;        // of a box of the copy engine
@@ -63,7 +64,7 @@ bool isSharedLayout(const LinearLayout &); // from `offset`
 // How a warpgroup's accumulator [m, n] is held: warps stack along m in groups of four, of which `groupsAlongN` side by
 // side share the rows. Of 32-bit elements; a tile of operand a in registers is held likewise, see fragmentLayout.
 LinearLayout wgmmaLayout(int64_t m, int64_t n, int warps, int groupsAlongN);
-// Operand a [m, k] of elements of `bits` bits in registers.
+// Operand a [m, k] of elements of `bits` bits in registers, the warps stacked along m.
 LinearLayout fragmentLayout(int64_t m, int64_t k, int bits, int warps);
 
 // How wgmma's accumulator is cut. `swapped`: its rows are the dot's columns, so that a short m becomes the
@@ -90,6 +91,29 @@ std::optional<DotPlan> planWgmma(tile::DotOp dot, const Target &target, int warp
 // The warps that suit a dot: a group for each 64 rows, up to two.
 int wgmmaWarps(tile::DotOp dot);
 const MmaAtom *atomFor(mlir::Type element, bool isUnsigned, tile::DotPrecision precision);
+
+// How mma.sync's accumulator is spread over the warps: alongM times alongN of them have a part each, n contiguous and
+// 16 rows of m in turn; the others hold replicas. `swapped` as in AccumulatorForm.
+struct MmaForm {
+  bool swapped = false;
+  int alongM = 1, alongN = 1;
+  bool operator==(const MmaForm &) const = default;
+};
+// The form that `layout` of an accumulator [m, n] has; none for other layouts.
+std::optional<MmaForm> mmaForm(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int warps);
+
+struct MmaPlan {
+  const MmaAtom *atom;
+  MmaForm form;
+  LinearLayout accumulator;
+  mlir::OpOperand &rows(tile::DotOp dot) const { return form.swapped ? dot.getBMutable() : dot.getAMutable(); }
+  mlir::OpOperand &columns(tile::DotOp dot) const { return form.swapped ? dot.getAMutable() : dot.getBMutable(); }
+  LinearLayout rowFragments(tile::DotOp dot, int warps) const; // needs form.alongN = 1
+};
+// How the tensor cores compute a dot with mma.sync; none where they cannot, or where wgmma is there for it. `stacked`:
+// the warps go along m first, so that a row's elements are in one warp, else so that each has much of both.
+std::optional<MmaPlan> planMma(tile::DotOp dot, const Target &target, int warps, bool stacked = false);
+int mmaWarps(tile::DotOp dot); // that suit it
 
 // A store of accumulators that goes through shared memory by boxes, from which the copy engine writes: up to 64 rows of
 // `columns` columns (128 bytes), two buffers a warpgroup.

@@ -45,10 +45,37 @@ void Emitter::bind(ValueRange owners, ValueRange values) {
   }
 }
 
+// How many words a tile of narrow elements fills; 0 where its registers are carried as they are.
+static int64_t wordsOf(Type type, int registers) {
+  Type element = tile::elementOf(type);
+  unsigned bits = isa<RankedTensorType>(type) ? element.getIntOrFloatBitWidth() : 0;
+  return (bits == 8 || bits == 16) && registers * bits % 32 == 0 ? registers * bits / 32 : 0;
+}
+
+Registers Emitter::carried(ValueRange values) {
+  Registers all;
+  for (Value value : values)
+    if (wordsOf(value.getType(), registersOf(value.getType())))
+      llvm::append_range(all, packWords(*this, get(value)));
+    else
+      llvm::append_range(all, get(value));
+  return all;
+}
+
+void Emitter::bindCarried(ValueRange owners, ValueRange values) {
+  for (Value owner : owners) {
+    int count = registersOf(owner.getType());
+    int64_t words = wordsOf(owner.getType(), count);
+    ValueRange own = values.take_front(words ? words : count);
+    put(owner, words ? unpackWords(*this, own, tile::elementOf(owner.getType()), count) : Registers(own));
+    values = values.drop_front(own.size());
+  }
+}
+
 LogicalResult Emitter::emitFor(Operation *op) {
   auto loop = cast<scf::ForOp>(op);
   auto lowered = scf::ForOp::create(builder, loc, scalar(loop.getLowerBound()), scalar(loop.getUpperBound()),
-                                    scalar(loop.getStep()), expand(loop.getInitArgs()), {}, loop.getUnsignedCmp());
+                                    scalar(loop.getStep()), carried(loop.getInitArgs()), {}, loop.getUnsignedCmp());
   {
     OpBuilder::InsertionGuard guard(builder);
     Block &body = *lowered.getBody();
@@ -56,14 +83,14 @@ LogicalResult Emitter::emitFor(Operation *op) {
       body.back().erase(); // the implicit yield of a loop that carries nothing
     builder.setInsertionPointToEnd(&body);
     put(loop.getInductionVar(), {lowered.getInductionVar()});
-    bind(loop.getRegionIterArgs(), lowered.getRegionIterArgs());
+    bindCarried(loop.getRegionIterArgs(), lowered.getRegionIterArgs());
     ++loopDepth;
     if (failed(emitBlock(*loop.getBody())))
       return failure();
     --loopDepth;
-    scf::YieldOp::create(builder, loc, expand(loop.getYieldedValues()));
+    scf::YieldOp::create(builder, loc, carried(loop.getYieldedValues()));
   }
-  bind(loop.getResults(), lowered.getResults());
+  bindCarried(loop.getResults(), lowered.getResults());
   return success();
 }
 

@@ -70,16 +70,27 @@ Value SharedOperand::descriptor(int64_t row, int64_t depth) {
   return arith::AddIOp::create(e.builder, e.loc, base, e.i64(offsetOf(row, depth) >> 4));
 }
 
+static bool isPutInShared(Operation *op) {
+  auto convert = dyn_cast_or_null<tile::ConvertLayoutOp>(op);
+  return convert && isShared(convert.getType());
+}
+
 // From registers to a tile of its own in shared memory, which the tensor cores may read afterwards.
 void nvptx::putInShared(Emitter &e, tile::ConvertLayoutOp convert) {
   RankedTensorType type = convert.getType();
   Type element = type.getElementType();
   const LinearLayout &from = e.layout(convert.getSource().getType());
   LinearLayout inverse = e.layout(type).invert();
-  int64_t offset = e.reserve(type.getNumElements() * bytesOf(element), sharedAlignment);
+  bool isForWgmma = llvm::any_of(convert->getUsers(), [&](Operation *user) {
+    auto dot = dyn_cast<tile::DotOp>(user);
+    return dot && planWgmma(dot, e.target, e.warps());
+  });
+  int64_t bytes = type.getNumElements() * bytesOf(element);
+  int64_t offset = isForWgmma ? e.reserve(bytes, sharedAlignment) : e.reserveWhileUsed(convert, bytes, sharedAlignment);
   const Registers &values = e.get(convert.getSource());
   Value address = e.sharedAt(offset);
-  e.barrier(); // readers of what was there before
+  if (!isPutInShared(convert->getPrevNode()))
+    e.barrier(); // readers of what was there before
   // Where each element goes is linear in register, lane and warp: the thread's part xor the register's.
   LinearLayout places = from.compose(inverse);
   Value thread = e.threadImage(places, 0);
@@ -97,8 +108,10 @@ void nvptx::putInShared(Emitter &e, tile::ConvertLayoutOp convert) {
       storeSharedWords(e, at, packWords(e, ArrayRef<Value>(values).slice(r, run)));
     }
   });
-  e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
-  e.barrier();
+  if (isForWgmma)
+    e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+  if (!isPutInShared(convert->getNextNode())) // the next one's barrier is this one's too
+    e.barrier();
   e.putShared(convert, address);
 }
 
@@ -122,16 +135,14 @@ void nvptx::storeSharedWords(Emitter &e, Value address, ValueRange words) {
 
 //===- The instruction --------------------------------------------------------------------------------------------===//
 
-static std::string braced(size_t first, size_t count) {
+std::string nvptx::braced(size_t first, size_t count) {
   std::string list = "{";
   for (size_t i = 0; i < count; ++i)
     list += (i ? ", $" : "$") + std::to_string(first + i);
   return list + "}";
 }
 
-// Accumulators in and out of one piece of PTX, in which they are $0, $1, …; `text` may use the operands after them as
-// $(2n), ….
-static void throughAccumulators(Emitter &e, MutableArrayRef<Value> sums, const std::string &text,
+void nvptx::throughAccumulators(Emitter &e, MutableArrayRef<Value> sums, const std::string &text,
                                 const std::string &moreConstraints, ValueRange more) {
   OpBuilder &b = e.builder;
   Type type = sums[0].getType();

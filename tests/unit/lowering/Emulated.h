@@ -1,4 +1,5 @@
-// Kernels as text, compiled for sm_90a, run in the emulator of PTX and compared with the interpreter. Needs no GPU.
+// Kernels as text, compiled for an NVIDIA target, run in the emulator of PTX and compared with the interpreter. Needs
+// no GPU.
 #pragma once
 
 #include "bitloom/lib/runtime/TensorMap.h"
@@ -20,8 +21,8 @@ namespace bitloom {
 // it too, but runs ptxas, which takes longer than all the rest.
 class EmulatedKernel {
 public:
-  explicit EmulatedKernel(const Program &program) {
-    const Target target = parseTarget("sm_90a");
+  explicit EmulatedKernel(const Program &program, const std::string &targetName = "sm_90a") {
+    const Target target = parseTarget(targetName);
     Program layouts = Program::parse(emit(program, target, Stage::Layout), "layouts.mlir"), threads = layouts.clone();
     ptx = emit(layouts, target, Stage::Assembly);
     mlir::PassManager passes(threads.context());
@@ -126,6 +127,7 @@ struct Emulation {
   double tolerance = 1e-5;             // of floats, relative to the larger of the value and 1; integers are equal
   std::vector<int> warps = {1, 4};     // that compute, one lowering each; 0: as many as the pipeline likes
   std::vector<int> blocks = {1, 2, 3}; // or clusters, of a persistent kernel, that run at once
+  std::string target = "sm_90a";
 };
 
 // Runs the kernel in both and compares the memory of every view; the arguments are afterwards what they were before.
@@ -169,7 +171,8 @@ inline std::unique_ptr<EmulatedKernel> agrees(const std::string &text, const std
   };
   std::unique_ptr<EmulatedKernel> kernel;
   for (int warps : how.warps) {
-    kernel = std::make_unique<EmulatedKernel>(Program::parse(warps ? withWarps(text, warps) : text, "kernel.mlir"));
+    kernel = std::make_unique<EmulatedKernel>(Program::parse(warps ? withWarps(text, warps) : text, "kernel.mlir"),
+                                              how.target);
     EXPECT_EQ(kernel->threads(), 32 * kernel->warps);
     if (warps)
       EXPECT_EQ(kernel->warps, warps + (kernel->isPersistent ? 4 : 0)) << "a producer is a warpgroup more";

@@ -18,6 +18,13 @@ Type nvptx::registerType(Type element) {
 
 int64_t nvptx::bytesOf(Type element) { return std::max<int64_t>(1, element.getIntOrFloatBitWidth() / 8); }
 
+int64_t nvptx::paddedElements(Type type) {
+  int64_t elements = 1;
+  for (int64_t extent : tile::shapeOf(type))
+    elements *= llvm::PowerOf2Ceil(extent);
+  return elements;
+}
+
 bool nvptx::hasLayout(Type type) {
   auto tensor = dyn_cast<RankedTensorType>(type);
   return tensor && isa_and_nonnull<tile::LayoutAttr>(tensor.getEncoding());

@@ -14,8 +14,9 @@ namespace bitloom::nvptx {
 inline constexpr const char *reg = "register", *lane = "lane", *warp = "warp"; // the input dims of every layout
 inline constexpr int lanes = 32;
 
-std::string dimName(int dim);        // dim0, dim1, …
-int64_t bytesOf(mlir::Type element); // in memory
+std::string dimName(int dim);            // dim0, dim1, …
+int64_t bytesOf(mlir::Type element);     // in memory
+int64_t paddedElements(mlir::Type tile); // each extent rounded up to a power of two
 // What a register holds of an element: LLVM has no 8-bit floats, their bits are moved as i8.
 mlir::Type registerType(mlir::Type element);
 

@@ -235,6 +235,12 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
   unsigned bits = element.getIntOrFloatBitWidth();
   if (!hasLayout(type) || !isCopyable(store.getView()) || (bits != 16 && bits != 32))
     return std::nullopt;
+  // The copy engine writes when it comes to it: nothing else may touch the view.
+  bool isTouched = llvm::any_of(store.getView().getUsers(), [&](Operation *user) {
+    return user != store.getOperation() && !isa<tile::ExtentOp>(user);
+  });
+  if (isTouched)
+    return std::nullopt;
   ArrayRef<int64_t> shape = tile::shapeOf(type);
   std::optional<AccumulatorForm> form = accumulatorForm(layouts.of(type), shape, warps);
   int64_t columns = 128 * 8 / bits;

@@ -520,6 +520,21 @@ TEST(NvptxDot, GoesThroughEveryProgram) {
 }
 
 // The blocks of a cluster share the loop; the first adds up and goes on.
+// The copy engine would write c at a time of its own: threads do, where the program also reads it.
+TEST(NvptxDot, StoresItselfWhatItAlsoReads) {
+  for (bool reads : {false, true}) {
+    Product product{.block = {64, 64, 32},
+                    .epilogue = reads ? R"(
+  %old = tile.load %c[%rows, %columns] dims [0, 1] : !tile.view<?x?xf32> -> tensor<64x64xf32>
+  %out = arith.addf %sum, %old : tensor<64x64xf32>)"
+                                      : ""};
+    Operands<bf16, float> data(product, 100, 70, 72);
+    auto kernel = agrees(product.text(), {data.a, data.b, data.c},
+                         {.grid = product.grid(100, 70), .tolerance = 0, .warps = {0}, .blocks = {1, 2}});
+    EXPECT_EQ(kernel->ptx.find("cp.async.bulk.tensor.2d.global.shared") == std::string::npos, reads);
+  }
+}
+
 // One group stores while the other multiplies: each passes over the slots that the other's programs had.
 TEST(NvptxDot, GroupsTakeProgramsInTurn) {
   Product product{.block = {128, 128, 64}, .bByColumns = true};

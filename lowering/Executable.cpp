@@ -92,6 +92,7 @@ std::optional<MachineCode> MachineCode::deserialize(std::string_view bytes) {
     map.rank = int(reader.number());
     map.dtype = DType(reader.number());
     map.swizzle = int(reader.number());
+    reader.good &= map.rank >= 1 && map.rank <= maxTensorMapRank;
     for (int d = 0; d < map.rank && reader.good; ++d)
       map.box.push_back(int32_t(reader.number()));
   }

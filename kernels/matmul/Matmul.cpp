@@ -37,7 +37,7 @@ template <class T, class Out> struct Matmul {
                       : sizeof(T) == 1           ? "max(16, min(next_pow2(k), 128))"
                                                  : "max(16, min(next_pow2(k), 64))";
   // Thread blocks that share the sum over k of a tile: two where tiles are too few for all multiprocessors.
-  Meta<int> split = "1 + (m > 64) * (k >= 8192) * (ceil_div(m, block_m) * ceil_div(n, block_n) <= 66)";
+  Meta<int> split = "1 + (m > 64) * (k >= 8192) * (ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= 66)";
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
   BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, out, activation, biased, scaled_a, scaled_b, a_transposed, b_transposed,
                  tf32, fast_sums, block_m, block_n, block_k, split, stages)

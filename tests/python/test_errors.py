@@ -188,6 +188,11 @@ def test_scales_are_of_floats():
         bitloom.matmul(a, a, scale_a=np.ones(1, np.float32))
 
 
+def test_an_impossible_block_names_the_kernels_line():
+    with pytest.raises(bitloom.UserError, match=r"Matmul.cpp:\d+: error: expected a divisor other than 0"):
+        bitloom.matmul(torch.ones(4, 5), torch.ones(5, 7), block_m=0)
+
+
 def test_unknown_kernel():
     with pytest.raises(bitloom.UserError, match="unknown kernel 'rms_nrm': did you mean 'rms_norm'?"):
         bitloom.inspect("rms_nrm")

@@ -169,34 +169,16 @@ private:
   void bind(mlir::ValueRange tiles, mlir::ValueRange values);
   llvm::SmallVector<mlir::Type> expandedTypes(mlir::TypeRange types);
 
+  void collectTensorMaps();
+  void describeTensorMaps(); // on the lowered function
+  void allocateRings();
+  void prepareClusterSum(tile::ClusterSumOp sum);
+
   mlir::func::FuncOp kernel;
   mlir::LLVM::LLVMFuncOp function;
   mlir::LLVM::GlobalOp sharedMemory;
   mlir::Operation *prologueEnd = nullptr; // values of use everywhere are computed before it
-  void collectTensorMaps();
-  void describeTensorMaps(); // on the lowered function
-  void allocateRings();
-  int warpCount, loopDepth = 0, constants = 0;
-  int consumers = 1;               // groups of warps that take programs in turn
-  mlir::Value blockGroupValue;     // of the block's warpgroups
-  mlir::Value isFirstProgramValue; // of the consumer's
-  bool isSpecialized = false, inRole = false, stagedEvenly = true;
-  int clusterSize = 1;
-  ClusterSum clusterSum;
-  void prepareClusterSum(tile::ClusterSumOp sum);
-  llvm::SmallVector<mlir::Value, 3> programIds, gridExtents; // i32, of a specialized kernel
-  llvm::DenseMap<mlir::Value, Ring> rings;
-  llvm::DenseMap<mlir::Value, mlir::Value> sharedTiles;
-  llvm::DenseMap<mlir::Operation *, int> mapOf; // index in requests
-  std::vector<TensorMapRequest> requests;
-  int wordCount = 0;
-  mlir::Value warpGroupValue;
-  int64_t reservedBytes = 0, staging = -1;
-  struct Slot {
-    int64_t offset, bytes;
-    mlir::Operation *user;
-  };
-  llvm::SmallVector<Slot> slots; // of reserveWhileUsed
+  int warpCount, loopDepth = 0, constants = 0, wordCount = 0;
   mlir::Value laneValue, warpValue, threadValue;
   struct Lazy {
     std::function<Registers()> unpack;
@@ -213,6 +195,27 @@ private:
   int64_t onceBytes = 0, turnBytes = 0;
   llvm::SmallVector<std::pair<mlir::LLVM::ConstantOp, int64_t>> onceOffsets;
   llvm::SmallVector<mlir::LLVM::ConstantOp> turnOffsets;
+  // Before both: what is reserved, some of it only while an operation's result is used.
+  struct Slot {
+    int64_t offset, bytes;
+    mlir::Operation *user;
+  };
+  int64_t reservedBytes = 0;
+  llvm::SmallVector<Slot> slots;
+  llvm::DenseMap<mlir::Value, mlir::Value> sharedTiles;
+
+  // Of a kernel with roles.
+  bool isSpecialized = false, inRole = false;
+  int consumers = 1; // groups of warps that take programs in turn
+  int clusterSize = 1;
+  ClusterSum clusterSum;
+  llvm::DenseMap<mlir::Value, Ring> rings;
+  llvm::SmallVector<mlir::Value, 3> programIds, gridExtents; // i32
+  mlir::Value warpGroupValue, blockGroupValue, isFirstProgramValue;
+  llvm::DenseMap<mlir::Operation *, int> mapOf; // index in requests
+  std::vector<TensorMapRequest> requests;
+  int64_t staging = -1; // offset
+  bool stagedEvenly = true;
 };
 
 // One lowering each; failure with a diagnostic on the operation. Emitter::emit dispatches to them.

@@ -51,6 +51,8 @@ private:
       throw InternalError("expected at most " + std::to_string(all.size()) + " words of kernel arguments");
     std::ranges::copy(grid, std::ranges::copy(words, all.begin()).out);
     std::array<TensorMap, cuda::maxLaunchMaps> encoded;
+    if (maps.size() > encoded.size())
+      throw InternalError("expected at most " + std::to_string(encoded.size()) + " tensor maps");
     for (size_t i = 0; i < maps.size(); ++i)
       encoded[i] = maps[i].of(words);
     const int64_t programs = std::min(grid[0] * grid[1] * grid[2], mostPrograms);

@@ -425,12 +425,40 @@ std::shared_ptr<Executable> Call::executable(const Target &target) const {
   return ready.emplace(std::move(key), std::move(built)).first->second;
 }
 
-void Call::launch(const Target &target, void *stream) const {
-  std::array<int64_t, 3> programs = grid();
-  if (programs[0] == 0 || programs[1] == 0 || programs[2] == 0)
-    return;
-  executable(target)->launch(words(), programs, stream);
+PreparedCall Call::prepare(const Target &target) const {
+  PreparedCall prepared;
+  prepared.grid = grid();
+  prepared.device = device();
+  prepared.words = words();
+  size_t word = 0;
+  for (size_t i = 0; i < views.size(); ++i) {
+    const Parameter &parameter = variant().parameters[i];
+    if (parameter.kind == Kind::View)
+      prepared.addresses.push_back({i, word});
+    if (parameter.kind != Kind::Meta)
+      word += parameter.kind == Kind::View ? 1 + 2 * size_t(parameter.rank) : 1;
+  }
+  if (std::ranges::count(prepared.grid, 0) == 0)
+    prepared.executable = executable(target);
+  return prepared;
 }
+
+void PreparedCall::launch(void *stream) const {
+  if (executable)
+    executable->launch(words, grid, stream);
+}
+
+void PreparedCall::launch(std::span<void *const> data, void *stream) const {
+  if (!executable)
+    return;
+  std::array<int64_t, cuda::maxLaunchWords> all;
+  std::ranges::copy(words, all.begin());
+  for (auto [parameter, word] : addresses)
+    all[word] = int64_t(reinterpret_cast<intptr_t>(data[parameter]));
+  executable->launch(std::span(all).first(words.size()), grid, stream);
+}
+
+void Call::launch(const Target &target, void *stream) const { prepare(target).launch(stream); }
 
 void Call::launch(void *stream) const {
   DeviceScope scope(device());

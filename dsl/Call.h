@@ -4,9 +4,11 @@
 #include "bitloom/dsl/Registry.h"
 #include "bitloom/lib/target/Target.h"
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -16,6 +18,24 @@ namespace bitloom {
 
 class Executable;
 class Program;
+
+// A call that is ready to run, and to run again on other tensors like its own: of the same extents and strides, on the
+// same device, and aligned to 16 bytes where its own are. Running it costs what the launch does, and little more.
+struct PreparedCall {
+  std::shared_ptr<Executable> executable; // null when the grid is empty
+  std::array<int64_t, 3> grid{};
+  std::vector<int64_t> words;
+  struct Address {
+    size_t parameter, word; // of a view: its number among the parameters, and where its address lies among the words
+  };
+  std::vector<Address> addresses;
+  Device device;
+
+  // On a CPU to the end, on a GPU, whose context is current, on `stream`. data: the views' addresses, by parameter;
+  // those of the call itself without them.
+  void launch(void *stream = nullptr) const;
+  void launch(std::span<void *const> data, void *stream = nullptr) const;
+};
 
 class Call {
 public:
@@ -64,6 +84,8 @@ public:
   std::vector<int64_t> words() const; // by the calling convention of lib/runtime/Launch.h
   // Compiled code is kept for calls with the same element types, Meta parameters, alignment and target.
   std::shared_ptr<Executable> executable(const Target &target) const;
+  // For calls that repeat. The code is that of executable(target).
+  PreparedCall prepare(const Target &target) const;
   // Runs on the tensors' own device: on a CPU to the end, on a GPU on `stream`.
   void launch(void *stream = nullptr) const;
   void launch(const Target &target, void *stream) const;

@@ -9,6 +9,8 @@
 
 #include "mlir/IR/BuiltinOps.h"
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -134,12 +136,39 @@ struct LoadedKey {
   auto operator<=>(const LoadedKey &) const = default;
 };
 
+// $BITLOOM_SPILLS says what becomes of code that keeps values in memory for want of registers, slow but right.
+enum class Spills { Warn, Refuse, Allow };
+
+static Spills spillPolicy() {
+  const char *variable = std::getenv("BITLOOM_SPILLS");
+  const std::string_view policy = variable ? variable : "";
+  if (policy == "error")
+    return Spills::Refuse;
+  if (policy == "allow")
+    return Spills::Allow;
+  if (policy != "" && policy != "warn")
+    throw UserError("BITLOOM_SPILLS: expected error, warn or allow, got '" + std::string(policy) + "'");
+  return Spills::Warn;
+}
+
+static void judgeSpills(const MachineCode &code, const Target &target) {
+  const Spills policy = spillPolicy();
+  std::optional<UserError> spill = policy == Spills::Allow ? std::nullopt : spillError(code, target);
+  if (!spill)
+    return;
+  if (policy == Spills::Refuse)
+    throw *spill;
+  const SourceLocation &where = spill->location();
+  const std::string place = where.known() ? where.file + (":" + std::to_string(where.line)) + ": " : "";
+  std::fprintf(stderr, "%swarning: %s\n", place.c_str(), spill->message().c_str());
+}
+
 static std::shared_ptr<Executable> loadCached(const Digest &key, const Target &target) {
   std::optional<std::string> bytes = diskCache().get(key);
   if (!bytes)
     return nullptr;
   std::optional<MachineCode> code = MachineCode::deserialize(*bytes);
-  if (!code)
+  if (!code || (spillPolicy() == Spills::Refuse && spillError(*code, target))) // compiling it anew names the line
     return nullptr;
   try {
     return Executable::load(*code, target);
@@ -164,6 +193,7 @@ std::shared_ptr<Executable> build(const Program &program, const Target &target) 
   std::shared_ptr<Executable> executable = loadCached(key.digest, target);
   if (!executable) {
     MachineCode code = compile(program, target);
+    judgeSpills(code, target);
     executable = Executable::load(code, target);
     diskCache().put(key.digest, code.serialize());
   }

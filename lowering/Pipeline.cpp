@@ -312,6 +312,27 @@ static MachineCode compileFrom(const Program &program, const Target &target, boo
 
 MachineCode compile(const Program &program, const Target &target) { return compileFrom(program, target, false); }
 
+std::optional<UserError> spillError(const MachineCode &code, const Target &target) {
+  if (!code.resources || !code.resources->spillBytes())
+    return std::nullopt;
+  std::string tiles;
+  for (const ResourceCost &cost : ArrayRef(code.registerCosts).take_front(3)) {
+    tiles += tiles.empty() ? ": " : ", ";
+    if (cost.where.known())
+      tiles += std::string(cost.where.file) + ":" + std::to_string(cost.where.line) + ": ";
+    tiles += std::to_string(cost.amount) + " for " + cost.what;
+  }
+  int64_t live = 0;
+  for (const ResourceCost &cost : code.registerCosts)
+    live += cost.amount;
+  return UserError(code.registerCosts.empty() ? SourceLocation() : code.registerCosts.front().where,
+                   "registers: " + code.entry + " has " + std::to_string(code.resources->registers) + " a thread of " +
+                       std::to_string(code.threadsPerProgram) + " on " + target.name + " and keeps the rest in memory (" +
+                       std::to_string(code.resources->spillStoreBytes) + " bytes stored, " +
+                       std::to_string(code.resources->spillLoadBytes) + " loaded): its tiles take some " +
+                       std::to_string(live) + " at once" + tiles + "; use smaller blocks, or more warps of fewer elements");
+}
+
 Replay replay(const std::string &file) {
   Reproducer reproducer = readReproducer(file);
   Program program = Program::parse(reproducer.text, file);

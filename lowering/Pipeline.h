@@ -3,6 +3,7 @@
 
 #include "bitloom/lib/runtime/Ptxas.h"
 #include "bitloom/lib/runtime/TensorMap.h"
+#include "bitloom/lib/support/Error.h"
 #include "bitloom/lib/target/Target.h"
 #include "bitloom/lowering/Program.h"
 
@@ -27,6 +28,13 @@ std::optional<Stage> stageNamed(std::string_view name); // tile, layout, llvm, a
 // Throws UserError for what the target cannot run, and InternalError, with a reproducer saved, when a pass fails.
 std::string emit(const Program &program, const Target &target, Stage stage);
 
+// What a line of the kernel takes of a resource.
+struct ResourceCost {
+  SourceLocation where; // unknown in a program without locations
+  std::string what;     // "the tile [128, 64] of f32"
+  int64_t amount = 0;
+};
+
 // What runs: an object file with `void entry(const int64_t *args, const int64_t grid[3], int64_t begin, int64_t end)`
 // on a CPU; on a GPU a cubin, or PTX when there is no ptxas, with a kernel of one 64-bit parameter a word.
 struct MachineCode {
@@ -39,11 +47,21 @@ struct MachineCode {
   std::vector<TensorMapRequest> tensorMaps{};              // GPU: of the last parameters
   std::optional<KernelResources> resources = std::nullopt; // GPU: registers and spills, where ptxas made a cubin
 
+  // GPU, and not kept on disk: the tiles that are live together where these take the most registers a thread (an
+  // estimate), and what takes the shared memory of a block, both with the largest first; the slots of the rings that
+  // loads go through, 0 where there are none, and how many were asked for (0: as many as fit).
+  std::vector<ResourceCost> registerCosts{}, sharedCosts{};
+  int stages = 0, stagesWanted = 0;
+
   // For the disk cache.
   std::string serialize() const;
   static std::optional<MachineCode> deserialize(std::string_view bytes);
 };
 MachineCode compile(const Program &program, const Target &target);
+
+// Of code that keeps values in memory for want of registers: what was needed, the line that costs most, what to change.
+// None where nothing spills, or there was no ptxas to say so.
+std::optional<UserError> spillError(const MachineCode &code, const Target &target);
 
 // Runs again what an InternalError saved, checking the IR after every pass. UserError: `file` is no reproducer.
 struct Replay {

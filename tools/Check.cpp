@@ -97,8 +97,10 @@ private:
     MachineCode code = compile(call.trace(), target);
     if (!code.resources)
       throw UserError("could not run " + target.name + ": no device for it, nor ptxas to assemble it");
+    if (std::optional<UserError> spill = spillError(code, target))
+      throw *spill;
     return "assembled by ptxas, not run: no device for it; " + std::to_string(code.resources->registers) +
-           " registers, " + std::to_string(code.resources->spillStoreBytes) + " bytes spilled";
+           " registers, none spilled";
   }
 
   // Of all outputs, the row shows the one that is furthest from its tolerance.

@@ -37,7 +37,7 @@ static std::string resourcesOf(const MachineCode &code, const Target &target) {
     throw UserError("expected ptxas, which says what the code takes, for --emit resources; found none");
   auto row = [](const char *what, int number) { return std::vector<std::string>{what, std::to_string(number)}; };
   const KernelResources &own = *code.resources;
-  return tableOf({{"resource", target.name},
+  std::string text = tableOf({{"resource", target.name},
                   row("threads a program", code.threadsPerProgram),
                   row("registers a thread", own.registers),
                   row("stack bytes a thread", own.stackBytes),
@@ -46,6 +46,25 @@ static std::string resourcesOf(const MachineCode &code, const Target &target) {
                   row("shared bytes, static", own.sharedBytes),
                   row("shared bytes, dynamic", code.sharedBytes),
                   row("barriers", own.barriers)});
+  auto byLine = [&](const char *what, const std::vector<ResourceCost> &costs) {
+    std::vector<std::vector<std::string>> rows = {{"line", what, "for"}};
+    for (const ResourceCost &cost : costs)
+      rows.push_back({cost.where.known() ? cost.where.file + (":" + std::to_string(cost.where.line)) : "?",
+                      std::to_string(cost.amount), cost.what});
+    if (rows.size() > 1)
+      text += "\n" + tableOf(rows);
+  };
+  byLine("registers at the peak, about", code.registerCosts);
+  byLine("shared bytes", code.sharedCosts);
+  if (code.stages)
+    text += "\nstages: " + std::to_string(code.stages) +
+            (code.stagesWanted > code.stages
+                 ? ", of " + std::to_string(code.stagesWanted) + " asked for: more do not fit in shared memory\n"
+             : code.stagesWanted ? ", as asked for\n"
+                                 : ", as many as fit in shared memory\n");
+  if (std::optional<UserError> spill = spillError(code, target))
+    text += "\n" + std::string(spill->what()) + "\n";
+  return text;
 }
 
 static int runInspect(const Arguments &arguments) {
@@ -96,7 +115,7 @@ static std::string helpText() {
          "  llvm       LLVM IR, optimised\n"
          "  asm        the target's assembly; PTX for a GPU\n"
          "  sass       a GPU's machine code, through nvdisasm or cuobjdump\n"
-         "  resources  registers, spills and shared memory, as ptxas reports them\n"
+         "  resources  registers, spills and shared memory, as ptxas reports them, and the lines that take them\n"
          "\nThe text of tile and layout can be edited and lowered further with --from.\n";
 }
 

@@ -20,7 +20,7 @@ template <class T> struct RmsNormBackward {
   View<f32, 2> dweight{"programs, cols"};
   Param<f32> eps = 1e-6f;
   Meta<int> programs = "min(rows, 132)";
-  Meta<int> block = "min(round_up(cols, 128), 16384)";
+  Meta<int> block = "min(round_up(cols, 128), 8192)";
   Meta<bool> resident = "cols <= block";
   BITLOOM_PARAMS(dy, x, weight, dx, dweight, eps, programs, block, resident)
 

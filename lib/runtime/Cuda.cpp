@@ -3,6 +3,9 @@
 #include "bitloom/lib/support/Error.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -187,19 +190,29 @@ int currentDevice() {
   return device;
 }
 
+// The primary contexts that this process has retained, by device.
+static std::vector<std::atomic<void *>> &retainedContexts() {
+  static auto &contexts = *new std::vector<std::atomic<void *>>(size_t(deviceCount()));
+  return contexts;
+}
+
 // Retained once a process and never released: PyTorch shares it, and modules outlive scopes.
 static void *primaryContext(int device) {
-  static std::vector<void *> contexts = [] { return std::vector<void *>(size_t(deviceCount()), nullptr); }();
   static std::mutex mutex;
   deviceInfo(device); // checks the number
   std::lock_guard<std::mutex> lock(mutex);
-  if (!contexts[device])
-    CHECK(cuDevicePrimaryCtxRetain, &contexts[device], device);
-  return contexts[device];
+  void *context = retainedContexts()[device];
+  if (!context) {
+    CHECK(cuDevicePrimaryCtxRetain, &context, device);
+    retainedContexts()[device] = context;
+  }
+  return context;
 }
 
 ContextScope::ContextScope(int device) {
   handle = currentContext();
+  if (handle && device >= 0 && device < deviceCount() && handle == retainedContexts()[device])
+    return; // as in most launches: no need to ask the driver whose it is
   if (handle) {
     int current = 0;
     CHECK(cuCtxGetDevice, &current);
@@ -281,6 +294,8 @@ int Function::residentBlocks(int threadsPerBlock) const {
   return blocks;
 }
 
+static std::uintptr_t address(const void *memory) { return reinterpret_cast<std::uintptr_t>(memory); }
+
 namespace {
 struct alignas(64) EncodedMap { // CUtensorMap
   char bytes[tensorMapBytes];
@@ -331,6 +346,27 @@ static void encode(EncodedMap &to, const TensorMap &map) {
     fail("cuTensorMapEncodeTiled", result, "of a view of rank " + std::to_string(map.rank));
 }
 
+// What encode() gives, kept for the launches to come, which mostly see the same few tensors: the driver takes some
+// 100 ns to make one. Of two in one place the later stays.
+static void encodeOnce(const TensorMap &map, EncodedMap &to) {
+  struct Entry {
+    TensorMap map;
+    EncodedMap bytes;
+  };
+  constexpr size_t count = 128;
+  static thread_local const auto kept = std::make_unique<std::array<Entry, count>>();
+  std::uint64_t hash = std::uint64_t(address(map.address)) ^ std::uint64_t(map.box[0]) << 40;
+  for (int d = 0; d < map.rank; ++d)
+    hash = (hash ^ std::uint64_t(map.extents[d]) ^ std::uint64_t(map.box[d]) << 32) * 0x9e3779b97f4a7c15; // 2^64 / φ
+  Entry &entry = (*kept)[hash >> 57];
+  if (!map.rank || entry.map != map) {
+    entry.map.rank = 0; // should encoding fail
+    encode(entry.bytes, map);
+    entry.map = map;
+  }
+  to = entry.bytes;
+}
+
 void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options,
             std::span<const TensorMap> maps) {
   if (words.size() > maxLaunchWords || maps.size() > maxLaunchMaps)
@@ -342,7 +378,7 @@ void launch(const Function &function, std::span<const int64_t> words, const Laun
     parameters[i] = const_cast<int64_t *>(&words[i]);
   EncodedMap encoded[maxLaunchMaps];
   for (size_t i = 0; i < maps.size(); ++i) {
-    encode(encoded[i], maps[i]);
+    encodeOnce(maps[i], encoded[i]);
     parameters[words.size() + i] = &encoded[i];
   }
 
@@ -371,8 +407,6 @@ void launch(const Function &function, std::span<const int64_t> words, const Laun
 }
 
 // --------------------------------------------------------------------------------------------------- memory and events
-
-static std::uintptr_t address(const void *memory) { return reinterpret_cast<std::uintptr_t>(memory); }
 
 void *allocate(size_t bytes) {
   std::uintptr_t memory = 0;

@@ -167,10 +167,15 @@ std::optional<Cubin> assemblePtx(const std::string &ptx, const PtxasOptions &opt
   if (!text)
     throw PtxasError("temporary file could not be written: " + input);
 
-  std::vector<std::string> command = {program, "-v", "-arch=" + options.cpu,
-                                      "-O" + std::to_string(options.optimization)};
+  std::vector<std::string> command = {program, "-v", "-arch=" + options.cpu};
+  if (options.fewerPasses) // says by itself how much to optimise
+    command.push_back("--Ofast-compile=min");
+  else
+    command.push_back("-O" + std::to_string(options.optimization));
   if (options.maxRegisters > 0)
     command.push_back("-maxrregcount=" + std::to_string(options.maxRegisters));
+  if (options.registerUsage >= 0)
+    command.push_back("--register-usage-level=" + std::to_string(options.registerUsage));
   if (options.lineInfo)
     command.push_back("-lineinfo");
   command.insert(command.end(), {input, "-o", output});

@@ -18,6 +18,7 @@ struct KernelResources {
   int spillLoadBytes = 0;
   int sharedBytes = 0; // per block, static
   int barriers = 0;
+  int spillBytes() const { return spillStoreBytes + spillLoadBytes; }
   bool operator==(const KernelResources &) const = default;
 };
 
@@ -32,6 +33,8 @@ struct PtxasOptions {
   std::string cpu = "sm_90a"; // LLVM's name of the target, Target::cpu
   int optimization = 3;       // 0 to 3
   int maxRegisters = 0;       // per thread; 0 leaves it to ptxas
+  int registerUsage = -1;     // 0 (few registers) to 10 (many); -1 leaves it to ptxas
+  bool fewerPasses = false;   // ptxas's --Ofast-compile=min, in place of `optimization`
   bool lineInfo = false;      // for profilers and debuggers
 };
 

@@ -38,6 +38,11 @@ inline constexpr llvm::StringLiteral consumersAttr =
     "tile.consumers"; // i32, on the function: groups of tile.num_warps warps that take programs in turn; absent: 1
 inline constexpr llvm::StringLiteral sharedBytesAttr =
     "tile.shared_bytes"; // i32, on an llvm.func: dynamic shared memory a block
+inline constexpr llvm::StringLiteral registerCostsAttr =
+    "tile.register_costs"; // dictionaries, on an llvm.func: what tiles take of a thread's registers where that is most
+inline constexpr llvm::StringLiteral sharedCostsAttr =
+    "tile.shared_costs"; // dictionaries, on an llvm.func: what lines take of its shared memory
+inline constexpr llvm::StringLiteral ringStagesAttr = "tile.ring_stages"; // i32, on an llvm.func: slots of its rings
 inline constexpr llvm::StringLiteral persistentAttr =
     "tile.persistent"; // unit, on an llvm.func: blocks go through the programs of the grid, whose extents follow the
                        // words

@@ -58,20 +58,28 @@ struct KernelFunction::Arguments {
     enum { None, Integer, Real } kind = None;
     int64_t bits = 0;
   };
-  // By parameter: the view's array, borrowed from the caller or from `made`; the scalar's or Meta's value.
-  std::vector<PyObject *> objects;
-  std::vector<Borrowed> tensors;
-  std::vector<Number> numbers;
+  // Of a parameter: the view's array, borrowed from the caller or from `made`; the scalar's or Meta's value.
+  struct Given {
+    PyObject *object = nullptr;
+    Number number{};
+    Borrowed tensor{};
+  };
+  std::vector<Given> given;
   std::vector<py::object> made;
   uint64_t unwanted = 0;           // a bit a parameter: outputs that are no results
   const ArrayType *like = nullptr; // the type of the first view
   Device device;
-  std::optional<void *> stream; // of a launch on a GPU
+  CallStream stream; // of a launch on a GPU
 
-  explicit Arguments(size_t count) : objects(count), tensors(count), numbers(count) {}
+  explicit Arguments(size_t count) : given(count) {}
 };
 
+constexpr size_t mostParameters = 64; // a bit each in a word
+
 KernelFunction::KernelFunction(const KernelRow &row) : row(row), shape(row) {
+  if (row.variants.front().parameters.size() > mostParameters)
+    throw UserError(row.name + ": expected at most " + std::to_string(mostParameters) + " parameters, got " +
+                    std::to_string(row.variants.front().parameters.size()));
   for (const Signature::Entry &entry : shape.entries)
     names.push_back(PyUnicode_InternFromString(row.variants.front().parameters[entry.parameter].name.c_str()));
   for (const Parameter &parameter : row.variants.front().parameters)
@@ -90,10 +98,10 @@ KernelFunction &KernelFunction::of(const KernelRow &row) {
 void KernelFunction::read(Arguments &arguments, size_t parameter, PyObject *value) const {
   const Parameter &declared = row.variants.front().parameters[parameter];
   if (declared.kind == Kind::View) {
-    arguments.objects[parameter] = value;
+    arguments.given[parameter].object = value;
     return;
   }
-  Arguments::Number &number = arguments.numbers[parameter];
+  Arguments::Number &number = arguments.given[parameter].number;
   if (!declared.choices.empty() && PyUnicode_Check(value)) {
     std::string name = py::str(value);
     auto choice = std::ranges::find(declared.choices, name);
@@ -158,18 +166,17 @@ void KernelFunction::bind(Arguments &arguments, PyObject *const *values, Py_ssiz
       throw py::type_error(row.name + "() missing required argument '" + std::string(py::str(names[e])) +
                            "': " + row.name + shape.text);
 
-  for (size_t i = 0; i < arguments.objects.size(); ++i) {
-    if (!arguments.objects[i])
+  for (size_t i = 0; i < arguments.given.size(); ++i) {
+    Arguments::Given &one = arguments.given[i];
+    if (!one.object)
       continue;
-    Borrowed &borrowed = arguments.tensors[i] = Borrowed(arguments.objects[i], arguments.stream, where[i]);
-    if (borrowed.readOnly && row.variants.front().parameters[i].output)
+    one.tensor.borrow(one.object, arguments.stream, where[i]);
+    if (one.tensor.readOnly && row.variants.front().parameters[i].output)
       throw UserError(where[i] + ": expected a tensor that can be written, got a read-only one");
     if (!arguments.like) {
-      arguments.like = borrowed.type;
-      arguments.device = borrowed.tensor.device;
+      arguments.like = one.tensor.type;
+      arguments.device = one.tensor.device();
     }
-    if (!arguments.stream && borrowed.tensor.device.kind == Device::Kind::Cuda)
-      arguments.stream = currentStream(*borrowed.type, borrowed.tensor.device.index);
   }
 }
 
@@ -179,8 +186,8 @@ void KernelFunction::makeOutputs(Arguments &arguments, const std::vector<Output>
     if (!arguments.like)
       throw UserError(where[i] + ": expected a tensor, got none");
     arguments.made.push_back(allocate(*arguments.like, output.dtype, output.extents, arguments.device, where[i]));
-    arguments.objects[i] = arguments.made.back().ptr();
-    arguments.tensors[i] = Borrowed(arguments.objects[i], arguments.stream, where[i]);
+    arguments.given[i].object = arguments.made.back().ptr();
+    arguments.given[i].tensor.borrow(arguments.given[i].object, arguments.stream, where[i]);
     if (!output.wanted)
       arguments.unwanted |= uint64_t{1} << i;
   }
@@ -189,46 +196,76 @@ void KernelFunction::makeOutputs(Arguments &arguments, const std::vector<Output>
 //===- Planning ---------------------------------------------------------------------------------------------------===//
 
 // The strictest alignment that code is specialised for.
-static bool isAligned(const TensorRef &tensor) { return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0; }
+static bool isAligned(const void *data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
 
-size_t KernelFunction::KeyHash::operator()(const std::vector<int64_t> &key) const {
-  uint64_t hash = 0x9e3779b97f4a7c15;
-  for (int64_t word : key) {
-    hash = (hash ^ uint64_t(word)) * 0xff51afd7ed558ccd; // the multiplier of MurmurHash3's finaliser
-    hash ^= hash >> 32;
-  }
-  return hash;
+// Four products under way at a time; each word of a quarter meets a power of the multiplier of its own.
+size_t KernelFunction::KeyHash::operator()(std::span<const int64_t> key) const {
+  constexpr uint64_t multiplier = 0xff51afd7ed558ccd; // of MurmurHash3's finaliser
+  uint64_t hash[4] = {0x9e3779b97f4a7c15, key.size(), 1, 2};
+  size_t i = 0;
+  for (; i + 4 <= key.size(); i += 4)
+    for (size_t lane = 0; lane < 4; ++lane)
+      hash[lane] = std::rotl((hash[lane] ^ uint64_t(key[i + lane])) * multiplier, 31);
+  for (; i < key.size(); ++i)
+    hash[i % 4] = std::rotl((hash[i % 4] ^ uint64_t(key[i])) * multiplier, 31);
+  uint64_t all = 0;
+  for (uint64_t lane : hash)
+    all = (all ^ lane ^ lane >> 32) * multiplier;
+  return all ^ all >> 32;
 }
 
-// Everything of the arguments that a plan depends on.
-std::vector<int64_t> KernelFunction::keyOf(const Arguments &arguments) const {
-  std::vector<int64_t> key;
-  key.reserve(8 * arguments.objects.size());
-  key.push_back(destination.id << 8 | arguments.device.index);
-  for (size_t i = 0; i < arguments.objects.size(); ++i)
-    if (arguments.objects[i]) {
-      const TensorRef &tensor = arguments.tensors[i].tensor;
-      key.push_back(int64_t(tensor.dtype) << 16 | tensor.rank() << 8 | int(tensor.device.kind) << 4 |
-                    tensor.device.index << 5 | isAligned(tensor) << 1 | 1);
-      key.insert(key.end(), tensor.extents.begin(), tensor.extents.end());
-      key.insert(key.end(), tensor.strides.begin(), tensor.strides.end());
-    } else {
-      key.push_back(int64_t(arguments.numbers[i].kind) << 1);
-      key.push_back(arguments.numbers[i].bits);
+bool KernelFunction::KeyEqual::operator()(std::span<const int64_t> a, std::span<const int64_t> b) const {
+  return a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size_bytes());
+}
+
+// Everything of the arguments that a plan depends on: built on the stack, copied only into a new plan's entry.
+struct KernelFunction::KeyBuffer {
+  std::array<int64_t, mostParameters * (2 + 2 * maxRank) + 1> words;
+  size_t count = 0;
+
+  void add(int64_t word) { words[count++] = word; }
+  void add(const int64_t *from, size_t size) {
+    std::copy_n(from, size, &words[count]);
+    count += size;
+  }
+  std::span<const int64_t> span() const { return {words.data(), count}; }
+};
+
+void KernelFunction::makeKey(KeyBuffer &key, const Arguments &arguments) {
+  key.add(destination.id);
+  for (const Arguments::Given &one : arguments.given) {
+    if (!one.object) {
+      key.add(int64_t(one.number.kind) << 1);
+      key.add(one.number.bits);
+      continue;
     }
-  return key;
+    // As the library describes it: what no kernel takes gets no plan.
+    const dlpack::Tensor &tensor = one.tensor.given;
+    const int rank = std::min(tensor.rank, maxRank + 1);
+    const auto address = reinterpret_cast<uintptr_t>(one.tensor.data());
+    const auto offset = int64_t(address % 16); // what elements are aligned to, and code may be
+    key.add(1 | offset << 1 | int64_t(tensor.dtype.code) << 5 | int64_t(tensor.dtype.bits) << 13 |
+            int64_t(tensor.dtype.lanes) << 21 | int64_t(rank) << 37 | int64_t(tensor.strides != nullptr) << 41);
+    key.add(int64_t(tensor.device.type) << 32 | tensor.device.index);
+    if (rank <= maxRank) {
+      key.add(tensor.extents, size_t(rank));
+      if (tensor.strides)
+        key.add(tensor.strides, size_t(rank));
+    }
+  }
 }
 
 Call KernelFunction::resolved(const Arguments &arguments) const {
   Call call(row);
-  for (size_t i = 0; i < arguments.objects.size(); ++i) {
+  for (size_t i = 0; i < arguments.given.size(); ++i) {
     const std::string &name = row.variants.front().parameters[i].name;
-    if (arguments.objects[i])
-      call.set(name, arguments.tensors[i].tensor);
-    else if (arguments.numbers[i].kind == Arguments::Number::Integer)
-      call.set(name, arguments.numbers[i].bits);
-    else if (arguments.numbers[i].kind == Arguments::Number::Real)
-      call.set(name, std::bit_cast<double>(arguments.numbers[i].bits));
+    const auto &[object, number, tensor] = arguments.given[i];
+    if (object)
+      call.set(name, tensor.tensor(where[i]));
+    else if (number.kind == Arguments::Number::Integer)
+      call.set(name, number.bits);
+    else if (number.kind == Arguments::Number::Real)
+      call.set(name, std::bit_cast<double>(number.bits));
   }
   call.resolve();
   return call;
@@ -257,7 +294,10 @@ std::vector<KernelFunction::Output> KernelFunction::missingOutputs(const Call &c
 }
 
 bool KernelFunction::writes(const Arguments &arguments) const {
-  return std::ranges::any_of(shape.outputs, [&](size_t i) { return arguments.tensors[i].tensor.elementCount() != 0; });
+  return std::ranges::any_of(shape.outputs, [&](size_t i) {
+    const dlpack::Tensor &tensor = arguments.given[i].tensor.given;
+    return std::find(tensor.extents, tensor.extents + tensor.rank, 0) == tensor.extents + tensor.rank;
+  });
 }
 
 std::shared_ptr<const KernelFunction::Plan> KernelFunction::plan(Arguments &arguments) const {
@@ -266,59 +306,54 @@ std::shared_ptr<const KernelFunction::Plan> KernelFunction::plan(Arguments &argu
   plan->missing = missingOutputs(call);
   makeOutputs(arguments, plan->missing);
   for (const Output &output : plan->missing)
-    call.set(call.variant().parameters[output.parameter].name, arguments.tensors[output.parameter].tensor);
-
-  plan->grid = call.grid();
-  if (!writes(arguments) || std::ranges::count(plan->grid, 0))
+    call.set(call.variant().parameters[output.parameter].name,
+             arguments.given[output.parameter].tensor.tensor(where[output.parameter]));
+  if (!writes(arguments))
     return plan;
-
-  plan->words = call.words();
-  size_t word = 0;
-  const std::vector<Parameter> &parameters = call.variant().parameters;
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    if (parameters[i].kind == Kind::View && arguments.objects[i])
-      plan->addresses.emplace_back(i, word);
-    if (parameters[i].kind != Kind::Meta)
-      word += parameters[i].kind == Kind::View ? 1 + 2 * size_t(parameters[i].rank) : 1;
-  }
   std::optional<cuda::ContextScope> scope;
   if (arguments.device.kind == Device::Kind::Cuda)
     scope.emplace(arguments.device.index);
   const Target &target = targetFor(arguments.device, row.name);
   py::gil_scoped_release release; // compiling takes a while
-  plan->executable = call.executable(target);
+  plan->call = call.prepare(target);
   return plan;
 }
 
 //===- Running ----------------------------------------------------------------------------------------------------===//
 
+namespace {
+// Other threads of Python may run while the scope lives; pybind11's own scope does more than a launch can afford.
+struct WithoutGil {
+  PyThreadState *state = PyEval_SaveThread();
+  ~WithoutGil() { PyEval_RestoreThread(state); }
+};
+} // namespace
+
 void KernelFunction::run(const Plan &plan, const Arguments &arguments) const {
-  if (!plan.executable)
+  if (!plan.call.executable)
     return;
-  std::array<int64_t, cuda::maxLaunchWords> words;
-  std::copy(plan.words.begin(), plan.words.end(), words.begin());
-  for (auto [parameter, word] : plan.addresses)
-    words[word] = int64_t(reinterpret_cast<intptr_t>(arguments.tensors[parameter].tensor.data));
-  std::span<const int64_t> used(words.data(), plan.words.size());
-  py::gil_scoped_release release;
+  std::array<void *, mostParameters> data;
+  for (auto [parameter, word] : plan.call.addresses)
+    data[parameter] = arguments.given[parameter].object ? arguments.given[parameter].tensor.data() : nullptr;
+  WithoutGil others;
   if (arguments.device.kind == Device::Kind::Cpu) {
-    plan.executable->launch(used, plan.grid);
+    plan.call.launch(data);
   } else {
     cuda::ContextScope scope(arguments.device.index);
-    plan.executable->launch(used, plan.grid, *arguments.stream);
+    plan.call.launch(data, *arguments.stream.launch);
   }
 }
 
 py::object KernelFunction::results(Arguments &arguments) const {
-  std::vector<PyObject *> wanted;
-  wanted.reserve(shape.outputs.size());
+  std::array<PyObject *, mostParameters> wanted;
+  size_t count = 0;
   for (size_t i : shape.outputs)
     if (!(arguments.unwanted >> i & 1))
-      wanted.push_back(arguments.objects[i]);
-  if (wanted.size() == 1)
+      wanted[count++] = arguments.given[i].object;
+  if (count == 1)
     return py::reinterpret_borrow<py::object>(wanted[0]);
-  py::tuple all(wanted.size());
-  for (size_t r = 0; r < wanted.size(); ++r)
+  py::tuple all(count);
+  for (size_t r = 0; r < count; ++r)
     all[r] = py::reinterpret_borrow<py::object>(wanted[r]);
   return all;
 }
@@ -338,9 +373,10 @@ py::object KernelFunction::call(PyObject *const *values, Py_ssize_t byPosition, 
       call.interpret();
     }
   } else {
-    std::vector<int64_t> key = keyOf(arguments);
-    auto found = plans.find(key);
-    bool known = found != plans.end();
+    KeyBuffer key;
+    makeKey(key, arguments);
+    auto found = plans.find(key.span());
+    const bool known = found != plans.end();
     std::shared_ptr<const Plan> chosen;
     if (known) {
       chosen = found->second;
@@ -351,12 +387,12 @@ py::object KernelFunction::call(PyObject *const *values, Py_ssize_t byPosition, 
     // A plan is for outputs made as aligned as code can ask for, which allocators see to but do not promise.
     bool aligned = true;
     for (const Output &output : chosen->missing)
-      aligned &= isAligned(arguments.tensors[output.parameter].tensor);
+      aligned &= isAligned(arguments.given[output.parameter].tensor.data());
     constexpr size_t mostPlans = 4096;
     if (!known && aligned) {
       if (plans.size() >= mostPlans)
         plans.clear();
-      plans.emplace(std::move(key), chosen);
+      plans.emplace(Key(key.span().begin(), key.span().end()), chosen);
     } else if (known && !aligned) {
       chosen = plan(arguments);
     }

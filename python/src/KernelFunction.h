@@ -7,6 +7,7 @@
 #include "bitloom/python/src/Tensors.h"
 
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -46,23 +47,27 @@ private:
   };
   // All that a call needs, for arguments like those of an earlier one: only the addresses differ.
   struct Plan {
-    std::shared_ptr<Executable> executable; // null when there is nothing to do
-    std::array<int64_t, 3> grid{};
-    std::vector<int64_t> words;
-    std::vector<std::pair<size_t, size_t>> addresses; // (a view's parameter, the word of its address)
-    std::vector<Output> missing;                      // outputs to make
+    PreparedCall call;           // its executable is null when there is nothing to do
+    std::vector<Output> missing; // outputs to make
   };
   struct Arguments;
+  using Key = std::vector<int64_t>;
   struct KeyHash {
-    size_t operator()(const std::vector<int64_t> &key) const;
+    using is_transparent = void;
+    size_t operator()(std::span<const int64_t> key) const;
   };
+  struct KeyEqual {
+    using is_transparent = void;
+    bool operator()(std::span<const int64_t> a, std::span<const int64_t> b) const;
+  };
+  struct KeyBuffer;
 
   void bind(Arguments &arguments, PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords) const;
   void read(Arguments &arguments, size_t parameter, PyObject *value) const;
   void makeOutputs(Arguments &arguments, const std::vector<Output> &missing) const;
   Call resolved(const Arguments &arguments) const;
   std::vector<Output> missingOutputs(const Call &call) const;
-  std::vector<int64_t> keyOf(const Arguments &arguments) const;
+  static void makeKey(KeyBuffer &key, const Arguments &arguments);
   bool writes(const Arguments &arguments) const; // whether any output has an element
   // Makes the outputs that are missing.
   std::shared_ptr<const Plan> plan(Arguments &arguments) const;
@@ -75,7 +80,7 @@ private:
   std::vector<std::string> where; // "rms_norm: argument x", by parameter
   std::string doc;
   PyMethodDef definition{};
-  std::unordered_map<std::vector<int64_t>, std::shared_ptr<const Plan>, KeyHash> plans; // guarded by the GIL
+  std::unordered_map<Key, std::shared_ptr<const Plan>, KeyHash, KeyEqual> plans; // guarded by the GIL
 };
 
 // The function object, whose __module__ is `module`.

@@ -15,8 +15,21 @@ static Packing::Order orderNamed(const std::string &name) {
   throw UserError("packing: expected order low, high or planar, got '" + name + "'");
 }
 
-static Borrowed readBytes(py::handle array, const std::string &where, bool allowSigned) {
-  Borrowed bytes(array.ptr(), std::nullopt, where);
+namespace {
+// An array of a caller's, or one just made, as a tensor.
+struct Array {
+  CallStream stream; // none: these are on the CPU
+  Borrowed borrowed;
+  TensorRef tensor;
+  Array(py::handle array, const std::string &where) {
+    borrowed.borrow(array.ptr(), stream, where);
+    tensor = borrowed.tensor(where);
+  }
+};
+} // namespace
+
+static Array readBytes(py::handle array, const std::string &where, bool allowSigned) {
+  Array bytes(array, where);
   const TensorRef &tensor = bytes.tensor;
   if (tensor.dtype != DType::u8 && !(allowSigned && tensor.dtype == DType::i8))
     throw UserError(where + ": expected dtype u8" + (allowSigned ? " or i8" : "") + ", got " +
@@ -36,12 +49,12 @@ template <class T> static std::span<T> elementsOf(const TensorRef &tensor) {
 
 static py::object packArray(py::handle values, const Packing &packing) {
   packing.check();
-  Borrowed from = readBytes(values, "pack: argument values", true);
+  Array from = readBytes(values, "pack: argument values", true);
   Dims extents = from.tensor.extents;
   int64_t &columns = extents[extents.size() - 1];
   columns = packing.bytesPerRow(columns);
-  py::object made = allocate(*from.type, DType::u8, extents, {}, "pack");
-  Borrowed to(made.ptr(), std::nullopt, "pack: result");
+  py::object made = allocate(*from.borrowed.type, DType::u8, extents, {}, "pack");
+  Array to(made, "pack: result");
   py::gil_scoped_release release;
   if (from.tensor.dtype == DType::i8)
     pack(packing, elementsOf<const int8_t>(from.tensor), elementsOf<uint8_t>(to.tensor));
@@ -52,15 +65,15 @@ static py::object packArray(py::handle values, const Packing &packing) {
 
 static py::object unpackArray(py::handle bytes, const Packing &packing, bool isSigned) {
   packing.check();
-  Borrowed from = readBytes(bytes, "unpack: argument bytes", false);
+  Array from = readBytes(bytes, "unpack: argument bytes", false);
   Dims extents = from.tensor.extents;
   int64_t &columns = extents[extents.size() - 1];
   if (columns % packing.bytesPerBlock())
     throw UserError("unpack: argument bytes: expected a multiple of " + std::to_string(packing.bytesPerBlock()) +
                     " bytes in a row, got " + std::to_string(columns));
   columns = columns / packing.bytesPerBlock() * packing.block;
-  py::object made = allocate(*from.type, isSigned ? DType::i8 : DType::u8, extents, {}, "unpack");
-  Borrowed to(made.ptr(), std::nullopt, "unpack: result");
+  py::object made = allocate(*from.borrowed.type, isSigned ? DType::i8 : DType::u8, extents, {}, "unpack");
+  Array to(made, "unpack: result");
   py::gil_scoped_release release;
   if (isSigned)
     unpack(packing, elementsOf<const uint8_t>(from.tensor), elementsOf<int8_t>(to.tensor));

@@ -30,9 +30,12 @@ static bool derives(PyTypeObject *type, std::string_view package, std::string_vi
 ArrayType *arrayTypeOf(PyObject *object) {
   // Types stay referenced, so an address is never another type's later. Guarded by the GIL.
   static auto &known = *new std::unordered_map<PyTypeObject *, ArrayType>;
+  static ArrayType *latest = nullptr; // mostly all arguments of all calls are of one type
   PyTypeObject *type = Py_TYPE(object);
+  if (latest && latest->type == type)
+    return latest;
   if (auto found = known.find(type); found != known.end())
-    return &found->second;
+    return latest = &found->second;
   py::handle handle(reinterpret_cast<PyObject *>(type));
   if (!py::hasattr(handle, "__dlpack__"))
     return nullptr;
@@ -46,6 +49,14 @@ ArrayType *arrayTypeOf(PyObject *object) {
       throw py::error_already_set();
     if (api->version.major == 1 && api->borrow)
       facts.exchange = api;
+  }
+  if (facts.isTorch) {
+    py::object property = handle.attr("requires_grad");
+    if (Py_TYPE(property.ptr()) == &PyGetSetDescr_Type) { // and not one of a subclass in Python
+      const PyGetSetDef *definition = reinterpret_cast<PyGetSetDescrObject *>(property.ptr())->d_getset;
+      facts.requiresGrad = definition->get;
+      facts.requiresGradClosure = definition->closure;
+    }
   }
   Py_INCREF(type);
   return &known.emplace(type, facts).first->second;
@@ -202,9 +213,10 @@ static std::string textOf(const py::error_already_set &error) {
 }
 
 // torch lets data of a tensor that autograd follows out through detach() alone, so that no gradient is lost unseen.
-static void checkGradient(PyObject *object, const std::string &where) {
+static void checkGradient(PyObject *object, const ArrayType &type, const std::string &where) {
   static PyObject *name = PyUnicode_InternFromString("requires_grad");
-  auto wanted = py::reinterpret_steal<py::object>(PyObject_GetAttr(object, name));
+  auto wanted = py::reinterpret_steal<py::object>(type.requiresGrad ? type.requiresGrad(object, type.requiresGradClosure)
+                                                                    : PyObject_GetAttr(object, name));
   if (!wanted)
     throw py::error_already_set();
   if (wanted.ptr() != Py_True)
@@ -253,29 +265,34 @@ static bool isOnCuda(PyObject *object, const ArrayType &type, int &index) {
   return kind == dlpack::Cuda || kind == dlpack::CudaManaged;
 }
 
-Borrowed::Borrowed(PyObject *object, const std::optional<void *> &stream, const std::string &where) {
+TensorRef Borrowed::tensor(const std::string &where) const { return tensorOf(given, where); }
+
+void Borrowed::borrow(PyObject *object, CallStream &stream, const std::string &where) {
+  release();
   type = arrayTypeOf(object);
   if (!type)
     throw UserError(where + ": expected a tensor (torch, numpy, or any with __dlpack__), got " +
                     Py_TYPE(object)->tp_name);
   if (type->isTorch)
-    checkGradient(object, where);
-  // A tensor of a library whose current stream is not the launch's must wait for it, which __dlpack__ sees to.
+    checkGradient(object, *type, where);
   if (type->exchange) {
-    dlpack::Tensor given;
     if (type->exchange->borrow(object, &given))
       throw UserError(where + ": expected a dense tensor, got one refused: " + textOf(py::error_already_set()));
-    bool sameStream =
-        given.device.type != dlpack::Cuda || !stream || currentStream(*type, given.device.index) == *stream;
-    if (sameStream) {
-      tensor = tensorOf(given, where);
+    if (given.device.type != dlpack::Cuda)
+      return;
+    if (!stream.launch) {
+      stream = {currentStream(*type, given.device.index), type->exchange, given.device.index};
       return;
     }
+    // A tensor of a library whose current stream is not the launch's must wait for it, which __dlpack__ sees to.
+    if ((stream.library == type->exchange && stream.device == given.device.index) ||
+        currentStream(*type, given.device.index) == *stream.launch)
+      return;
   }
   try {
     std::optional<void *> consumer;
     if (int index = 0; isOnCuda(object, *type, index))
-      consumer = stream ? *stream : currentStream(*type, index);
+      consumer = stream.launch ? *stream.launch : currentStream(*type, index);
     py::object capsule = capsuleOf(object, *type, consumer);
     if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
       managedVersioned =
@@ -291,12 +308,9 @@ Borrowed::Borrowed(PyObject *object, const std::optional<void *> &stream, const 
   } catch (py::error_already_set &error) {
     throw UserError(where + ": expected a tensor that can be shared, got one refused: " + textOf(error));
   }
-  try {
-    tensor = tensorOf(managed ? managed->tensor : managedVersioned->tensor, where);
-  } catch (...) {
-    release();
-    throw;
-  }
+  given = managed ? managed->tensor : managedVersioned->tensor;
+  if (!stream.launch && device().kind == Device::Kind::Cuda)
+    stream.launch = currentStream(*type, given.device.index);
 }
 
 void Borrowed::release() {
@@ -309,11 +323,11 @@ void Borrowed::release() {
 }
 
 Borrowed::Borrowed(Borrowed &&other) noexcept
-    : tensor(other.tensor), type(other.type), readOnly(other.readOnly), managed(std::exchange(other.managed, nullptr)),
+    : given(other.given), type(other.type), readOnly(other.readOnly), managed(std::exchange(other.managed, nullptr)),
       managedVersioned(std::exchange(other.managedVersioned, nullptr)) {}
 
 Borrowed &Borrowed::operator=(Borrowed &&other) noexcept {
-  std::swap(tensor, other.tensor);
+  std::swap(given, other.given);
   std::swap(type, other.type);
   std::swap(readOnly, other.readOnly);
   std::swap(managed, other.managed);

@@ -19,6 +19,9 @@ struct ArrayType {
   const dlpack::ExchangeApi *exchange = nullptr; // torch from 2.9: arrays are read without a call of Python
   bool isTorch = false, isNumpy = false;
   bool versioned = true; // __dlpack__ takes max_version
+  // torch's requires_grad, where the type has it as a property of C, to be asked without looking its name up.
+  getter requiresGrad = nullptr;
+  void *requiresGradClosure = nullptr;
 };
 // Of the object's type; kept for the next time. Null when objects of the type have no __dlpack__.
 ArrayType *arrayTypeOf(PyObject *object);
@@ -26,18 +29,34 @@ ArrayType *arrayTypeOf(PyObject *object);
 // The stream that work on CUDA tensors of this type is queued on: the library's current one.
 void *currentStream(const ArrayType &type, int device);
 
+// The streams that a call's tensors are ready on. Of tensors of one library and device that is one, asked for once.
+struct CallStream {
+  std::optional<void *> launch; // of the first tensor on a GPU: where the launch goes
+  const dlpack::ExchangeApi *library = nullptr;
+  int device = 0;
+};
+
 // An argument borrowed for the time of a call, which holds a reference to the object.
 class Borrowed {
 public:
   Borrowed() = default;
-  // `stream` is that of the launch, null while no tensor has chosen one. Throws UserError that begins with `where`
-  // ("rms_norm: argument x") when the object cannot be read, and says what was expected and what came.
-  Borrowed(PyObject *object, const std::optional<void *> &stream, const std::string &where);
+  // In place of what it held. The first tensor on a GPU chooses the stream. Throws UserError that begins with `where` ("rms_norm: argument x")
+  // when the object cannot be read, and says what was expected and what came.
+  void borrow(PyObject *object, CallStream &stream, const std::string &where);
   Borrowed(Borrowed &&other) noexcept;
   Borrowed &operator=(Borrowed &&other) noexcept;
   ~Borrowed();
 
-  TensorRef tensor;
+  // UserError that begins with `where`: elements, a device or a rank that no kernel takes.
+  TensorRef tensor(const std::string &where) const;
+  Device device() const {
+    return given.device.type == dlpack::Cuda || given.device.type == dlpack::CudaManaged
+               ? Device{Device::Kind::Cuda, given.device.index}
+               : Device{};
+  }
+  void *data() const { return static_cast<char *>(given.data) + given.byteOffset; }
+
+  dlpack::Tensor given{}; // as the library describes it
   ArrayType *type = nullptr;
   bool readOnly = false;
   explicit operator bool() const { return type; }

@@ -204,16 +204,30 @@ void Emitter::barrier() {
     NVVM::Barrier0Op::create(builder, loc);
 }
 
-static void checkShared(const Target &target, int64_t bytes) {
-  if (bytes > target.maxSharedPerBlock)
-    throw UserError("expected at most " + std::to_string(target.maxSharedPerBlock) + " bytes of shared memory on " +
-                    target.name + ", got " + std::to_string(bytes) + "; use smaller tiles");
+SmallVector<Cost> Emitter::sharedCosts() const {
+  SmallVector<Cost> costs = keptCosts;
+  if (turnCost)
+    costs.push_back(*turnCost);
+  sortCosts(costs);
+  return costs;
 }
 
-int64_t Emitter::reserve(int64_t bytes, int64_t alignment) {
+void Emitter::checkShared() {
+  const int64_t bytes = reservedBytes + onceBytes + turnBytes;
+  if (bytes <= target.maxSharedPerBlock)
+    return;
+  SmallVector<Cost> costs = sharedCosts();
+  loc = costs.front().where; // where the error is reported
+  throw UserError("shared memory: expected at most " + std::to_string(target.maxSharedPerBlock) + " bytes a block on " +
+                  target.name + ", got " + std::to_string(bytes) + " or more (" + listOf(costs) +
+                  "); use smaller blocks");
+}
+
+int64_t Emitter::reserve(int64_t bytes, int64_t alignment, ArrayRef<Cost> costs) {
   int64_t offset = llvm::alignTo(reservedBytes, alignment);
   reservedBytes = llvm::alignTo(offset + bytes, 16);
-  checkShared(target, reservedBytes + onceBytes + turnBytes);
+  llvm::append_range(keptCosts, costs);
+  checkShared();
   return offset;
 }
 
@@ -225,14 +239,14 @@ static bool isOver(Operation *op, Operation *now) {
   });
 }
 
-int64_t Emitter::reserveWhileUsed(Operation *op, int64_t bytes, int64_t alignment) {
+int64_t Emitter::reserveWhileUsed(Operation *op, int64_t bytes, int64_t alignment, const Cost &cost) {
   Slot *best = nullptr;
   for (Slot &slot : slots)
     if (slot.bytes >= bytes && slot.offset % alignment == 0 && isOver(slot.user, op) &&
         (!best || slot.bytes < best->bytes))
       best = &slot;
   if (!best)
-    best = &slots.emplace_back(Slot{reserve(bytes, alignment), bytes, nullptr});
+    best = &slots.emplace_back(Slot{reserve(bytes, alignment, cost), bytes, nullptr});
   best->user = op;
   return best->offset;
 }
@@ -246,18 +260,23 @@ Value Emitter::sharedAt(int64_t offset) {
 Value Emitter::scratch(int64_t bytes) {
   bytes = llvm::alignTo(std::max<int64_t>(bytes, 1), 16);
   bool isOnce = !loopDepth && onceBytes + bytes <= onceLimit;
+  const Cost cost = {loc, bytes, "what threads exchange here"};
   Value base = LLVM::AddressOfOp::create(builder, loc, sharedMemory);
   // Offsets are known at the end: reserved memory comes first, then what is used once, then what exchanges share.
   auto at = LLVM::ConstantOp::create(builder, loc, builder.getI32Type(), builder.getI32IntegerAttr(0));
   if (isOnce) {
     onceOffsets.push_back({at, onceBytes});
     onceBytes += bytes;
+    keptCosts.push_back(cost);
   } else {
     barrier();
-    turnBytes = std::max(turnBytes, bytes);
+    if (bytes > turnBytes) {
+      turnBytes = bytes;
+      turnCost = cost;
+    }
     turnOffsets.push_back(at);
   }
-  checkShared(target, reservedBytes + onceBytes + turnBytes);
+  checkShared();
   return LLVM::GEPOp::create(builder, loc, base.getType(), builder.getI8Type(), base,
                              ArrayRef<LLVM::GEPArg>{at.getRes()});
 }
@@ -385,6 +404,21 @@ void Emitter::mapArguments() {
   }
 }
 
+// A configuration that no assembler can fit is refused before it is assembled.
+void Emitter::checkRegisters(int blockWarps) {
+  constexpr int most = 255, ofMultiprocessor = 64 << 10; // every multiprocessor since sm_80 has as many
+  // Warps with roles share out the block's registers unevenly.
+  const int limit = isSpecialized ? most : std::min(most, ofMultiprocessor / (lanes * blockWarps) / 8 * 8);
+  SmallVector<Cost> carried = carriedTiles(kernel, layouts);
+  if (sumOf(carried) <= limit)
+    return;
+  loc = carried.front().where;
+  throw UserError("registers: expected at most " + std::to_string(limit) + " a thread of " +
+                  std::to_string(lanes * blockWarps) + " on " + target.name + ", got " +
+                  std::to_string(sumOf(carried)) + " or more for what a loop carries (" + listOf(carried) +
+                  "); use smaller blocks");
+}
+
 LogicalResult Emitter::run() {
   MLIRContext *context = builder.getContext();
   unsigned words = 0;
@@ -433,6 +467,8 @@ LogicalResult Emitter::run() {
 
   prefetchLoads(kernel, target, warpCount);
   hoistLoads(kernel, lanes * warpCount);
+  const SmallVector<Cost> registerCosts = liveTiles(kernel, layouts);
+  checkRegisters(blockWarps);
   allocateRings();
   if (!kernel.getBody().hasOneBlock())
     return kernel.emitError() << "expected a kernel of one block, got branches outside scf";
@@ -451,6 +487,23 @@ LogicalResult Emitter::run() {
   function->setAttr(tile::sharedBytesAttr, builder.getI32IntegerAttr(int32_t(sharedBytes)));
   if (!sharedBytes)
     sharedMemory.erase();
+  auto describeCosts = [&](StringRef name, ArrayRef<Cost> costs) {
+    SmallVector<Attribute> described;
+    for (const Cost &cost : costs)
+      described.push_back(builder.getDictionaryAttr(
+          {builder.getNamedAttr("amount", builder.getI64IntegerAttr(cost.amount)),
+           builder.getNamedAttr("what", builder.getStringAttr(cost.what)), builder.getNamedAttr("where", cost.where)}));
+    function->setAttr(name, builder.getArrayAttr(described));
+  };
+  int ringStages = 0;
+  for (auto &[value, ring] : rings)
+    ringStages = std::max(ringStages, ring.stages);
+  if (ringStages)
+    function->setAttr(tile::ringStagesAttr, builder.getI32IntegerAttr(ringStages));
+  if (Attribute hint = kernel->getAttr(tile::stagesAttr))
+    function->setAttr(tile::stagesAttr, hint);
+  describeCosts(tile::registerCostsAttr, registerCosts);
+  describeCosts(tile::sharedCostsAttr, sharedCosts());
   kernel.erase();
   return expandMath(function);
 }

@@ -5,6 +5,7 @@
 #include "bitloom/lib/runtime/TensorMap.h"
 #include "bitloom/lib/target/Target.h"
 #include "bitloom/lowering/dialect/Tile.h"
+#include "bitloom/lowering/targets/nvptx/Costs.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
 #include "bitloom/lowering/transforms/Float8.h"
@@ -85,12 +86,13 @@ public:
   llvm::StringRef kernelName() { return function.getName(); }
   void barrier();
   // Shared memory for one exchange, 16-byte aligned; !llvm.ptr<3>. Waits where earlier readers may not be done: then
-  // write, barrier(), read. UserError when the block cannot have that much.
+  // write, barrier(), read. UserError when the block cannot have that much: `loc` is then the line that takes the most.
   mlir::Value scratch(int64_t bytes);
-  // Shared memory that is this caller's alone; the offset in bytes. UserError as scratch().
-  int64_t reserve(int64_t bytes, int64_t alignment);
+  // Shared memory that is this caller's alone; the offset in bytes. `costs` says which lines it is for, where that is
+  // worth a mention in an error. UserError as scratch().
+  int64_t reserve(int64_t bytes, int64_t alignment, llvm::ArrayRef<Cost> costs);
   // The same until the last use of the operation's result: later ones may have it then, past a barrier.
-  int64_t reserveWhileUsed(mlir::Operation *op, int64_t bytes, int64_t alignment);
+  int64_t reserveWhileUsed(mlir::Operation *op, int64_t bytes, int64_t alignment, const Cost &cost);
   mlir::Value sharedAt(int64_t offset);                                               // i32 address
   mlir::Value sharedAddress(mlir::Value base, mlir::Value index, mlir::Type element); // index: i32, in elements
   void sharedStore(mlir::Value address, mlir::Value value);
@@ -169,6 +171,9 @@ private:
   void bind(mlir::ValueRange tiles, mlir::ValueRange values);
   llvm::SmallVector<mlir::Type> expandedTypes(mlir::TypeRange types);
 
+  llvm::SmallVector<Cost> sharedCosts() const;
+  void checkShared();
+  void checkRegisters(int blockWarps);
   void collectTensorMaps();
   void describeTensorMaps(); // on the lowered function
   void allocateRings();
@@ -195,6 +200,8 @@ private:
   int64_t onceBytes = 0, turnBytes = 0;
   llvm::SmallVector<std::pair<mlir::LLVM::ConstantOp, int64_t>> onceOffsets;
   llvm::SmallVector<mlir::LLVM::ConstantOp> turnOffsets;
+  llvm::SmallVector<Cost> keptCosts; // of what is not taken in turn
+  std::optional<Cost> turnCost;      // the largest of the rest
   // Before both: what is reserved, some of it only while an operation's result is used.
   struct Slot {
     int64_t offset, bytes;

@@ -83,6 +83,44 @@ TensorMapRequest requestOf(mlir::DictionaryAttr described) {
   return {number("word"), number("rank"), DType(number("dtype")), {box.begin(), box.end()}, number("swizzle")};
 }
 
+std::vector<ResourceCost> costsOf(mlir::LLVM::LLVMFuncOp kernel, llvm::StringRef name) {
+  std::vector<ResourceCost> costs;
+  if (auto described = kernel->getAttrOfType<mlir::ArrayAttr>(name))
+    for (auto cost : described.getAsRange<mlir::DictionaryAttr>())
+      costs.push_back({sourceOf(mlir::Location(cost.getAs<mlir::LocationAttr>("where"))),
+                       cost.getAs<mlir::StringAttr>("what").str(), cost.getAs<mlir::IntegerAttr>("amount").getInt()});
+  return costs;
+}
+
+// PTX in `code` becomes a cubin where there is ptxas. What it schedules first sometimes leaves a few registers too
+// little: what spills is assembled again in other ways, and the best of all is kept.
+void assemble(MachineCode &code, const Target &target) {
+  const PtxasOptions usual = {.cpu = target.cpu};
+  PtxasOptions few = usual, many = usual, fewerPasses = usual;
+  few.registerUsage = 0;
+  many.registerUsage = 10;
+  fewerPasses.fewerPasses = true;
+  const std::string ptx = code.image;
+  for (const PtxasOptions &options : {usual, few, many, fewerPasses}) {
+    std::optional<Cubin> cubin;
+    try {
+      cubin = assemblePtx(ptx, options);
+    } catch (const PtxasError &) {
+      if (!code.resources)
+        throw;
+      continue; // an older ptxas, which has no such option
+    }
+    const KernelResources *resources = cubin ? cubin->find(code.entry) : nullptr;
+    if (cubin && (!code.resources || (resources && resources->spillBytes() < code.resources->spillBytes()))) {
+      code.image = std::move(cubin->bytes);
+      if (resources)
+        code.resources = *resources;
+    }
+    if (!code.resources || !code.resources->spillBytes())
+      return;
+  }
+}
+
 struct NvptxBackend : Backend {
   void initialiseLlvm() const override {
     LLVMInitializeNVPTXTargetInfo();
@@ -113,13 +151,13 @@ struct NvptxBackend : Backend {
     if (auto maps = kernel->getAttrOfType<mlir::ArrayAttr>(tile::tensorMapsAttr))
       for (auto described : maps.getAsRange<mlir::DictionaryAttr>())
         code.tensorMaps.push_back(requestOf(described));
+    code.registerCosts = costsOf(kernel, tile::registerCostsAttr);
+    code.sharedCosts = costsOf(kernel, tile::sharedCostsAttr);
+    code.stages = int(intAttr(kernel, tile::ringStagesAttr, 0));
+    code.stagesWanted = int(intAttr(kernel, tile::stagesAttr, 0));
     code.image = codegen.assembly();
     try {
-      if (std::optional<Cubin> cubin = assemblePtx(code.image, {.cpu = target.cpu})) {
-        code.image = std::move(cubin->bytes);
-        if (const KernelResources *resources = cubin->find(code.entry))
-          code.resources = *resources;
-      }
+      assemble(code, target);
     } catch (const PtxasError &error) {
       throw CodegenError(std::string("ptxas refused the code: ") + error.what());
     }

@@ -19,7 +19,10 @@ using namespace bitloom::nvptx;
 
 // Registers a thread, of the tiles on their way, the results of the loop's dots and what loops around carry together:
 // fragments, addresses and bounds take up to 100 more.
-static constexpr int64_t mostWords = 128;
+static int64_t mostWords(int threads) {
+  constexpr int64_t ofMultiprocessor = 64 << 10, others = 100;
+  return std::min<int64_t>(128, ofMultiprocessor / threads - others);
+}
 
 static int64_t wordsOf(Type tile, int threads) {
   return ShapedType::getNumElements(tile::shapeOf(tile)) * bytesOf(tile::elementOf(tile)) / (4 * threads);
@@ -76,7 +79,7 @@ static void prefetch(scf::ForOp loop, int threads) {
     slices.push_back(std::move(slice));
     last = &op;
   }
-  if (loads.empty() || words > mostWords)
+  if (loads.empty() || words > mostWords(threads))
     return;
   auto at = [&](OpBuilder &b, Value index) {
     SmallVector<Value> tiles;

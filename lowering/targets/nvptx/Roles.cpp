@@ -155,20 +155,31 @@ void Emitter::allocateRings() {
       ring.slotBytes += llvm::alignTo(bytes, sharedAlignment);
       ring.copiedBytes += bytes;
     }
-    ring.slots = reserve(ring.slotBytes * ring.stages, sharedAlignment);
+    SmallVector<Cost> costs; // each tile's at the line that loads it
+    auto fill = llvm::find_if(op->getUsers(), [](Operation *user) { return isa<tile::FillOp>(user); });
+    for (auto [i, type] : llvm::enumerate(op.getRing().getType().getTiles())) {
+      int64_t end = i + 1 < ring.tileOffsets.size() ? ring.tileOffsets[i + 1] : ring.slotBytes;
+      Location where = fill == op->user_end() ? op.getLoc()
+                                              : cast<tile::FillOp>(*fill).getBody().front().getTerminator()->getOperand(i).getLoc();
+      costs.push_back({where, (end - ring.tileOffsets[i]) * ring.stages,
+                       std::to_string(ring.stages) + " of " + describe(type)});
+    }
+    ring.slots = reserve(ring.slotBytes * ring.stages, sharedAlignment, costs);
   });
   kernel.walk([&](tile::StoreOp store) {
     std::optional<StagedStore> boxes = staged(store);
     if (!boxes)
       return;
     stagedEvenly &= boxes->boxes % 2 == 0;
-    if (staging < 0)
-      staging = reserve(consumers * warpCount / warpsPerGroup * 2 * stagedBoxBytes, sharedAlignment);
+    if (staging < 0) {
+      int64_t bytes = consumers * warpCount / warpsPerGroup * 2 * stagedBoxBytes;
+      staging = reserve(bytes, sharedAlignment, Cost{store.getLoc(), bytes, "what is stored on its way"});
+    }
   });
   kernel.walk([&](tile::RingOp op) {
     Ring &ring = rings[op.getRing()];
-    ring.full = reserve(8 * ring.stages, 8);
-    ring.empty = reserve(8 * ring.stages, 8);
+    ring.full = reserve(8 * ring.stages, 8, {});
+    ring.empty = reserve(8 * ring.stages, 8, {});
   });
 }
 
@@ -287,7 +298,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::ClusterRankOp rank) {
 void Emitter::prepareClusterSum(tile::ClusterSumOp sum) {
   int others = clusterSize - 1, threads = lanes * warpCount;
   int64_t bytes = int64_t(registersOf(sum.getType())) * 4 * threads;
-  clusterSum = {reserve(bytes * others, 16), bytes, reserve(8, 8), reserve(8, 8), localWord()};
+  const Cost cost = {sum.getLoc(), bytes * others, "the sums of the cluster's other blocks"};
+  clusterSum = {reserve(bytes * others, 16, cost), bytes, reserve(8, 8, {}), reserve(8, 8, {}), localWord()};
   when(compare(threadValue, "eq", i32(0)), [&] {
     initialiseBarrier(clusterSum.full, others * threads);
     initialiseBarrier(clusterSum.free, threads);

@@ -9,6 +9,7 @@
 // the loop ends. Its ring's slot is then freed an iteration later. On the hint tile.split such a loop is shared by the
 // blocks of a cluster, each taking every n-th iteration; the first block adds up the sums and does the rest.
 #include "bitloom/lowering/Passes.h"
+#include "bitloom/lowering/targets/nvptx/Costs.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
 
@@ -187,10 +188,17 @@ LogicalResult Specialization::chooseStages() {
   int64_t stages = std::min<int64_t>(most, left / slots);
   if (auto hint = func->getAttrOfType<IntegerAttr>(tile::stagesAttr))
     stages = std::min<int64_t>(stages, hint.getInt());
-  if (stages < 1)
-    return groups.front().loads.front().emitError()
-           << "expected tiles of at most " << std::max<int64_t>(left, 0) << " bytes of shared memory a step, got "
-           << slots << "; use smaller blocks";
+  if (stages < 1) {
+    SmallVector<Cost> costs;
+    for (Group &group : groups)
+      for (tile::LoadOp load : group.loads)
+        costs.push_back({load.getLoc(), int64_t(llvm::alignTo(tileBytes(load.getType()), sharedAlignment)),
+                         describe(load.getType())});
+    sortCosts(costs);
+    return emitError(costs.front().where)
+           << "shared memory: expected tiles of at most " << std::max<int64_t>(left, 0) << " bytes a step on "
+           << target.name << ", got " << slots << " (" << listOf(costs) << "); use smaller blocks";
+  }
   for (Ring &ring : rings)
     if (ring.inLoop)
       ring.stages = int(stages);

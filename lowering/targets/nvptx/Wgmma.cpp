@@ -86,7 +86,9 @@ void nvptx::putInShared(Emitter &e, tile::ConvertLayoutOp convert) {
     return dot && planWgmma(dot, e.target, e.warps());
   });
   int64_t bytes = type.getNumElements() * bytesOf(element);
-  int64_t offset = isForWgmma ? e.reserve(bytes, sharedAlignment) : e.reserveWhileUsed(convert, bytes, sharedAlignment);
+  const Cost cost = {convert.getLoc(), bytes, describe(type)};
+  int64_t offset =
+      isForWgmma ? e.reserve(bytes, sharedAlignment, cost) : e.reserveWhileUsed(convert, bytes, sharedAlignment, cost);
   const Registers &values = e.get(convert.getSource());
   Value address = e.sharedAt(offset);
   if (!isPutInShared(convert->getPrevNode()))

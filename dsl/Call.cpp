@@ -5,6 +5,7 @@
 #include "bitloom/lib/runtime/Launch.h"
 #include "bitloom/lib/support/Expression.h"
 #include "bitloom/lib/support/Suggest.h"
+#include "bitloom/lowering/BuildId.h"
 #include "bitloom/lowering/Executable.h"
 #include "bitloom/lowering/Interpreter.h"
 
@@ -420,7 +421,12 @@ std::shared_ptr<Executable> Call::executable(const Target &target) const {
     if (auto found = ready.find(key); found != ready.end())
       return found->second;
   }
-  auto built = build(trace(), target);
+  // A kernel of a file whose build is known need not be traced to find its code on disk.
+  const std::string file = row->code ? buildIdOf(row->code) : "";
+  auto built =
+      file.empty()
+          ? build(trace(), target)
+          : build(file + "|" + row->source + "|" + row->name + "|" + specialisation(), [&] { return trace(); }, target);
   std::lock_guard lock(mutex);
   return ready.emplace(std::move(key), std::move(built)).first->second;
 }

@@ -119,6 +119,7 @@ template <class First, class... Rest> KernelRow rowOf(const char *source) {
     row.inputs = First::inputs;
   if constexpr (requires { First::conditions; })
     row.conditions = cases(First::conditions);
+  row.code = reinterpret_cast<const void *>(&rowOf<First, Rest...>);
   return row;
 }
 

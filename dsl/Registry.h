@@ -55,6 +55,7 @@ struct KernelRow {
   // What must hold of the names of the extents and the Meta parameters: "heads % kv_heads == 0". A call that breaks one
   // is refused.
   std::vector<std::string> conditions{};
+  const void *code = nullptr; // an address in the program or library that traces the kernel; null: not known
 };
 
 // What tells a variant from its kernel's others: the dtypes in which they differ, as in "f32" or "f16/i8"; of a kernel

@@ -28,6 +28,8 @@ public:
 
   // Version of a program outside this library that has a part in the machine code.
   virtual std::string assemblerVersion() const { return ""; }
+  // What changes where that may, known at once.
+  virtual std::string assemblerStamp() const { return ""; }
   // Makes the device that loaded code belongs to current while it is held; null where there is only one, the host.
   virtual std::shared_ptr<void> enterDevice() const { return nullptr; }
 };

@@ -47,22 +47,22 @@ static int readBuildId(dl_phdr_info *info, size_t, void *data) {
   return 1;
 }
 
-static std::string makeBuildId() {
-  Search search{reinterpret_cast<uintptr_t>(&compilerBuildId), ""};
+std::string buildIdOf(const void *address) {
+  Search search{reinterpret_cast<uintptr_t>(address), ""};
   dl_iterate_phdr(readBuildId, &search);
-  std::string id = "llvm " LLVM_VERSION_STRING " ";
   if (!search.note.empty())
-    return id + search.note;
+    return search.note;
   Dl_info file{};
   struct stat facts{};
-  if (dladdr(reinterpret_cast<void *>(search.address), &file) && stat(file.dli_fname, &facts) == 0)
-    id += std::to_string(facts.st_size) + " " + std::to_string(facts.st_mtim.tv_sec) + " " +
-          std::to_string(facts.st_mtim.tv_nsec);
-  return id;
+  if (!dladdr(address, &file) || stat(file.dli_fname, &facts) != 0)
+    return "";
+  return std::to_string(facts.st_size) + " " + std::to_string(facts.st_mtim.tv_sec) + " " +
+         std::to_string(facts.st_mtim.tv_nsec);
 }
 
 const std::string &compilerBuildId() {
-  static const std::string id = makeBuildId();
+  static const std::string id =
+      "llvm " LLVM_VERSION_STRING " " + buildIdOf(reinterpret_cast<const void *>(&compilerBuildId));
   return id;
 }
 

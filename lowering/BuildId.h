@@ -9,4 +9,7 @@ namespace bitloom {
 // file carries none, its size and time of change.
 const std::string &compilerBuildId();
 
+// The same of the file, a program or a shared library, that holds this address; empty where none does.
+std::string buildIdOf(const void *address);
+
 } // namespace bitloom

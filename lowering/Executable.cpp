@@ -179,17 +179,36 @@ static std::shared_ptr<Executable> loadCached(const Digest &key, const Target &t
   }
 }
 
-std::shared_ptr<Executable> build(const Program &program, const Target &target) {
-  static std::mutex mutex;
-  static auto &loaded = *new std::map<LoadedKey, std::shared_ptr<Executable>>; // never destroyed, like the code in it
-  const std::shared_ptr<void> device = backendOf(target.family).enterDevice();
-  const LoadedKey key{keyOf(program, target), device.get()};
-  {
+namespace {
+// By key and device. Never destroyed, like the code in it.
+class LoadedCode {
+public:
+  std::shared_ptr<Executable> find(const LoadedKey &key) {
     std::lock_guard lock(mutex);
-    if (auto found = loaded.find(key); found != loaded.end())
-      return found->second;
+    auto found = loaded.find(key);
+    return found == loaded.end() ? nullptr : found->second;
   }
-  // Unlocked: others may compile meanwhile. Of two that compile the same, the first to finish stays.
+  // Of two that compile the same at a time, the first to finish stays.
+  std::shared_ptr<Executable> add(const LoadedKey &key, std::shared_ptr<Executable> executable) {
+    std::lock_guard lock(mutex);
+    return loaded.emplace(key, std::move(executable)).first->second;
+  }
+
+private:
+  std::mutex mutex;
+  std::map<LoadedKey, std::shared_ptr<Executable>> loaded;
+};
+} // namespace
+
+static LoadedCode &loadedCode() {
+  static auto &code = *new LoadedCode;
+  return code;
+}
+
+// In the device's context, which is current.
+static std::shared_ptr<Executable> buildAs(const LoadedKey &key, const Program &program, const Target &target) {
+  if (auto found = loadedCode().find(key))
+    return found;
   std::shared_ptr<Executable> executable = loadCached(key.digest, target);
   if (!executable) {
     MachineCode code = compile(program, target);
@@ -197,8 +216,34 @@ std::shared_ptr<Executable> build(const Program &program, const Target &target) 
     executable = Executable::load(code, target);
     diskCache().put(key.digest, code.serialize());
   }
-  std::lock_guard lock(mutex);
-  return loaded.emplace(key, std::move(executable)).first->second;
+  return loadedCode().add(key, std::move(executable));
+}
+
+std::shared_ptr<Executable> build(const Program &program, const Target &target) {
+  const std::shared_ptr<void> device = backendOf(target.family).enterDevice();
+  return buildAs({keyOf(program, target), device.get()}, program, target);
+}
+
+std::shared_ptr<Executable> build(const std::string &request, const std::function<Program()> &trace,
+                                  const Target &target) {
+  const Backend &backend = backendOf(target.family);
+  const std::shared_ptr<void> device = backend.enterDevice();
+  // What lies under a request is the key of the machine code.
+  const Digest under = contentKey({"request 1", request, target.name, target.triple, target.cpu, target.features,
+                                   compilerBuildId(), backend.assemblerStamp()});
+  if (std::optional<std::string> bytes = diskCache().get(under); bytes && bytes->size() == sizeof(Digest)) {
+    LoadedKey key{{}, device.get()};
+    std::memcpy(key.digest.data(), bytes->data(), sizeof(Digest));
+    if (auto found = loadedCode().find(key))
+      return found;
+    if (auto executable = loadCached(key.digest, target))
+      return loadedCode().add(key, std::move(executable));
+  }
+  const Program program = trace();
+  const LoadedKey key{keyOf(program, target), device.get()};
+  std::shared_ptr<Executable> executable = buildAs(key, program, target);
+  diskCache().put(under, {reinterpret_cast<const char *>(key.digest.data()), sizeof(Digest)});
+  return executable;
 }
 
 } // namespace bitloom

@@ -5,8 +5,10 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 namespace bitloom {
 
@@ -24,5 +26,11 @@ public:
 
 // Compiles, or takes the machine code from the disk cache, and loads it.
 std::shared_ptr<Executable> build(const Program &program, const Target &target);
+
+// The same of the program that `trace` makes, which is not asked for where the disk cache has what an earlier process
+// built. `request` determines the program: it names the kernel, the build of the library that has its code, and all
+// that the tracing depends on.
+std::shared_ptr<Executable> build(const std::string &request, const std::function<Program()> &trace,
+                                  const Target &target);
 
 } // namespace bitloom

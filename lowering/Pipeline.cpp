@@ -327,10 +327,11 @@ std::optional<UserError> spillError(const MachineCode &code, const Target &targe
     live += cost.amount;
   return UserError(code.registerCosts.empty() ? SourceLocation() : code.registerCosts.front().where,
                    "registers: " + code.entry + " has " + std::to_string(code.resources->registers) + " a thread of " +
-                       std::to_string(code.threadsPerProgram) + " on " + target.name + " and keeps the rest in memory (" +
-                       std::to_string(code.resources->spillStoreBytes) + " bytes stored, " +
-                       std::to_string(code.resources->spillLoadBytes) + " loaded): its tiles take some " +
-                       std::to_string(live) + " at once" + tiles + "; use smaller blocks, or more warps of fewer elements");
+                       std::to_string(code.threadsPerProgram) + " on " + target.name +
+                       " and keeps the rest in memory (" + std::to_string(code.resources->spillStoreBytes) +
+                       " bytes stored, " + std::to_string(code.resources->spillLoadBytes) +
+                       " loaded): its tiles take some " + std::to_string(live) + " at once" + tiles +
+                       "; use smaller blocks, or more warps of fewer elements");
 }
 
 Replay replay(const std::string &file) {

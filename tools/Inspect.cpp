@@ -38,14 +38,14 @@ static std::string resourcesOf(const MachineCode &code, const Target &target) {
   auto row = [](const char *what, int number) { return std::vector<std::string>{what, std::to_string(number)}; };
   const KernelResources &own = *code.resources;
   std::string text = tableOf({{"resource", target.name},
-                  row("threads a program", code.threadsPerProgram),
-                  row("registers a thread", own.registers),
-                  row("stack bytes a thread", own.stackBytes),
-                  row("spill store bytes", own.spillStoreBytes),
-                  row("spill load bytes", own.spillLoadBytes),
-                  row("shared bytes, static", own.sharedBytes),
-                  row("shared bytes, dynamic", code.sharedBytes),
-                  row("barriers", own.barriers)});
+                              row("threads a program", code.threadsPerProgram),
+                              row("registers a thread", own.registers),
+                              row("stack bytes a thread", own.stackBytes),
+                              row("spill store bytes", own.spillStoreBytes),
+                              row("spill load bytes", own.spillLoadBytes),
+                              row("shared bytes, static", own.sharedBytes),
+                              row("shared bytes, dynamic", code.sharedBytes),
+                              row("barriers", own.barriers)});
   auto byLine = [&](const char *what, const std::vector<ResourceCost> &costs) {
     std::vector<std::vector<std::string>> rows = {{"line", what, "for"}};
     for (const ResourceCost &cost : costs)

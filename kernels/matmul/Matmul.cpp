@@ -34,14 +34,13 @@ template <class T, class Out> struct Matmul {
                                        "(ceil_div(m, 128) * ceil_div(n, 256) <= 132)))"
                                      : "max(16, min(next_pow2(n), 64 + 64 * (m > 32)))";
   // Bytes in rows of no multiple of 16 come one by one, through registers: of them less at a time.
-  Meta<int> block_k = isStorageFloat(dtypeOf<T>)
-                          ? "max(16, min(next_pow2(k), 64 + (64 + 128 * (1 - fast_sums)) * "
-                            "((m * a_transposed + k * (1 - a_transposed)) % 16 == 0) * "
-                            "((k * b_transposed + n * (1 - b_transposed)) % 16 == 0)))"
-                      : sizeof(T) == 1 ? "max(16, min(next_pow2(k), 64 + 64 * "
-                                         "((m * a_transposed + k * (1 - a_transposed)) % 16 == 0) * "
-                                         "((k * b_transposed + n * (1 - b_transposed)) % 16 == 0)))"
-                                       : "max(16, min(next_pow2(k), 64))";
+  Meta<int> block_k = isStorageFloat(dtypeOf<T>) ? "max(16, min(next_pow2(k), 64 + (64 + 128 * (1 - fast_sums)) * "
+                                                   "((m * a_transposed + k * (1 - a_transposed)) % 16 == 0) * "
+                                                   "((k * b_transposed + n * (1 - b_transposed)) % 16 == 0)))"
+                      : sizeof(T) == 1           ? "max(16, min(next_pow2(k), 64 + 64 * "
+                                                   "((m * a_transposed + k * (1 - a_transposed)) % 16 == 0) * "
+                                                   "((k * b_transposed + n * (1 - b_transposed)) % 16 == 0)))"
+                                                 : "max(16, min(next_pow2(k), 64))";
   // Thread blocks that share the sum over k of a tile: two where tiles are too few for all multiprocessors.
   Meta<int> split = "1 + (m > 64) * (k >= 8192) * (ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= 66)";
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits

@@ -8,10 +8,13 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
+#include <mutex>
 #include <regex>
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -101,14 +104,30 @@ std::string findPtxas() {
   return isProgram(usual) ? usual : "";
 }
 
-std::string ptxasVersion() {
+std::string ptxasStamp() {
   const std::string program = findPtxas();
-  if (program.empty())
+  struct stat facts{};
+  if (program.empty() || stat(program.c_str(), &facts) != 0)
     return "";
-  ScratchFolder scratch;
-  const std::string text = run({program, "--version"}, scratch.file("log")).output;
-  std::smatch match; // "Cuda compilation tools, release 13.0, V13.0.88"
-  return std::regex_search(text, match, std::regex("release [0-9.]+, V([0-9.]+)")) ? match[1].str() : text;
+  return program + " " + std::to_string(facts.st_size) + " " + std::to_string(facts.st_mtim.tv_sec) + " " +
+         std::to_string(facts.st_mtim.tv_nsec);
+}
+
+std::string ptxasVersion() {
+  const std::string stamp = ptxasStamp();
+  if (stamp.empty())
+    return "";
+  static std::mutex mutex;
+  static auto &known = *new std::map<std::string, std::string>; // by stamp: running it takes longer than loading code
+  std::lock_guard lock(mutex);
+  auto [entry, fresh] = known.try_emplace(stamp);
+  if (fresh) {
+    ScratchFolder scratch;
+    const std::string text = run({findPtxas(), "--version"}, scratch.file("log")).output;
+    std::smatch match; // "Cuda compilation tools, release 13.0, V13.0.88"
+    entry->second = std::regex_search(text, match, std::regex("release [0-9.]+, V([0-9.]+)")) ? match[1].str() : text;
+  }
+  return entry->second;
 }
 
 const KernelResources *Cubin::find(std::string_view kernel) const {

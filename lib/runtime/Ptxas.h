@@ -51,6 +51,10 @@ std::string findPtxas();
 // "13.0" of `ptxas --version`; part of the key under which a cubin is cached. Empty when there is no ptxas.
 std::string ptxasVersion();
 
+// The program's path, size and time of change: differs where ptxasVersion() may, and is known without running it. Empty
+// when there is no ptxas.
+std::string ptxasStamp();
+
 // The cubin of the text; none when there is no ptxas, and then the driver takes the PTX itself (cuda::Module does).
 // PtxasError: the text was refused, or ptxas could not be run.
 std::optional<Cubin> assemblePtx(const std::string &ptx, const PtxasOptions &options);

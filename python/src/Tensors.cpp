@@ -215,8 +215,8 @@ static std::string textOf(const py::error_already_set &error) {
 // torch lets data of a tensor that autograd follows out through detach() alone, so that no gradient is lost unseen.
 static void checkGradient(PyObject *object, const ArrayType &type, const std::string &where) {
   static PyObject *name = PyUnicode_InternFromString("requires_grad");
-  auto wanted = py::reinterpret_steal<py::object>(type.requiresGrad ? type.requiresGrad(object, type.requiresGradClosure)
-                                                                    : PyObject_GetAttr(object, name));
+  auto wanted = py::reinterpret_steal<py::object>(
+      type.requiresGrad ? type.requiresGrad(object, type.requiresGradClosure) : PyObject_GetAttr(object, name));
   if (!wanted)
     throw py::error_already_set();
   if (wanted.ptr() != Py_True)

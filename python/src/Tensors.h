@@ -40,8 +40,8 @@ struct CallStream {
 class Borrowed {
 public:
   Borrowed() = default;
-  // In place of what it held. The first tensor on a GPU chooses the stream. Throws UserError that begins with `where` ("rms_norm: argument x")
-  // when the object cannot be read, and says what was expected and what came.
+  // In place of what it held. The first tensor on a GPU chooses the stream. Throws UserError that begins with `where`
+  // ("rms_norm: argument x") when the object cannot be read, and says what was expected and what came.
   void borrow(PyObject *object, CallStream &stream, const std::string &where);
   Borrowed(Borrowed &&other) noexcept;
   Borrowed &operator=(Borrowed &&other) noexcept;

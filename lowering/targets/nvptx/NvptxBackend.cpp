@@ -177,6 +177,7 @@ struct NvptxBackend : Backend {
   }
 
   std::string assemblerVersion() const override { return ptxasVersion(); }
+  std::string assemblerStamp() const override { return ptxasStamp(); }
 
   // Code belongs to a context: the handle of it is what the pointer points to.
   std::shared_ptr<void> enterDevice() const override {

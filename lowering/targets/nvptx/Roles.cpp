@@ -159,10 +159,11 @@ void Emitter::allocateRings() {
     auto fill = llvm::find_if(op->getUsers(), [](Operation *user) { return isa<tile::FillOp>(user); });
     for (auto [i, type] : llvm::enumerate(op.getRing().getType().getTiles())) {
       int64_t end = i + 1 < ring.tileOffsets.size() ? ring.tileOffsets[i + 1] : ring.slotBytes;
-      Location where = fill == op->user_end() ? op.getLoc()
-                                              : cast<tile::FillOp>(*fill).getBody().front().getTerminator()->getOperand(i).getLoc();
-      costs.push_back({where, (end - ring.tileOffsets[i]) * ring.stages,
-                       std::to_string(ring.stages) + " of " + describe(type)});
+      Location where = fill == op->user_end()
+                           ? op.getLoc()
+                           : cast<tile::FillOp>(*fill).getBody().front().getTerminator()->getOperand(i).getLoc();
+      costs.push_back(
+          {where, (end - ring.tileOffsets[i]) * ring.stages, std::to_string(ring.stages) + " of " + describe(type)});
     }
     ring.slots = reserve(ring.slotBytes * ring.stages, sharedAlignment, costs);
   });

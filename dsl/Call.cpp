@@ -454,7 +454,7 @@ void PreparedCall::launch(void *stream) const {
     executable->launch(words, grid, stream);
 }
 
-void PreparedCall::launch(std::span<void *const> data, void *stream) const {
+void PreparedCall::launchOn(std::span<void *const> data, void *stream) const {
   if (!executable)
     return;
   std::array<int64_t, cuda::maxLaunchWords> all;

@@ -31,10 +31,10 @@ struct PreparedCall {
   std::vector<Address> addresses;
   Device device;
 
-  // On a CPU to the end, on a GPU, whose context is current, on `stream`. data: the views' addresses, by parameter;
-  // those of the call itself without them.
+  // On a CPU to the end, on a GPU, whose context is current, on `stream`; on the tensors of the call itself, or on
+  // others, whose addresses `data` has by parameter.
   void launch(void *stream = nullptr) const;
-  void launch(std::span<void *const> data, void *stream = nullptr) const;
+  void launchOn(std::span<void *const> data, void *stream = nullptr) const;
 };
 
 class Call {

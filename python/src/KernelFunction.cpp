@@ -337,10 +337,10 @@ void KernelFunction::run(const Plan &plan, const Arguments &arguments) const {
     data[parameter] = arguments.given[parameter].object ? arguments.given[parameter].tensor.data() : nullptr;
   WithoutGil others;
   if (arguments.device.kind == Device::Kind::Cpu) {
-    plan.call.launch(data);
+    plan.call.launchOn(data);
   } else {
     cuda::ContextScope scope(arguments.device.index);
-    plan.call.launch(data, *arguments.stream.launch);
+    plan.call.launchOn(data, *arguments.stream.launch);
   }
 }
 

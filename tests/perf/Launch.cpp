@@ -150,7 +150,7 @@ void measure(const char *name, Bound bound, const Target &target) {
   const double driver = microseconds([&] { raw.launch(); });
   const double ours = microseconds([&] {
     cuda::ContextScope scope(0);
-    prepared.launch(data);
+    prepared.launchOn(data);
   });
   std::printf("%-24s cuLaunchKernelEx %6.2f us   ours %6.2f us   over it %6.2f us   code ready after %7.1f ms\n", name,
               driver, ours, ours - driver, ready * 1e3);

@@ -54,7 +54,7 @@ TEST(CudaLaunch, WordsGridAndStreamReachTheDriver) {
 
   // Other tensors of the same kind need nothing but their addresses.
   void *data[16] = {memory[3], memory[4], memory[5]};
-  prepared.launch(data, nullptr);
+  prepared.launchOn(data, nullptr);
   EXPECT_EQ(driver.words, (std::vector<int64_t>{word(memory[3]), n, 1, word(memory[4]), n, 1, word(memory[5]), n, 1}));
   EXPECT_EQ(driver.stream, nullptr);
 }
@@ -80,13 +80,13 @@ TEST(CudaLaunch, ATensorIsDescribedToTheCopyEngineOnce) {
   const int before = driver.encoded;
   void *first[6] = {memory[0], memory[1], nullptr, nullptr, nullptr, memory[2]};
   void *second[6] = {memory[3], memory[1], nullptr, nullptr, nullptr, memory[4]};
-  prepared.launch(first);
+  prepared.launchOn(first);
   expectMaps(first);
   EXPECT_EQ(driver.encoded - before, int(code.tensorMaps.size()));
   for (int round = 0; round < 3; ++round) {
-    prepared.launch(second);
+    prepared.launchOn(second);
     expectMaps(second);
-    prepared.launch(first);
+    prepared.launchOn(first);
     expectMaps(first);
   }
   EXPECT_LT(driver.encoded - before, 2 * int(code.tensorMaps.size())); // b is the same in both

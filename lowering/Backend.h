@@ -9,6 +9,10 @@
 #include <memory>
 #include <string>
 
+namespace llvm {
+class Module;
+} // namespace llvm
+
 namespace mlir::LLVM {
 class LLVMFuncOp;
 } // namespace mlir::LLVM
@@ -21,6 +25,8 @@ public:
 
   // Registers LLVM's back end; called once.
   virtual void initialiseLlvm() const = 0;
+  // Rewrites the optimised module where LLVM's back end would not make the best of it.
+  virtual void prepare(llvm::Module &) const {}
   // From the optimised module that holds `kernel`. UserError: the kernel asks for more than the target has.
   virtual MachineCode machineCode(Codegen &codegen, mlir::LLVM::LLVMFuncOp kernel, const Target &target) const = 0;
   // As Executable::load.

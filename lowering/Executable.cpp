@@ -219,6 +219,16 @@ static std::shared_ptr<Executable> buildAs(const LoadedKey &key, const Program &
   return loadedCode().add(key, std::move(executable));
 }
 
+MachineCode compileOrFind(const Program &program, const Target &target) {
+  const Digest key = keyOf(program, target);
+  if (std::optional<std::string> bytes = diskCache().get(key))
+    if (std::optional<MachineCode> code = MachineCode::deserialize(*bytes))
+      return std::move(*code);
+  MachineCode code = compile(program, target);
+  diskCache().put(key, code.serialize());
+  return code;
+}
+
 std::shared_ptr<Executable> build(const Program &program, const Target &target) {
   const std::shared_ptr<void> device = backendOf(target.family).enterDevice();
   return buildAs({keyOf(program, target), device.get()}, program, target);

@@ -27,7 +27,11 @@ public:
 // Compiles, or takes the machine code from the disk cache, and loads it.
 std::shared_ptr<Executable> build(const Program &program, const Target &target);
 
-// The same of the program that `trace` makes, which is not asked for where the disk cache has what an earlier process
+// The machine code alone, from the disk cache or compiled and put there. Of what the disk cache has, MachineCode's
+// costs are not known.
+MachineCode compileOrFind(const Program &program, const Target &target);
+
+// As build, of the program that `trace` makes, which is not asked for where the disk cache has what an earlier process
 // built. `request` determines the program: it names the kernel, the build of the library that has its code, and all
 // that the tracing depends on.
 std::shared_ptr<Executable> build(const std::string &request, const std::function<Program()> &trace,

@@ -13,7 +13,6 @@
 #include "mlir/Target/LLVMIR/Export.h"
 #include "llvm/IR/DiagnosticInfo.h"
 #include "llvm/IR/DiagnosticPrinter.h"
-#include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/InlineAsm.h"
 #include "llvm/IR/InstIterator.h"
 #include "llvm/IR/LLVMContext.h"
@@ -124,26 +123,6 @@ Codegen::Codegen(mlir::ModuleOp source, const Target &target) : impl(new Impl) {
 
 Codegen::~Codegen() = default;
 
-// Floats of bytes by way of i32, which the optimiser leaves out. LLVM's AArch64 back end takes the direct conversion
-// apart in halves of vectors, and then needs twice the instructions.
-static void convertBytesInSteps(llvm::Module &module) {
-  llvm::SmallVector<llvm::CastInst *> direct;
-  for (llvm::Function &function : module)
-    for (llvm::Instruction &instruction : llvm::instructions(function))
-      if (llvm::isa<llvm::SIToFPInst, llvm::UIToFPInst>(instruction) && instruction.getType()->isVectorTy() &&
-          instruction.getOperand(0)->getType()->getScalarType()->isIntegerTy(8))
-        direct.push_back(llvm::cast<llvm::CastInst>(&instruction));
-  for (llvm::CastInst *cast : direct) {
-    llvm::IRBuilder<> builder(cast);
-    llvm::Value *bytes = cast->getOperand(0);
-    llvm::Type *words = bytes->getType()->getWithNewType(builder.getInt32Ty());
-    bool isSigned = llvm::isa<llvm::SIToFPInst>(cast);
-    llvm::Value *wide = isSigned ? builder.CreateSExt(bytes, words) : builder.CreateZExt(bytes, words);
-    cast->replaceAllUsesWith(builder.CreateSIToFP(wide, cast->getType()));
-    cast->eraseFromParent();
-  }
-}
-
 void Codegen::optimise() {
   llvm::PipelineTuningOptions tuning;
   // Kernels come vectorised and tiled: the vectorisers would only find the scalar remainders of loops.
@@ -161,8 +140,7 @@ void Codegen::optimise() {
   builder.registerLoopAnalyses(loops);
   builder.crossRegisterProxies(loops, functions, components, modules);
   builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O3).run(*impl->module, modules);
-  if (impl->target.family == Family::Cpu_aarch64)
-    convertBytesInSteps(*impl->module);
+  backendOf(impl->target.family).prepare(*impl->module);
 }
 
 std::string Codegen::text() const {

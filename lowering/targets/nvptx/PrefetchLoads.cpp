@@ -56,6 +56,15 @@ static tile::LoadOp loadedBy(tile::ConvertLayoutOp convert) {
   return load && value.hasOneUse() && load->getBlock() == convert->getBlock() && !isWritten ? load : nullptr;
 }
 
+// Whether the value, in the loop's body, is computed from the argument.
+static bool isFrom(Value value, BlockArgument argument) {
+  if (value == argument)
+    return true;
+  Operation *op = value.getDefiningOp();
+  return op && op->getBlock() == argument.getOwner() &&
+         llvm::any_of(op->getOperands(), [&](Value operand) { return isFrom(operand, argument); });
+}
+
 static void prefetch(scf::ForOp loop, int threads) {
   SmallVector<tile::LoadOp> loads;
   SmallVector<SetVector<Operation *>> slices;
@@ -65,6 +74,10 @@ static void prefetch(scf::ForOp loop, int threads) {
     for (Type type : around.getResultTypes())
       if (isa<RankedTensorType>(type))
         words += wordsOf(type, threads);
+  for (BlockArgument carried : loop.getRegionIterArgs()) // beside the dots' results, unless it becomes one
+    if (isa<RankedTensorType>(carried.getType()) &&
+        llvm::none_of(loop.getOps<tile::DotOp>(), [&](tile::DotOp dot) { return isFrom(dot.getAcc(), carried); }))
+      words += wordsOf(carried.getType(), threads);
   for (Operation &op : *loop.getBody()) {
     if (auto dot = dyn_cast<tile::DotOp>(op))
       words += wordsOf(dot.getType(), threads);

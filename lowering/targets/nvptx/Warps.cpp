@@ -66,8 +66,15 @@ int nvptx::warpsFor(func::FuncOp func, const Target &target) {
     if (planMma(dot, target, 1))
       mma = std::max(mma, mmaWarps(dot));
   });
-  if (mma) // and at most 64 elements a thread of the largest tile
-    return std::max(mma, int(std::min<int64_t>(largest / (lanes * 64), 16)));
+  if (mma) { // and at most 64 registers a thread of the largest tile; indices of 64 bits are narrowed later
+    int64_t words = 1;
+    func.walk([&](Operation *op) {
+      for (Type type : op->getResultTypes())
+        if (isa<RankedTensorType>(type))
+          words = std::max(words, paddedElements(type) * std::min<int64_t>(bytesOf(tile::elementOf(type)), 4) / 4);
+    });
+    return std::max(mma, int(std::min<int64_t>(words / (lanes * 64), 16)));
+  }
   double words = 1; // a thread's registers an element: those, and the value under way
   auto count = [&](ValueRange values) {
     for (Value value : values)

@@ -3,7 +3,9 @@
 // Parameters are 64-bit words; aligned runs move 16 bytes an instruction, where no edge cuts them, else one element.
 // CHECK-LABEL: llvm.func @add(
 // CHECK-SAME: %{{.*}}: i64, %{{.*}}: i64, %{{.*}}: i64, %{{.*}}: i64, %{{.*}}: i64, %{{.*}}: i64)
-// CHECK-SAME: nvvm.kernel, nvvm.reqntid = array<i32: 128>, tile.num_warps = 4 : i32, tile.shared_bytes = 0 : i32
+// CHECK-SAME: nvvm.kernel, nvvm.reqntid = array<i32: 128>, tile.num_warps = 4 : i32
+// CHECK-SAME: tile.register_costs = [{amount = 8 : i64, what = "the tile [1024] of f32", where = #{{.*}}}]
+// CHECK-SAME: tile.shared_bytes = 0 : i32, tile.shared_costs = []
 // CHECK: scf.if
 // CHECK-COUNT-2: ld.global.v4.b32 {$0, $1, $2, $3}, [$4 + {{0|2048}}];
 // CHECK: else
@@ -173,7 +175,7 @@ func.func @f64(%x: !tile.view<?xf64>, %i: i64) attributes {tile.kernel} {
 func.func @shared(%x: !tile.view<?x?xf32>, %i: i64) attributes {tile.kernel, tile.num_warps = 4 : i32} {
   %a = tile.load %x[%i, %i] dims [0, 1] : !tile.view<?x?xf32> -> tensor<256x256xf32>
   %c = arith.constant dense<0.0> : tensor<256x256xf32>
-  // expected-error @+1 {{expected at most 232448 bytes of shared memory on sm_90a, got 524288; use smaller tiles}}
+  // expected-error-re @+1 {{shared memory: expected at most 232448 bytes a block on sm_90a, got 524288 or more ({{.*}}: 524288 for what threads exchange here); use smaller blocks}}
   %d = tile.dot %a, %a, %c : tensor<256x256xf32>, tensor<256x256xf32>, tensor<256x256xf32>
   tile.store %d, %x[%i, %i] dims [0, 1] : tensor<256x256xf32>, !tile.view<?x?xf32>
   return

@@ -1,4 +1,4 @@
-// The state of a Session and its scopes: what Trace.cpp, Control.cpp and Session.cpp share.
+// The state of a Session and its scopes, and values of the IR under construction: what the tracing's files share.
 #pragma once
 
 #include "bitloom/dsl/internal/Session.h"
@@ -57,7 +57,13 @@ Session::Impl *currentSession();
 
 mlir::Location locationOf(SourceLocation at, mlir::Value like = {});
 mlir::Type typeOf(DType dtype);
+inline mlir::Value valueOf(Node node) { return mlir::Value::getFromOpaquePointer(node.value); }
 mlir::Value valueOf(Node node, DType dtype, SourceLocation at); // a host number becomes a constant
+mlir::Value constantOf(mlir::Type type, Node number, mlir::Location at);
+mlir::Value splatTo(mlir::Value scalar, llvm::ArrayRef<int64_t> shape, mlir::Location at);
+// Brings operands to one shape; UserError at `at` for extents that differ and are not 1.
+Shape unify(llvm::MutableArrayRef<mlir::Value> values, SourceLocation at);
+void checkComputes(DType dtype, SourceLocation at); // UserError for elements that are only stored
 inline Node nodeOf(mlir::Value value) { return {value.getAsOpaquePointer()}; }
 std::string shapeText(llvm::ArrayRef<int64_t> shape); // [16, 64]
 

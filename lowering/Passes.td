@@ -40,6 +40,15 @@ def SpecializeWarps : Pass<"tile-specialize-warps", "::mlir::func::FuncOp"> {
   let dependentDialects = ["::bitloom::tile::TileDialect", "::mlir::arith::ArithDialect"];
 }
 
+def PipelineDots : Pass<"tile-pipeline-dots", "::mlir::func::FuncOp"> {
+  let summary = "overlap a loop's chained dots with what is computed between them (NVIDIA targets)";
+  let description = [{
+    See the comment of PipelineDots.cpp. Of kernels that tile-specialize-warps gave roles.
+  }];
+  let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "the target, as parseTarget spells it">];
+  let dependentDialects = ["::bitloom::tile::TileDialect", "::mlir::arith::ArithDialect", "::mlir::scf::SCFDialect"];
+}
+
 def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
   let summary = "lower tiles with layouts to one thread's registers (NVIDIA targets)";
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "the target, as parseTarget spells it">];

@@ -54,6 +54,8 @@ static void gpuLayoutPasses(OpPassManager &passes, const Target &target) {
   passes.addPass(createCSEPass());
   // Of what layouts placed in shared memory, once nothing is left to merge.
   passes.addPass(createSpecializeWarps({target.name}));
+  // Of loops in which waiting for the copy engine is explicit.
+  passes.addPass(createPipelineDots({target.name}));
 }
 
 static void gpuThreadPasses(OpPassManager &passes, const Target &target) {

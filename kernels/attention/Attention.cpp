@@ -33,13 +33,14 @@ template <class T> struct Attention {
   Meta<int> block_d = "max(16, next_pow2(d))";
   BITLOOM_PARAMS(q, k, v, out, lse, scale, causal, with_lse, block_m, block_n, block_d)
 
-  Grid grid() const { return {ceil_div(q.extent(2), block_m), q.extent(1), q.extent(0)}; }
+  // Heads first: programs that run together share keys and values where heads do, and are as long when causal.
+  Grid grid() const { return {q.extent(1), ceil_div(q.extent(2), block_m), q.extent(0)}; }
 
   void operator()() const {
-    auto head = program_id(1), batch = program_id(2);
+    auto head = program_id(0), batch = program_id(2);
     auto kvHead = head / (q.extent(1) / k.extent(1));
     // The last queries see the most keys: their programs come first, so that none of them is left over at the end.
-    auto tile = causal ? num_programs(0) - 1 - program_id(0) : program_id(0);
+    auto tile = causal ? num_programs(1) - 1 - program_id(1) : program_id(1);
     auto rows = block_at(tile, block_m), dims = span(0, block_d);
     auto keys = k.extent(2), ahead = keys - q.extent(2);
 
@@ -50,33 +51,28 @@ template <class T> struct Attention {
     auto total = zeros<f32>({block_m});
     auto top = full<f32>({block_m}, -1e30f); // finite, so that no infinities are subtracted where nothing is seen
 
-    auto step = [&](const Scalar<i64> &start, bool masked) {
-      auto cols = span(start, block_n);
-      auto scores = dot(queries, trans(k(batch, kvHead, cols, dims)), zeros<f32>({block_m, block_n}));
-      if (masked) {
-        auto seen = broadcast(expand(cols.indices() < keys, 0), {block_m, block_n});
-        if (causal)
-          seen = seen & (expand(cols.indices(), 0) <= expand(rows.indices() + ahead, 1));
-        scores = where(seen, scores, -infinity);
-      }
-      auto next = maximum(top, max(scores, 1));
-      auto p = exp2(scores * factor - expand(next * factor, 1));
-      auto shrink = exp2((top - next) * factor);
-      total = total * shrink + sum(p, 1);
-      acc = dot(cast<T>(p), v(batch, kvHead, cols, dims), acc * expand(shrink, 1));
-      top = next;
-    };
     // Every query of the tile sees the keys before `full`, none those from `last` on.
     auto full = keys, last = keys;
     if (causal) {
       full = minimum(keys, maximum(rows.start + ahead + 1, 0));
       last = minimum(keys, maximum(rows.start + block_m + ahead, 0));
     }
-    full = full / block_n * block_n;
-    for (auto start : range(0, full, block_n))
-      step(start, false);
-    for (auto start : range(full, last, block_n))
-      step(start, true);
+    for (auto start : range(0, last, block_n)) {
+      auto cols = span(start, block_n);
+      auto scores = dot(queries, trans(k(batch, kvHead, cols, dims)), zeros<f32>({block_m, block_n}));
+      when(start + block_n > full, [&] {
+        auto seen = broadcast(expand(cols.indices() < keys, 0), {block_m, block_n});
+        if (causal) // the last query sees the last key, and those beyond it are nobody's
+          seen = expand(cols.indices(), 0) <= expand(rows.indices() + ahead, 1);
+        scores = where(seen, scores, -infinity);
+      });
+      auto next = maximum(top, max(scores, 1));
+      auto p = exp2(scores * factor - expand(next * factor, 1));
+      auto shrink = exp2((top - next) * factor);
+      total = total * shrink + sum(p, 1);
+      acc = dot(cast<T>(p), v(batch, kvHead, cols, dims), acc * expand(shrink, 1));
+      top = next;
+    }
 
     out(batch, head, rows, dims) = cast<T>(acc * expand(where(total > 0.0f, 1.0f / total, 0.0f), 1));
     if (with_lse)

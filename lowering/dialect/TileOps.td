@@ -419,18 +419,50 @@ def Tile_ConvertLayoutOp : Tile_Op<"convert_layout", [Pure]> {
   let hasFolder = 1;
 }
 
-def Tile_DotWaitOp : Tile_Op<"dot_wait", [AllTypesMatch<["source", "result"]>]> {
-  let summary = "the accumulator once every dot under way is done";
+def Tile_DotWaitOp : Tile_Op<"dot_wait", [AttrSizedOperandSegments, AllTypesMatch<["source", "result"]>]> {
+  let summary = "the accumulator once the dots under way are done";
   let description = [{
-    See `inFlight` of `tile.dot`.
+    See `inFlight` of `tile.dot`: all of them but the `inFlight` that started last. An operand that such a dot reads
+    where it is, rather than in shared memory, has to be named here so that it stays until then. The wait begins once
+    the tiles `after` are computed.
 
     ```mlir
     %sum = tile.dot_wait %acc : tensor<16x16xf32>
+    %product = tile.dot_wait %acc reading %a after %t : tensor<16x16xf32>, tensor<16x64xbf16>, after tensor<16xf32>
     ```
   }];
-  let arguments = (ins Tile_Tensor:$source);
+  let arguments = (ins Tile_Tensor:$source, Optional<Tile_Tensor>:$operand, Variadic<Tile_Tensor>:$after,
+                       DefaultValuedAttr<I32Attr, "0">:$inFlight);
   let results = (outs Tile_Tensor:$result);
-  let assemblyFormat = "$source attr-dict `:` type($source)";
+  let builders = [OpBuilder<(ins "::mlir::Value":$source), [{
+    build($_builder, $_state, source.getType(), source, ::mlir::Value(), ::mlir::ValueRange());
+  }]>];
+  let assemblyFormat = "$source (`reading` $operand^)? (`after` $after^)? attr-dict `:` type($source) (`,` type($operand)^)? (`,` `after` type($after)^)?";
+}
+
+def Tile_AwaitGroupOp : Tile_Op<"await_group"> {
+  let summary = "wait until the warps before these let them on";
+  let description = [{
+    Where several groups of warps share a program, and each comes by as often as the others: they go on one after the
+    other, each from here to its `tile.admit_group`.
+
+    ```mlir
+    tile.await_group
+    ```
+  }];
+  let assemblyFormat = "attr-dict";
+}
+
+def Tile_AdmitGroupOp : Tile_Op<"admit_group"> {
+  let summary = "let the next group of warps go on";
+  let description = [{
+    See `tile.await_group`.
+
+    ```mlir
+    tile.admit_group
+    ```
+  }];
+  let assemblyFormat = "attr-dict";
 }
 
 def Tile_ClusterRankOp : Tile_Op<"cluster_rank", [Pure]> {

@@ -253,15 +253,19 @@ llvm::LogicalResult lower(Emitter &, tile::PopOp);
 llvm::LogicalResult lower(Emitter &, tile::DotWaitOp);
 llvm::LogicalResult lower(Emitter &, tile::TakeTurnOp);
 llvm::LogicalResult lower(Emitter &, tile::PassTurnOp);
+llvm::LogicalResult lower(Emitter &, tile::AwaitGroupOp);
+llvm::LogicalResult lower(Emitter &, tile::AdmitGroupOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterRankOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterSumOp);
 // A dot with an operand in shared memory.
 llvm::LogicalResult lowerWgmma(Emitter &, tile::DotOp);
 llvm::LogicalResult lowerMma(Emitter &, tile::DotOp);
 // Accumulators in and out of one piece of PTX, in which they are $0, $1, …; `text` may use the operands after them as
-// $(2n), ….
+// $(2n), …. `startsThem`: what they were is not read, and the operands after them are $n, ….
 void throughAccumulators(Emitter &, llvm::MutableArrayRef<mlir::Value> sums, const std::string &text,
-                         const std::string &moreConstraints, mlir::ValueRange more);
+                         const std::string &moreConstraints, mlir::ValueRange more, bool startsThem = false);
+// Before the first tile.await_group of a kernel with roles, in its consumers.
+void admitFirstGroup(Emitter &);
 // {$first, …}
 std::string braced(size_t first, size_t count);
 // False where the store is none of accumulators that the copy engine can write.

@@ -505,6 +505,8 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       return done;
     };
     if (&region == &specialize.getConsumer()) {
+      if (region.walk([](tile::AwaitGroupOp) { return WalkResult::interrupt(); }).wasInterrupted())
+        admitFirstGroup(*this);
       if (failed(body()))
         return failure();
       if (staging >= 0) // what the copy engine still reads goes with the block

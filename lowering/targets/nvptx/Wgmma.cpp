@@ -4,6 +4,7 @@
 #include "bitloom/lowering/targets/nvptx/Mma.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/IR/Matchers.h"
 #include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
@@ -145,15 +146,18 @@ std::string nvptx::braced(size_t first, size_t count) {
 }
 
 void nvptx::throughAccumulators(Emitter &e, MutableArrayRef<Value> sums, const std::string &text,
-                                const std::string &moreConstraints, ValueRange more) {
+                                const std::string &moreConstraints, ValueRange more, bool startsThem) {
   OpBuilder &b = e.builder;
   Type type = sums[0].getType();
   std::string letter = isa<FloatType>(type) ? "f" : "r", outs, ins;
   for (size_t i = 0; i < sums.size(); ++i) {
     outs += (i ? ",=" : "=") + letter;
-    ins += "," + std::to_string(i);
+    if (!startsThem)
+      ins += "," + std::to_string(i);
   }
-  SmallVector<Value> operands(sums);
+  SmallVector<Value> operands;
+  if (!startsThem)
+    llvm::append_range(operands, sums);
   llvm::append_range(operands, more);
   Type result =
       sums.size() == 1 ? type : LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(sums.size(), type));
@@ -162,13 +166,36 @@ void nvptx::throughAccumulators(Emitter &e, MutableArrayRef<Value> sums, const s
     sum = sums.size() == 1 ? after : LLVM::ExtractValueOp::create(b, e.loc, after, int64_t(i)).getResult();
 }
 
-static void waitForDots(Emitter &e, MutableArrayRef<Value> sums) {
-  throughAccumulators(e, sums, "wgmma.wait_group.sync.aligned 0;", ",~{memory}", {});
+// All but the last `inFlight`. The tensor cores read `operands` until then: named here, they are not overwritten.
+static void waitForDots(Emitter &e, MutableArrayRef<Value> sums, int inFlight, ValueRange operands) {
+  std::string constraints;
+  for (size_t i = 0; i < operands.size(); ++i)
+    constraints += ",r";
+  throughAccumulators(e, sums, "wgmma.wait_group.sync.aligned " + std::to_string(inFlight) + ";",
+                      constraints + ",~{memory}", operands);
+}
+
+// The assembler sees no reason to compute them before a wait. Here it has one: an instruction that stays in its place
+// among waits, and whose predicate, next to never true, is made of them.
+static void computeFirst(Emitter &e, ValueRange tiles) {
+  Value bits;
+  for (Value tile : tiles)
+    for (Value value : e.get(tile)) {
+      Value own = e.toBits(value);
+      bits = bits ? arith::XOrIOp::create(e.builder, e.loc, bits, own).getResult() : own;
+    }
+  if (bits)
+    e.ptx("@$0 nanosleep.u32 0;", "b,~{memory}", Type(), {e.compare(bits, "eq", e.i32(0x7fc0beef))},
+          /*hasSideEffects=*/true);
 }
 
 LogicalResult nvptx::lower(Emitter &e, tile::DotWaitOp wait) {
+  computeFirst(e, wait.getAfter());
   Registers sums = e.get(wait.getSource());
-  waitForDots(e, sums);
+  SmallVector<Value> operands;
+  if (Value operand = wait.getOperand(); operand && !isShared(operand.getType()))
+    operands = packWords(e, e.get(operand));
+  waitForDots(e, sums, int(wait.getInFlight()), operands);
   e.put(wait, sums);
   return success();
 }
@@ -212,6 +239,7 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
   }
 
   Registers sums = e.get(dot.getAcc());
+  bool startsSums = matchPattern(dot.getAcc(), m_Zero()) || matchPattern(dot.getAcc(), m_AnyZeroFloat());
   int64_t perAtom = columns / 2, perStep = step / 2, atoms = m / (wgmmaRows * groupsAlongM);
   Registers fragments;
   if (!aInShared) // four words a quarter of the depth of an atom's rows
@@ -223,7 +251,8 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
   for (int64_t k = 0; k < depth; k += atom.k)
     for (int64_t i = 0; i < atoms; ++i)
       for (int64_t c = 0; c < columns; c += step) {
-        size_t first = 2 * perStep; // of the operands after the accumulators
+        bool isFirst = startsSums && k == 0;
+        size_t first = isFirst ? perStep : 2 * perStep; // of the operands after the accumulators
         SmallVector<Value> operands;
         std::string rows;
         if (aInShared) {
@@ -238,8 +267,9 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
         std::string bText = "$" + std::to_string(first + operands.size());
         operands.push_back(rhs.descriptor(c, k));
         constraints += ",l";
-        std::string text = "{\n\t.reg .pred add;\n\tsetp.eq.u32 add, 0, 0;\n\t" + name + " " + braced(0, perStep) +
-                           ", " + rows + ", " + bText + ", add";
+        std::string text = "{\n\t.reg .pred add;\n\tsetp." + std::string(isFirst ? "ne" : "eq") +
+                           ".u32 add, 0, 0;\n\t" + name + " " + braced(0, perStep) + ", " + rows + ", " + bText +
+                           ", add";
         if (atom.accumulator == "f32")
           text += ", 1, 1";
         if (atom.mnMajor) {
@@ -248,15 +278,41 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
           text += rhs.isDepthMajor() ? ", 0" : ", 1";
         }
         throughAccumulators(e, MutableArrayRef<Value>(sums).slice(i * perAtom + c / 2, perStep), text + ";\n\t}",
-                            constraints, operands);
+                            constraints, operands, isFirst);
       }
   e.ptx("wgmma.commit_group.sync.aligned;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
   if (dot.getInFlight())
     e.ptx("wgmma.wait_group.sync.aligned " + std::to_string(dot.getInFlight()) + ";", "~{memory}", Type(), {},
           /*hasSideEffects=*/true);
   else
-    waitForDots(e, sums);
+    waitForDots(e, sums, 0, {});
   e.put(dot, sums);
+  return success();
+}
+
+//===- Groups that take turns with the tensor cores ---------------------------------------------------------------===//
+
+// Barriers 8 and up: a group's turn, at which it meets the group that admits it.
+static void groupTurn(Emitter &e, const char *how, Value group) {
+  Value id = arith::AddIOp::create(e.builder, e.loc, group, e.i32(8));
+  e.ptx("bar." + std::string(how) + " $0, " + std::to_string(2 * lanes * warpsPerGroup) + ";", "r,~{memory}", Type(),
+        {id}, /*hasSideEffects=*/true);
+}
+
+void nvptx::admitFirstGroup(Emitter &e) {
+  Value isLast = e.compare(e.warpGroup(), "eq", e.i32(e.warps() / warpsPerGroup - 1));
+  e.when(isLast, [&] { groupTurn(e, "arrive", e.i32(0)); });
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::AwaitGroupOp) {
+  groupTurn(e, "sync", e.warpGroup());
+  return success();
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::AdmitGroupOp) {
+  Value next = arith::AddIOp::create(e.builder, e.loc, e.warpGroup(), e.i32(1));
+  Value isLast = e.compare(next, "eq", e.i32(e.warps() / warpsPerGroup));
+  groupTurn(e, "arrive", e.select(isLast, e.i32(0), next));
   return success();
 }
 

@@ -37,6 +37,7 @@ int main(int argc, char **argv) {
   bitloom::registerExpandFloats();
   bitloom::registerExpandMath();
   bitloom::registerSpecializeWarps();
+  bitloom::registerPipelineDots();
   bitloom::registerTileToLoops();
   bitloom::registerTileToNVVM();
   return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "bitloom-opt\n", registry));

@@ -6,8 +6,8 @@
 // (2024), algorithm 2. What it takes from the iteration before, p and the sum to add to, the loop carries:
 //
 //   s = a · b[0];  p = f(s);  sum = g · sum
-//   for i ≥ 1: start s = a · b[i], start sum = p · c[i - 1] + sum;  wait for s;  p = f(s);  wait for sum;  sum = g · sum
-//   sum = p · c[last] + sum
+//   for i ≥ 1: start s = a · b[i], start sum = p · c[i - 1] + sum;  wait for s;  p = f(s);  wait for sum;  sum = g ·
+//   sum sum = p · c[last] + sum
 //
 // Where several warpgroups share the tile, they start their dots one after the other, so that one computes f while the
 // others have the tensor cores.
@@ -53,8 +53,8 @@ private:
   unsigned sumIndex = 0;                // of the loop's arguments: what the second dot adds to
   SmallVector<Operation *> secondTiles; // the front and the transposes that lead to its operand in shared memory
   tile::PopOp secondPop;
-  SmallVector<Operation *> rest;      // all others of the body, in order
-  llvm::DenseSet<Operation *> late;   // of those, what has to wait for the second dot
+  SmallVector<Operation *> rest;    // all others of the body, in order
+  llvm::DenseSet<Operation *> late; // of those, what has to wait for the second dot
 };
 
 } // namespace
@@ -196,14 +196,15 @@ scf::ForOp Pipeline::createLoop(OpBuilder &builder, ValueRange inits) {
   sum.setInFlight(2);
   if (inTurn)
     tile::AdmitGroupOp::create(inside, loc);
-  auto known =
-      tile::DotWaitOp::create(inside, first.getLoc(), scores.getType(), scores, registerOperand(scores), ValueRange(), 1);
+  auto known = tile::DotWaitOp::create(inside, first.getLoc(), scores.getType(), scores, registerOperand(scores),
+                                       ValueRange(), 1);
   now.map(first.getResult(), known.getResult());
   ArrayRef<Operation *> others(start + 1, rest.end());
   for (Operation *op : others)
     if (!late.contains(op))
       inside.clone(*op, now);
-  auto added = tile::DotWaitOp::create(inside, second.getLoc(), sum.getType(), sum, registerOperand(sum), early(now), 0);
+  auto added =
+      tile::DotWaitOp::create(inside, second.getLoc(), sum.getType(), sum, registerOperand(sum), early(now), 0);
   inside.clone(*secondPop, before);
   now.map(loop.getRegionIterArg(sumIndex), added.getResult());
   for (Operation *op : others)
@@ -265,9 +266,8 @@ struct PipelineDots : bitloom::impl::PipelineDotsBase<PipelineDots> {
       return;
     const Target facts = parseTarget(target);
     SmallVector<scf::ForOp> loops;
-    func.walk([&](tile::SpecializeOp roles) {
-      roles.getConsumer().walk([&](scf::ForOp loop) { loops.push_back(loop); });
-    });
+    func.walk(
+        [&](tile::SpecializeOp roles) { roles.getConsumer().walk([&](scf::ForOp loop) { loops.push_back(loop); }); });
     for (scf::ForOp loop : loops)
       if (Pipeline pipeline(loop, facts, int(warps.getInt())); pipeline.match())
         pipeline.rewrite();

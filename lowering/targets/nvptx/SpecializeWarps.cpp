@@ -150,6 +150,15 @@ void Specialization::collectRings() {
   }
 }
 
+static bool isAcrossWarps(tile::ReduceOp reduce) {
+  Layouts layouts;
+  const LinearLayout &source = layouts.of(reduce.getSources()[0].getType());
+  return llvm::any_of(source.ins(), [&](const auto &in) {
+    return in.name == warp &&
+           llvm::any_of(in.bases, [&](const LinearLayout::Vector &basis) { return basis[reduce.getAxis()] != 0; });
+  });
+}
+
 // An upper bound of what the threads exchange through shared memory: the operands that they put there for dots, each in
 // its place, and the largest of the rest, which take turns.
 static int64_t exchangedBytes(func::FuncOp func) {
@@ -162,8 +171,8 @@ static int64_t exchangedBytes(func::FuncOp func) {
         bytes += tileBytes(type);
     if (op->getNumResults() == 1 && isShared(op->getResult(0).getType()))
       kept += isa<tile::ConvertLayoutOp>(op) ? llvm::alignTo(bytes, sharedAlignment) : 0;
-    else if (isa<tile::ReduceOp>(op)) // a part of each warp
-      most = std::max({most, bytes * warps, int64_t{4} << 10});
+    else if (auto reduce = dyn_cast<tile::ReduceOp>(op)) // a part of each warp
+      most = isAcrossWarps(reduce) ? std::max({most, bytes * warps, int64_t{4} << 10}) : most;
     else if (isa<tile::ConvertLayoutOp, tile::ReshapeOp, tile::TransposeOp, tile::SliceOp, tile::ScanOp, tile::GatherOp,
                  tile::AtomicOp, tile::LutOp>(op))
       most = std::max(most, bytes);
@@ -199,9 +208,14 @@ LogicalResult Specialization::chooseStages() {
            << "shared memory: expected tiles of at most " << std::max<int64_t>(left, 0) << " bytes a step on "
            << target.name << ", got " << slots << " (" << listOf(costs) << "); use smaller blocks";
   }
+  left -= stages * slots;
   for (Ring &ring : rings)
-    if (ring.inLoop)
+    if (ring.inLoop) {
       ring.stages = int(stages);
+    } else if (ring.slotBytes() <= left) { // for the program after this one
+      left -= ring.slotBytes();
+      ring.stages = 2;
+    }
   for (Group &group : groups)
     if (rings[group.ring].stages < 2) // a dot under way would hold the slot that the next one waits for
       group.accumulating = nullptr;

@@ -29,7 +29,8 @@ template <class T> struct Attention {
   Meta<bool> with_lse = "lse.given";
   // Products of full f32 are computed outside the tensor cores, from registers that larger tiles would not leave.
   Meta<int> block_m = sizeof(T) == 4 ? "max(16, min(next_pow2(t), 64))" : "max(16, min(next_pow2(t), 128))";
-  Meta<int> block_n = sizeof(T) == 4 ? "max(16, min(next_pow2(t_kv), 64))" : "max(16, min(next_pow2(t_kv), 128))";
+  Meta<int> block_n = sizeof(T) == 4 ? "max(16, min(next_pow2(t_kv), 64))"
+                                     : "max(16, min(next_pow2(t_kv), 16384 / max(128, next_pow2(d))))";
   Meta<int> block_d = "max(16, next_pow2(d))";
   BITLOOM_PARAMS(q, k, v, out, lse, scale, causal, with_lse, block_m, block_n, block_d)
 

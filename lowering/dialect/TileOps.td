@@ -428,7 +428,7 @@ def Tile_DotWaitOp : Tile_Op<"dot_wait", [AttrSizedOperandSegments, AllTypesMatc
 
     ```mlir
     %sum = tile.dot_wait %acc : tensor<16x16xf32>
-    %product = tile.dot_wait %acc reading %a after %t : tensor<16x16xf32>, tensor<16x64xbf16>, after tensor<16xf32>
+    %product = tile.dot_wait %acc reading %a after %v : tensor<16x16xf32>, tensor<16x64xf32>, after tensor<64xf32>
     ```
   }];
   let arguments = (ins Tile_Tensor:$source, Optional<Tile_Tensor>:$operand, Variadic<Tile_Tensor>:$after,

@@ -50,11 +50,12 @@ func.func @accumulates(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !ti
 
 // -----
 
-// As in attention: what is loaded once has a ring of one slot, freed after the loop that reads it. A dot whose sum is
-// looked at in the loop waits for itself, and frees its slot at once.
+// As in attention: what is loaded once has a ring of its own, freed after the loop that reads it, with a second slot for
+// the next program where shared memory has room. A dot whose sum is looked at in the loop waits for itself, and frees its
+// slot at once.
 // CHECK-LABEL: func.func @looksAtItsSums
 func.func @looksAtItsSums(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %c: !tile.view<?x?xf32> {tile.align = 16 : i32}) attributes {tile.kernel, tile.stages = 3 : i32} {
-  // CHECK-DAG: %[[ONE:.*]] = tile.ring stages 1 : <tensor<128x64xbf16
+  // CHECK-DAG: %[[ONE:.*]] = tile.ring stages 2 : <tensor<128x64xbf16
   // CHECK-DAG: %[[RING:.*]] = tile.ring stages 3 : <tensor<64x64xbf16
   // CHECK: producer {
   // CHECK: tile.fill %[[ONE]]

@@ -144,6 +144,8 @@ static bool liesTransposed(const TensorRef &tensor) {
 std::optional<int64_t> Call::named(std::string_view name) const {
   size_t dot = name.find('.');
   if (dot == name.npos) {
+    if (name == "multiprocessors")
+      return multiprocessors;
     auto found = sizes.find(std::string(name));
     return found == sizes.end() ? std::nullopt : std::optional(found->second);
   }
@@ -203,6 +205,8 @@ void Call::checkConditions() const {
 void Call::resolve() {
   pickVariant();
   checkViews();
+  if (!multiprocessors)
+    multiprocessors = targetOf(device()).multiprocessors;
   const std::vector<Parameter> &parameters = variant().parameters;
   // Names stand for the extents where they come alone; then Meta parameters may depend on them, and expressions on
   // both.

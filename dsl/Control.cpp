@@ -181,6 +181,8 @@ void hints(const Hints &hints, SourceLocation at) {
     if (value)
       function->setAttr(name, builder.getI32IntegerAttr(value));
   }
+  if (hints.stream_k)
+    function->setAttr(tile::streamKAttr, builder.getUnitAttr());
   if (!hints.warp_specialize)
     function->setAttr(tile::warpSpecializeAttr, builder.getBoolAttr(false));
 }

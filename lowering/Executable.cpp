@@ -61,6 +61,7 @@ std::string MachineCode::serialize() const {
   writer.add(sharedBytes);
   writer.add(int64_t(isPersistent));
   writer.add(blocksPerProgram);
+  writer.add(workspaceBytes);
   writer.add(int64_t(tensorMaps.size()));
   for (const TensorMapRequest &map : tensorMaps) {
     for (int value : {map.word, map.rank, int(map.dtype), map.swizzle})
@@ -87,6 +88,7 @@ std::optional<MachineCode> MachineCode::deserialize(std::string_view bytes) {
   code.sharedBytes = int(reader.number());
   code.isPersistent = reader.number();
   code.blocksPerProgram = int(reader.number());
+  code.workspaceBytes = int(reader.number());
   const int64_t maps = reader.number();
   for (int64_t i = 0; i < maps && reader.good; ++i) {
     TensorMapRequest &map = code.tensorMaps.emplace_back();

@@ -49,6 +49,14 @@ def PipelineDots : Pass<"tile-pipeline-dots", "::mlir::func::FuncOp"> {
   let dependentDialects = ["::bitloom::tile::TileDialect", "::mlir::arith::ArithDialect", "::mlir::scf::SCFDialect"];
 }
 
+def ShareSteps : Pass<"tile-share-steps", "::mlir::func::FuncOp"> {
+  let summary = "let the blocks of a grid share the steps of its programs evenly (stream-K)";
+  let description = [{
+    See the comment of ShareSteps.cpp. Only kernels with the attribute tile.stream_k change.
+  }];
+  let dependentDialects = ["::bitloom::tile::TileDialect", "::mlir::arith::ArithDialect", "::mlir::scf::SCFDialect"];
+}
+
 def TileToNVVM : Pass<"tile-to-nvvm", "::mlir::ModuleOp"> {
   let summary = "lower tiles with layouts to one thread's registers (NVIDIA targets)";
   let options = [Option<"target", "target", "std::string", "\"sm_90a\"", "the target, as parseTarget spells it">];

@@ -56,6 +56,8 @@ static void gpuLayoutPasses(OpPassManager &passes, const Target &target) {
   passes.addPass(createSpecializeWarps({target.name}));
   // Of loops in which waiting for the copy engine is explicit.
   passes.addPass(createPipelineDots({target.name}));
+  // Of the two loops that there are now, one a role.
+  passes.addPass(createShareSteps());
 }
 
 static void gpuThreadPasses(OpPassManager &passes, const Target &target) {

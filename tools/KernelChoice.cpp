@@ -94,6 +94,7 @@ Call callOf(const KernelRow &kernel, size_t variant, const std::string &sizes, c
     }
   Call call(kernel);
   call.chooseVariant(variant);
+  call.tuneFor(targetsOf(arguments).front().target);
   std::map<std::string, int64_t> numbers;
   for (auto &[name, text] : given) {
     auto parameter = parameters.find(name);

@@ -27,11 +27,14 @@ template <class T, class Out> struct Matmul {
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
   Meta<bool> tf32 = false;      // f32 operands may be rounded to 10 bits of mantissa
   Meta<bool> fast_sums = false; // of 8-bit floats
-  Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
-  // Twice as wide where that makes one wave of what would be two on a GPU of 132 multiprocessors.
-  Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
-                                       "(ceil_div(m, 128) * ceil_div(n, 128) > 132) * "
-                                       "(ceil_div(m, 128) * ceil_div(n, 256) <= 132)))"
+  // Twice as large where that makes one wave of what would be two; along m if that is all of it, so that b is read once.
+  Meta<int> block_m = sizeof(T) == 2 ? "max(8, min(next_pow2(m), 128 + 128 * (m > 128) * (m <= 256) * "
+                                       "(2 * ceil_div(n, 128) > multiprocessors) * "
+                                       "(ceil_div(n, 128) <= multiprocessors)))"
+                                     : "max(8, min(next_pow2(m), 128))";
+  Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 256) * "
+                                       "(ceil_div(m, 128) * ceil_div(n, 128) > multiprocessors) * "
+                                       "(ceil_div(m, 128) * ceil_div(n, 256) <= multiprocessors)))"
                                      : "max(16, min(next_pow2(n), 64 + 64 * (m > 32)))";
   // Bytes in rows of no multiple of 16 come one by one, through registers: of them less at a time.
   Meta<int> block_k = isStorageFloat(dtypeOf<T>) ? "max(16, min(next_pow2(k), 64 + (64 + 128 * (1 - fast_sums)) * "
@@ -41,16 +44,24 @@ template <class T, class Out> struct Matmul {
                                                    "((m * a_transposed + k * (1 - a_transposed)) % 16 == 0) * "
                                                    "((k * b_transposed + n * (1 - b_transposed)) % 16 == 0)))"
                                                  : "max(16, min(next_pow2(k), 64))";
+  // Whether thread blocks share the steps along k of all tiles evenly: where whole waves of tiles take more steps than
+  // that by what it costs to add up the parts of the tiles that are cut.
+  Meta<bool> stream_k = "(m > 64) * (multiprocessors > 0) * "
+                        "(ceil_div(ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)), max(multiprocessors, 1)) * "
+                        "ceil_div(k, max(block_k, 1)) - "
+                        "ceil_div(ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) * ceil_div(k, max(block_k, 1)), "
+                        "max(multiprocessors, 1)) >= 8)";
   // Thread blocks that share the sum over k of a tile: two where tiles are too few for all multiprocessors.
-  Meta<int> split = "1 + (m > 64) * (k >= 8192) * (ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= 66)";
+  Meta<int> split = "1 + (m > 64) * (k >= 8192) * "
+                    "(2 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= multiprocessors)";
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
   BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, out, activation, biased, scaled_a, scaled_b, a_transposed, b_transposed,
-                 tf32, fast_sums, block_m, block_n, block_k, split, stages)
+                 tf32, fast_sums, block_m, block_n, block_k, stream_k, split, stages)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_m), ceil_div(out.extent(1), block_n)}; }
 
   void operator()() const {
-    hints({.stages = stages, .split = split});
+    hints({.stages = stages, .split = split, .stream_k = stream_k});
     using Sum = std::conditional_t<std::is_integral_v<T>, i32, f32>;
     auto rows = block_at(program_id(0), block_m), cols = block_at(program_id(1), block_n);
     const bool blocked = (std::same_as<T, f32> && !tf32) || (isStorageFloat(dtypeOf<T>) && !fast_sums);

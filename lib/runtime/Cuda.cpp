@@ -447,6 +447,10 @@ void fill(void *memory, std::uint8_t value, size_t bytes, void *stream) {
 }
 
 void synchronizeStream(void *stream) { CHECK(cuStreamSynchronize, stream); }
+bool isCapturing(void *stream) {
+  int status = 0; // CUstreamCaptureStatus: none
+  return driver().cuStreamIsCapturing(stream, &status) || status;
+}
 void synchronize() { CHECK(cuCtxSynchronize); }
 
 Event::Event() { CHECK(cuEventCreate, &handle, 0); }

@@ -23,7 +23,8 @@ constexpr const char *nvptxTriple = "nvptx64-nvidia-cuda";
 constexpr int64_t streamedBytes = 32 << 20;
 
 // Within a family, weaker first. LLVM tunes x86-64-v4 for 256-bit vectors unless told otherwise.
-// GPU limits: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+// GPU limits: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability". Multiprocessors: of A100,
+// RTX 3090's class (84), RTX 4090, H100 and H200 SXM, B200, RTX 5090.
 static const std::vector<Target> &bases() {
   static const std::vector<Target> table = {
       {.family = Family::Cpu_x86,
@@ -70,7 +71,8 @@ static const std::vector<Target> &bases() {
        .maxThreadsPerSm = 2048,
        .registersPerSm = 65536,
        .maxSharedPerBlock = 163 * 1024,
-       .sharedPerSm = 164 * 1024},
+       .sharedPerSm = 164 * 1024,
+       .multiprocessors = 108},
       {.family = Family::Nvptx,
        .name = "sm_86",
        .triple = nvptxTriple,
@@ -83,7 +85,8 @@ static const std::vector<Target> &bases() {
        .maxThreadsPerSm = 1536,
        .registersPerSm = 65536,
        .maxSharedPerBlock = 99 * 1024,
-       .sharedPerSm = 100 * 1024},
+       .sharedPerSm = 100 * 1024,
+       .multiprocessors = 84},
       {.family = Family::Nvptx,
        .name = "sm_89", // fp8 mma.sync came with PTX 8.4
        .triple = nvptxTriple,
@@ -96,7 +99,8 @@ static const std::vector<Target> &bases() {
        .maxThreadsPerSm = 1536,
        .registersPerSm = 65536,
        .maxSharedPerBlock = 99 * 1024,
-       .sharedPerSm = 100 * 1024},
+       .sharedPerSm = 100 * 1024,
+       .multiprocessors = 128},
       {.family = Family::Nvptx,
        .name = "sm_90a",
        .triple = nvptxTriple,
@@ -109,7 +113,8 @@ static const std::vector<Target> &bases() {
        .maxThreadsPerSm = 2048,
        .registersPerSm = 65536,
        .maxSharedPerBlock = 227 * 1024,
-       .sharedPerSm = 228 * 1024},
+       .sharedPerSm = 228 * 1024,
+       .multiprocessors = 132},
       {.family = Family::Nvptx,
        .name = "sm_100a",
        .triple = nvptxTriple,
@@ -122,7 +127,8 @@ static const std::vector<Target> &bases() {
        .maxThreadsPerSm = 2048,
        .registersPerSm = 65536,
        .maxSharedPerBlock = 227 * 1024,
-       .sharedPerSm = 228 * 1024},
+       .sharedPerSm = 228 * 1024,
+       .multiprocessors = 148},
       {.family = Family::Nvptx,
        .name = "sm_120",
        .triple = nvptxTriple,
@@ -135,7 +141,8 @@ static const std::vector<Target> &bases() {
        .maxThreadsPerSm = 1536,
        .registersPerSm = 65536,
        .maxSharedPerBlock = 99 * 1024,
-       .sharedPerSm = 100 * 1024},
+       .sharedPerSm = 100 * 1024,
+       .multiprocessors = 170},
   };
   return table;
 }
@@ -230,7 +237,7 @@ Target parseTarget(std::string_view name) {
   if (name == "host")
     return hostTarget();
   if (name == "cuda")
-    return targetOfDevice(cuda::deviceInfo(cuda::currentDevice()).computeCapability);
+    return targetOf({Device::Kind::Cuda, cuda::currentDevice()});
 
   std::string_view baseName = name.substr(0, name.find('+'));
   const Target *base = findBase(baseName);
@@ -339,7 +346,8 @@ const Target &targetOf(Device device) {
   static const std::vector<Target> targets = [] {
     std::vector<Target> all;
     for (int i = 0; i < cuda::deviceCount(); ++i)
-      all.push_back(targetOfDevice(cuda::deviceInfo(i).computeCapability));
+      all.emplace_back(targetOfDevice(cuda::deviceInfo(i).computeCapability)).multiprocessors =
+          cuda::deviceInfo(i).smCount;
     return all;
   }();
   if (device.index < 0 || size_t(device.index) >= targets.size())

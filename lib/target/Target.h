@@ -38,6 +38,7 @@ struct Target {
   int registersPerSm = 0;     // of 32 bits
   int maxSharedPerBlock = 0;  // bytes, static and dynamic together
   int sharedPerSm = 0;        // bytes; each resident block takes 1 KiB of it beyond what it asks for
+  int multiprocessors = 0;    // of the usual device; targetOf gives a device's own
 
   bool has(std::string_view feature) const; // "avx512vnni", "i8mm", …: `features` holds +feature
   bool operator==(const Target &) const = default;

@@ -32,6 +32,10 @@ inline constexpr llvm::StringLiteral warpSpecializeAttr =
     "tile.warp_specialize"; // bool, on the function: whether warps may be given roles; a hint, true when absent
 inline constexpr llvm::StringLiteral splitAttr =
     "tile.split"; // i32, on the function: blocks that may share the iterations of a loop that only accumulates; a hint
+inline constexpr llvm::StringLiteral streamKAttr =
+    "tile.stream_k"; // unit, on the function: blocks may share the steps of such loops of all programs evenly; a hint
+inline constexpr llvm::StringLiteral workspaceAttr =
+    "tile.workspace"; // i32, on an llvm.func: bytes a block of the memory whose address follows the grid's extents
 inline constexpr llvm::StringLiteral clusterAttr =
     "tile.cluster"; // i32, on the function: blocks that run a program together; absent: 1
 inline constexpr llvm::StringLiteral consumersAttr =

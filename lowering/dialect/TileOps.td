@@ -586,7 +586,8 @@ def Tile_SpecializeOp : Tile_Op<"specialize"> {
   let description = [{
     The producer's warps run the first region, which fills rings and writes nothing, and the others the second one, at
     the same time. Each group goes through all the programs of a block by itself, so the producer may be ahead by a
-    program.
+    program. With `steps`, which every program's loop has, blocks share the steps of the grid rather than its programs:
+    see `tile.share`.
 
     ```mlir
     tile.specialize producer {
@@ -605,9 +606,39 @@ def Tile_SpecializeOp : Tile_Op<"specialize"> {
     }
     ```
   }];
+  let arguments = (ins Optional<I64>:$steps);
   let regions = (region SizedRegion<1>:$producer, SizedRegion<1>:$consumer);
-  let assemblyFormat = "`producer` $producer `consumer` $consumer attr-dict";
+  let assemblyFormat = "(`steps` $steps^)? `producer` $producer `consumer` $consumer attr-dict";
   let hasVerifier = 1;
+}
+
+def Tile_ShareOp : Tile_Op<"share"> {
+  let summary = "the steps of a program that this block does";
+  let description = [{
+    Inside a `tile.specialize` with `steps`: those from `first` to below `end`. Each block has an even share of the steps
+    of some programs, one after the other, and then whole programs. `before` is how many steps the part had that the
+    block did before this one; of its first part, any number.
+
+    ```mlir
+    %first, %end, %before = tile.share
+    ```
+  }];
+  let results = (outs I64:$first, I64:$end, I64:$before);
+  let assemblyFormat = "attr-dict";
+}
+
+def Tile_ShareSumOp : Tile_Op<"share_sum", [AllTypesMatch<["source", "result"]>]> {
+  let summary = "the sum of a tile over the blocks that have a share of a program, in the one with its first step";
+  let description = [{
+    Added in the order of their steps. In the other blocks, see `tile.share`, the result is not to be used.
+
+    ```mlir
+    %sum = tile.share_sum %acc : tensor<16x16xf32>
+    ```
+  }];
+  let arguments = (ins Tile_Tensor:$source);
+  let results = (outs Tile_Tensor:$result);
+  let assemblyFormat = "$source attr-dict `:` type($source)";
 }
 
 #endif

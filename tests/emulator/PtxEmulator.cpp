@@ -8,6 +8,7 @@ struct PtxEmulator::Impl {
   ptx::Module module;
   std::map<uint64_t, uint64_t> allowed;
   std::string printed;
+  std::pair<uint64_t, size_t> watched{};
   ptx::Machine machine;
   explicit Impl(const std::string &text) : module(text), machine(module, allowed, printed) {
     for (auto &[name, data] : module.globals)
@@ -25,9 +26,14 @@ void PtxEmulator::allow(const void *memory, size_t bytes) {
     impl->allowed[uint64_t(memory)] = uint64_t(memory) + bytes;
 }
 
+void PtxEmulator::watch(const void *memory, size_t bytes) {
+  allow(memory, bytes);
+  impl->watched = {uint64_t(memory), bytes};
+}
+
 void PtxEmulator::launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, int sharedBytes,
                          std::span<const TensorMap> maps) {
-  impl->machine.run({words, maps, grid, size_t(sharedBytes)});
+  impl->machine.run({words, maps, grid, size_t(sharedBytes), impl->watched});
 }
 
 } // namespace bitloom

@@ -31,6 +31,9 @@ public:
   ~PtxEmulator();
 
   void allow(const void *memory, size_t bytes); // kernels may touch these bytes of the host
+  // These too, by which the blocks of a launch pass each other values: such a launch runs all of its blocks at the same
+  // time, and accesses of these bytes that no release and acquire order are races, too.
+  void watch(const void *memory, size_t bytes);
   // Runs every block of the grid, one cluster after the other. words: the kernel's scalar parameters, which come first.
   // maps: its parameters of 128 bytes. sharedBytes: of dynamic shared memory. Throws PtxError for an access out of
   // range, a race on shared memory, threads that do not meet or wait for ever, or a failed assertion.

@@ -74,6 +74,8 @@ void Machine::run(const Launch &what) {
   for (int d = 0; d < 3; ++d)
     if (launch.grid[d] % shape[d])
       fail("expected a grid of whole clusters");
+  if (launch.watched.second)
+    return runTogether();
   for (int64_t z = 0; z < launch.grid[2]; z += shape[2])
     for (int64_t y = 0; y < launch.grid[1]; y += shape[1])
       for (int64_t x = 0; x < launch.grid[0]; x += shape[0]) {
@@ -84,6 +86,20 @@ void Machine::run(const Launch &what) {
           addBlock({x + rank % shape[0], y + rank / shape[0] % shape[1], z + rank / shape[0] / shape[1]}, int(rank));
         runCluster();
       }
+}
+
+// All blocks at the same time, as if they were one cluster.
+void Machine::runTogether() {
+  if (module.clusterShape != std::array<int64_t, 3>{1, 1, 1})
+    fail("expected no clusters where global memory is watched");
+  cluster.clear();
+  isAsyncSlot.clear();
+  releasedByAddress.clear();
+  watchedMemory = std::make_unique<SharedMemory>(launch.watched.first, launch.watched.second, isAsyncSlot, "global");
+  for (int64_t block = 0; block < launch.grid[0]; ++block)
+    addBlock({block, 0, 0}, 0);
+  runCluster();
+  watchedMemory.reset();
 }
 
 void Machine::addBlock(std::array<int64_t, 3> index, int rank) {

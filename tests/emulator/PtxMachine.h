@@ -84,6 +84,7 @@ public:
     std::span<const TensorMap> maps;
     std::array<int64_t, 3> grid{};
     size_t sharedBytes = 0; // dynamic
+    std::pair<uint64_t, size_t> watched{}; // global memory between blocks, which then run together: its address, bytes
   };
 
   Machine(const Module &module, const std::map<uint64_t, uint64_t> &allowed, std::string &printed);
@@ -102,9 +103,12 @@ private:
   std::vector<std::unique_ptr<Block>> cluster;
   std::vector<char> isAsyncSlot;
   NamedBarrier clusterBarrier;
+  std::unique_ptr<SharedMemory> watchedMemory;   // what is watched of global memory, not its contents
+  std::map<uint64_t, Knowledge> releasedByAddress; // with what is there now
 
   // PtxMachine.cpp: scheduling, operands, and what steers threads.
   void runCluster();
+  void runTogether();
   void addBlock(std::array<int64_t, 3> index, int rank);
   bool advance(Block &block);
   void runThread(Thread &t);
@@ -134,6 +138,7 @@ private:
   SharedPlace placeOf(const Thread &t, uint64_t address, const Instruction &i);
   uint8_t *sharedAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i);
   uint8_t *globalAt(uint64_t address, size_t bytes, size_t alignment, const Instruction &i);
+  void watchGlobal(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i);
   uint8_t *memoryAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i);
   void load(Thread &t, const Instruction &i);
   void store(Thread &t, const Instruction &i);

@@ -38,10 +38,31 @@ uint8_t *Machine::globalAt(uint64_t address, size_t bytes, size_t alignment, con
   return reinterpret_cast<uint8_t *>(address);
 }
 
+// Between blocks: a release hands on what the thread knows to whoever acquires the value; the rest must be ordered.
+void Machine::watchGlobal(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i) {
+  if (!watchedMemory || address < launch.watched.first || address >= launch.watched.first + launch.watched.second)
+    return;
+  if (i.has("acquire")) {
+    if (auto found = releasedByAddress.find(address); found != releasedByAddress.end())
+      t.knows.join(found->second);
+    t.yields = true; // it may ask again
+  } else if (i.has("release")) {
+    t.release(releasedByAddress[address] = {});
+  } else if (i.has("relaxed")) {
+    if (isWrite)
+      releasedByAddress.erase(address);
+  } else {
+    watchedMemory->at(address, bytes, bytes, {t.stamp(), &t.knows, isWrite, false}, i.text);
+  }
+}
+
 // By the instruction's space; a generic address says itself where it lies.
 uint8_t *Machine::memoryAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i) {
   bool isShared = i.isShared || (!i.has("global") && address >= sharedWindow);
-  return isShared ? sharedAt(t, address, bytes, isWrite, i) : globalAt(address, bytes, bytes, i);
+  if (isShared)
+    return sharedAt(t, address, bytes, isWrite, i);
+  watchGlobal(t, address, bytes, isWrite, i);
+  return globalAt(address, bytes, bytes, i);
 }
 
 static size_t vectorWidth(const Instruction &i) { return i.has("v8") ? 8 : i.has("v4") ? 4 : i.has("v2") ? 2 : 1; }

@@ -4,8 +4,8 @@
 
 namespace bitloom::ptx {
 
-SharedMemory::SharedMemory(uint64_t base, size_t count, const std::vector<char> &isAsyncSlot)
-    : base(base), bytes(count), isAsyncSlot(isAsyncSlot), watches(count) {
+SharedMemory::SharedMemory(uint64_t base, size_t count, const std::vector<char> &isAsyncSlot, std::string name)
+    : base(base), name(std::move(name)), bytes(count), isAsyncSlot(isAsyncSlot), watches(count) {
   for (size_t k = 0; k < count; ++k)
     bytes[k] = uint8_t(0xa5 ^ (k * 37));
 }
@@ -28,7 +28,7 @@ uint8_t *SharedMemory::at(uint64_t address, size_t count, uint64_t alignment, co
     if (watch.isBarrier)
       fail("access to an mbarrier's bytes: " + text);
     if (!knows.seen.covers(watch.writer))
-      fail("race on shared memory: " + text);
+      fail("race on " + name + " memory: " + text);
     if (access.isAsync && watch.writer.slot >= 0 && !isAsyncSlot[watch.writer.slot] &&
         !knows.fenced.covers(watch.writer))
       fail("no proxy fence between a write to shared memory and its use by the asynchronous proxy: " + text);
@@ -40,7 +40,7 @@ uint8_t *SharedMemory::at(uint64_t address, size_t count, uint64_t alignment, co
         readerSets[watch.readers].clear();
       }
       if (!isOrdered)
-        fail("race on shared memory: " + text);
+        fail("race on " + name + " memory: " + text);
       watch.writer = access.by;
       watch.reader = {};
     } else if (watch.reader.slot == access.by.slot || knows.seen.covers(watch.reader)) {

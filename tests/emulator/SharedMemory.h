@@ -1,5 +1,5 @@
-// The shared memory of one block, watched byte by byte: an access that no synchronisation orders after an earlier one
-// it conflicts with throws.
+// Memory, the shared memory of one block say, watched byte by byte: an access that no synchronisation orders after an
+// earlier one it conflicts with throws.
 #pragma once
 
 #include "bitloom/tests/emulator/Clock.h"
@@ -19,7 +19,7 @@ public:
   };
 
   // Fills it with garbage. isAsyncSlot: whether a slot of the clocks is of the asynchronous proxy.
-  SharedMemory(uint64_t base, size_t bytes, const std::vector<char> &isAsyncSlot);
+  SharedMemory(uint64_t base, size_t bytes, const std::vector<char> &isAsyncSlot, std::string name = "shared");
 
   // The bytes at an address. Throws PtxError, naming `text`, for a race or an address out of range or misaligned.
   uint8_t *at(uint64_t address, size_t count, uint64_t alignment, const Access &access, const std::string &text);
@@ -34,6 +34,7 @@ private:
     bool isBarrier = false;
   };
   uint64_t base;
+  std::string name; // "shared", for messages
   std::vector<uint8_t> bytes;
   const std::vector<char> &isAsyncSlot;
   std::vector<Watch> watches;

@@ -432,14 +432,18 @@ LogicalResult Emitter::run() {
   sharedMemory = LLVM::GlobalOp::create(top, loc, LLVM::LLVMArrayType::get(builder.getI8Type(), 0),
                                         /*isConstant=*/false, LLVM::Linkage::External, "bitloom_shared", Attribute(),
                                         /*alignment=*/16, /*addrSpace=*/3);
-  kernel.walk([&](tile::SpecializeOp) { isSpecialized = true; });
+  kernel.walk([&](tile::SpecializeOp specialize) {
+    isSpecialized = true;
+    sharesSteps = bool(specialize.getSteps());
+  });
   if (auto cluster = kernel->getAttrOfType<IntegerAttr>(tile::clusterAttr))
     clusterSize = int(cluster.getInt());
   if (auto groups = kernel->getAttrOfType<IntegerAttr>(tile::consumersAttr); groups && isSpecialized)
     consumers = int(groups.getInt());
   wordCount = int(words);
   collectTensorMaps();
-  SmallVector<Type> parameters(words + (isSpecialized ? 3 : 0), builder.getI64Type()); // the grid's extents last
+  // The grid's extents, and the workspace's address.
+  SmallVector<Type> parameters(words + (isSpecialized ? 3 : 0) + (sharesSteps ? 1 : 0), builder.getI64Type());
   parameters.append(requests.size(), pointerTo(context, 0));
   auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), parameters);
   std::string name = kernel.getName().str();
@@ -454,6 +458,10 @@ LogicalResult Emitter::run() {
     function->setAttr(tile::clusterAttr, builder.getI32IntegerAttr(clusterSize));
   }
   describeTensorMaps();
+  kernel.walk([&](tile::ShareSumOp sum) {
+    int64_t bytes = int64_t(registersOf(sum.getType())) * 4 * lanes * warpCount;
+    function->setAttr(tile::workspaceAttr, builder.getI32IntegerAttr(int32_t(bytes)));
+  });
 
   builder.setInsertionPointToStart(function.addEntryBlock(builder));
   mapArguments();

@@ -129,6 +129,19 @@ public:
     mlir::Value phase{};
   };
   const ClusterSum &sumRoom() const { return clusterSum; }
+  // Where blocks share the steps of programs (StreamK.cpp); all i32 but the workspace's address.
+  struct Stream {
+    mlir::Value steps, programs, blocks, position; // of a program; of the grid; that run; of this block among them
+    mlir::Value streamed, perBlock, rest;          // programs shared by steps: steps a block, the first `rest` one more
+    mlir::Value begin, end, firstProgram, parts;   // this block's share of them, and in how many programs that lies
+    mlir::Value workspace;                         // i64
+  };
+  struct Share {
+    mlir::Value program, first, end, before; // see tile.share
+    mlir::Value isStreamed;
+  };
+  const Stream &stream() const { return streamValues; }
+  const Share &share() const { return shareValues; }
   // On barriers in shared memory (i32 addresses): made for so many arrivals; until the phase of a parity is complete.
   void initialiseBarrier(int64_t offset, int arrivals);
   void waitFor(mlir::Value barrier, mlir::Value parity);
@@ -178,6 +191,9 @@ private:
   void describeTensorMaps(); // on the lowered function
   void allocateRings();
   void prepareClusterSum(tile::ClusterSumOp sum);
+  void prepareStream(mlir::Value steps, mlir::Value programs, mlir::Value block, mlir::Value blocks);
+  mlir::Value streamedParts();           // i32: how many parts of programs the block does
+  mlir::Value beginShare(mlir::Value n); // of the n-th of them; the program
 
   mlir::func::FuncOp kernel;
   mlir::LLVM::LLVMFuncOp function;
@@ -216,6 +232,9 @@ private:
   int consumers = 1; // groups of warps that take programs in turn
   int clusterSize = 1;
   ClusterSum clusterSum;
+  bool sharesSteps = false;
+  Stream streamValues;
+  Share shareValues;
   llvm::DenseMap<mlir::Value, Ring> rings;
   llvm::SmallVector<mlir::Value, 3> programIds, gridExtents; // i32
   mlir::Value warpGroupValue, blockGroupValue, isFirstProgramValue;
@@ -257,6 +276,8 @@ llvm::LogicalResult lower(Emitter &, tile::AwaitGroupOp);
 llvm::LogicalResult lower(Emitter &, tile::AdmitGroupOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterRankOp);
 llvm::LogicalResult lower(Emitter &, tile::ClusterSumOp);
+llvm::LogicalResult lower(Emitter &, tile::ShareOp);
+llvm::LogicalResult lower(Emitter &, tile::ShareSumOp);
 // A dot with an operand in shared memory.
 llvm::LogicalResult lowerWgmma(Emitter &, tile::DotOp);
 llvm::LogicalResult lowerMma(Emitter &, tile::DotOp);

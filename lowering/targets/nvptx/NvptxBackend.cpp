@@ -1,5 +1,6 @@
 #include "bitloom/lib/runtime/Cuda.h"
 #include "bitloom/lib/runtime/Ptxas.h"
+#include "bitloom/lib/runtime/Workspace.h"
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lowering/Diagnostics.h"
 #include "bitloom/lowering/dialect/Tile.h"
@@ -18,7 +19,8 @@ class CudaExecutable : public Executable {
 public:
   explicit CudaExecutable(const MachineCode &code)
       : module(code.image), function(module.function(code.entry, unsigned(code.sharedBytes))),
-        threads(unsigned(code.threadsPerProgram)), cluster(unsigned(code.blocksPerProgram)), maps(code.tensorMaps) {
+        threads(unsigned(code.threadsPerProgram)), cluster(unsigned(code.blocksPerProgram)),
+        workspaceBytes(size_t(code.workspaceBytes)), maps(code.tensorMaps) {
     if (code.isPersistent)
       mostPrograms = cuda::deviceInfo(cuda::currentDevice()).smCount *
                      std::max(1, function.residentBlocks(code.threadsPerProgram)) / code.blocksPerProgram;
@@ -47,17 +49,24 @@ private:
       throw UserError("expected at most " + std::to_string(countable) + " programs, got a grid of " +
                       std::to_string(grid[0]) + " x " + std::to_string(grid[1]) + " x " + std::to_string(grid[2]));
     std::array<int64_t, cuda::maxLaunchWords> all;
-    if (words.size() + grid.size() > all.size())
+    if (words.size() + grid.size() + 1 > all.size())
       throw InternalError("expected at most " + std::to_string(all.size()) + " words of kernel arguments");
-    std::ranges::copy(grid, std::ranges::copy(words, all.begin()).out);
+    auto end = std::ranges::copy(grid, std::ranges::copy(words, all.begin()).out).out;
+    int64_t blocks = std::min(grid[0] * grid[1] * grid[2], mostPrograms);
+    if (workspaceBytes) { // blocks share programs, so there may be more of them
+      const int64_t counters = cuda::workspaceCounterBytes / sizeof(int32_t), most = std::min(mostPrograms, counters);
+      void *workspace = cuda::workspaceFor(stream, cuda::workspaceCounterBytes + size_t(most) * workspaceBytes);
+      *end++ = int64_t(reinterpret_cast<std::intptr_t>(workspace));
+      if (workspace)
+        blocks = most;
+    }
     std::array<TensorMap, cuda::maxLaunchMaps> encoded;
     if (maps.size() > encoded.size())
       throw InternalError("expected at most " + std::to_string(encoded.size()) + " tensor maps");
     for (size_t i = 0; i < maps.size(); ++i)
       encoded[i] = maps[i].of(words);
-    const int64_t programs = std::min(grid[0] * grid[1] * grid[2], mostPrograms);
-    cuda::launch(function, std::span(all).first(words.size() + grid.size()),
-                 {.grid = {unsigned(programs) * cluster, 1, 1},
+    cuda::launch(function, std::span(all.begin(), end),
+                 {.grid = {unsigned(blocks) * cluster, 1, 1},
                   .block = {threads, 1, 1},
                   .cluster = {cluster, 1, 1},
                   .overlapPrevious = true, // the code waits for it
@@ -68,6 +77,7 @@ private:
   cuda::Module module;
   cuda::Function function;
   unsigned threads, cluster;
+  size_t workspaceBytes; // a block's part
   int64_t mostPrograms = 0; // of a persistent kernel, that run at once
   std::vector<TensorMapRequest> maps;
 };
@@ -148,6 +158,7 @@ struct NvptxBackend : Backend {
     code.sharedBytes = int(shared);
     code.isPersistent = kernel->hasAttr(tile::persistentAttr);
     code.blocksPerProgram = int(intAttr(kernel, tile::clusterAttr, 1));
+    code.workspaceBytes = int(intAttr(kernel, tile::workspaceAttr, 0));
     if (auto maps = kernel->getAttrOfType<mlir::ArrayAttr>(tile::tensorMapsAttr))
       for (auto described : maps.getAsRange<mlir::DictionaryAttr>())
         code.tensorMaps.push_back(requestOf(described));

@@ -467,6 +467,8 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
     blocks = arith::DivUIOp::create(builder, loc, blocks, i32(clusterSize));
     specialize.walk([&](tile::ClusterSumOp sum) { prepareClusterSum(sum); });
   }
+  if (sharesSteps)
+    prepareStream(scalar(specialize.getSteps()), programs, first, blocks);
   // Blocks may have started while the launch before this one still runs (LaunchOptions::overlapPrevious); all that it
   // wrote is seen from here on. The next launch's may start as ours end.
   ptx("fence.mbarrier_init.release.cluster;\n\tgriddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;", "~{memory}",
@@ -487,18 +489,21 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
           /*hasSideEffects=*/true);
     bool inTurn = consumers > 1 && &region == &specialize.getConsumer();
     auto body = [&]() -> LogicalResult {
-      Value start = first, step = blocks;
+      // Every n-th program; of parts of programs, one after the other.
+      Value start = sharesSteps ? i32(0) : first, step = sharesSteps ? i32(1) : blocks;
+      Value end = sharesSteps ? streamedParts() : programs;
       if (inTurn) {
-        start = arith::AddIOp::create(builder, loc, first, arith::MulIOp::create(builder, loc, blockGroup(), blocks));
-        step = arith::MulIOp::create(builder, loc, blocks, i32(consumers));
+        start = arith::AddIOp::create(builder, loc, start, arith::MulIOp::create(builder, loc, blockGroup(), step));
+        step = arith::MulIOp::create(builder, loc, step, i32(consumers));
         when(compare(blockGroup(), "eq", i32(consumers - 1)), [&] { turnBarrier(*this, "arrive", i32(0)); });
       }
-      auto loop = scf::ForOp::create(builder, loc, start, programs, step);
+      auto loop = scf::ForOp::create(builder, loc, start, end, step);
       OpBuilder::InsertionGuard guard(builder);
       builder.setInsertionPointToStart(loop.getBody());
       if (inTurn)
         isFirstProgramValue = compare(loop.getInductionVar(), "eq", start);
-      programIds = banded(*this, loop.getInductionVar(), gridExtents, programBand);
+      Value program = sharesSteps ? beginShare(loop.getInductionVar()) : loop.getInductionVar();
+      programIds = banded(*this, program, gridExtents, programBand);
       ++loopDepth;
       LogicalResult done = emitBlock(region.front());
       --loopDepth;

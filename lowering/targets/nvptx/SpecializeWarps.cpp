@@ -483,7 +483,7 @@ LogicalResult Specialization::run() {
   OpBuilder builder = OpBuilder::atBlockBegin(&body);
   for (Ring &ring : rings)
     ring.value = tile::RingOp::create(builder, loc, tile::RingType::get(func.getContext(), ring.types), ring.stages);
-  auto specialize = tile::SpecializeOp::create(builder, loc);
+  auto specialize = tile::SpecializeOp::create(builder, loc, Value());
   Block &producer = specialize.getProducer().emplaceBlock(), &consumer = specialize.getConsumer().emplaceBlock();
   OpBuilder inside = OpBuilder::atBlockBegin(&producer);
   IRMapping mapping;

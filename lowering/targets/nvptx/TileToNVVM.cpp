@@ -330,8 +330,8 @@ LogicalResult Emitter::emit(Operation *op) {
       .Case<tile::LoadOp, tile::StoreOp, tile::GatherOp, tile::ScatterOp, tile::AtomicOp, tile::ReduceOp, tile::ScanOp,
             tile::ConvertLayoutOp, tile::ReshapeOp, tile::TransposeOp, tile::BroadcastOp, tile::JoinOp, tile::SplitOp,
             tile::SliceOp, tile::UnpackOp, tile::PackOp, tile::LutOp, tile::DotOp, tile::DotWaitOp, tile::ClusterRankOp,
-            tile::ClusterSumOp, tile::TakeTurnOp, tile::PassTurnOp, tile::AwaitGroupOp, tile::AdmitGroupOp,
-            tile::RingOp, tile::FillOp, tile::FrontOp, tile::PopOp, tile::PrintOp, tile::AssertOp>(
+            tile::ClusterSumOp, tile::ShareOp, tile::ShareSumOp, tile::TakeTurnOp, tile::PassTurnOp, tile::AwaitGroupOp,
+            tile::AdmitGroupOp, tile::RingOp, tile::FillOp, tile::FrontOp, tile::PopOp, tile::PrintOp, tile::AssertOp>(
           [&](auto known) { return lower(*this, known); })
       .Case([&](tile::ProgramIdOp id) { return put(id, {widen(programId(id.getAxis()))}), success(); })
       .Case([&](tile::NumProgramsOp count) { return put(count, {widen(gridExtent(count.getAxis()))}), success(); })

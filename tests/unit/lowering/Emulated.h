@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bitloom/lib/runtime/TensorMap.h"
+#include "bitloom/lib/runtime/Workspace.h"
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/Pipeline.h"
 #include "bitloom/lowering/dialect/Tile.h"
@@ -35,6 +36,8 @@ public:
       warps = number(function->getDiscardableAttrDictionary(), tile::numWarpsAttr);
       sharedBytes = number(function->getDiscardableAttrDictionary(), tile::sharedBytesAttr);
       isPersistent = function->hasAttr(tile::persistentAttr);
+      if (function->hasAttr(tile::workspaceAttr))
+        workspaceBytes = number(function->getDiscardableAttrDictionary(), tile::workspaceAttr);
       if (function->hasAttr(tile::clusterAttr))
         cluster = number(function->getDiscardableAttrDictionary(), tile::clusterAttr);
       if (auto maps = function->getAttrOfType<mlir::ArrayAttr>(tile::tensorMapsAttr))
@@ -52,7 +55,9 @@ public:
 
   void allow(const void *memory, size_t bytes) { emulator->allow(memory, bytes); }
   // As CudaExecutable does on a device where `blocks` blocks, or clusters, of a persistent kernel run at once.
-  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, int64_t blocks = 1) const {
+  // Without a workspace a kernel that would use one must do, too.
+  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, int64_t blocks = 1,
+              bool hasWorkspace = true) const {
     std::vector<TensorMap> maps;
     for (const TensorMapRequest &request : requests)
       maps.push_back(request.of(words));
@@ -61,12 +66,33 @@ public:
       all.insert(all.end(), grid.begin(), grid.end());
       grid = {std::min(blocks, grid[0] * grid[1] * grid[2]) * cluster, 1, 1};
     }
+    if (!workspaceBytes)
+      return emulator->launch(all, grid, sharedBytes, maps);
+    struct alignas(256) Line {
+      std::array<uint64_t, 32> words;
+    };
+    constexpr size_t counterLines = cuda::workspaceCounterBytes / sizeof(Line);
+    std::vector<Line> workspace;
+    if (hasWorkspace) {
+      Line garbage;
+      garbage.words.fill(~uint64_t{0}); // NaN
+      workspace.assign(counterLines + size_t(blocks * workspaceBytes) / sizeof(Line) + 1, garbage);
+      std::fill_n(workspace.begin(), counterLines, Line{});
+      emulator->watch(workspace.data(), workspace.size() * sizeof(Line));
+      grid = {blocks, 1, 1};
+    } else {
+      emulator->watch(nullptr, 0);
+    }
+    all.push_back(int64_t(reinterpret_cast<uintptr_t>(workspace.data())));
     emulator->launch(all, grid, sharedBytes, maps);
+    for (size_t line = 0; hasWorkspace && line < counterLines; ++line)
+      for (uint64_t word : workspace[line].words)
+        EXPECT_EQ(word, 0u) << "counters end as they began";
   }
   int threads() const { return emulator->threads(); }
 
   std::string ptx;
-  int warps = 0, sharedBytes = 0, cluster = 1;
+  int warps = 0, sharedBytes = 0, cluster = 1, workspaceBytes = 0;
   bool isPersistent = false;
   std::vector<TensorMapRequest> requests;
 
@@ -180,7 +206,7 @@ inline std::unique_ptr<EmulatedKernel> agrees(const std::string &text, const std
       kernel->allow(memoryOf(*view).data(), memoryOf(*view).size());
     const int64_t programs = how.grid[0] * how.grid[1] * how.grid[2];
     for (int blocks : kernel->isPersistent ? how.blocks : std::vector{1}) {
-      if (blocks > 1 && blocks > programs)
+      if (blocks > 1 && blocks > programs && !kernel->workspaceBytes)
         continue;
       std::string which = std::to_string(warps) + " warps, " + std::to_string(blocks) + " blocks";
       try {
@@ -192,6 +218,11 @@ inline std::unique_ptr<EmulatedKernel> agrees(const std::string &text, const std
       restore();
       if (testing::Test::HasFailure())
         return kernel;
+      if (!kernel->workspaceBytes)
+        continue;
+      kernel->launch(words.words(), how.grid, blocks, /*hasWorkspace=*/false);
+      compare(which + ", no workspace");
+      restore();
     }
   }
   return kernel;

@@ -547,6 +547,38 @@ TEST(NvptxDot, GroupsTakeProgramsInTurn) {
   }
 }
 
+// Blocks have even shares of all steps; a program that is cut is finished where it begins. One block or many, more than
+// there are steps too, tiles held by one group of warps, by both and by groups in turn, and without a workspace.
+TEST(NvptxDot, BlocksShareStepsEvenly) {
+  auto shares = [](Product product, int64_t m, int64_t n, int64_t k, std::vector<int> blocks) {
+    SCOPED_TRACE(std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
+    product.attributes = ", tile.stream_k";
+    Operands<bf16, float> data(product, m, n, k);
+    auto kernel = agrees(product.text(), {data.a, data.b, data.c},
+                         {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}, .blocks = blocks});
+    EXPECT_EQ(kernel->workspaceBytes, product.block[0] * product.block[1] * 4);
+  };
+  for (int64_t depth : {0, 16, 17, 200})
+    shares({.block = {64, 64, 32}}, 100, 70, depth, {1, 2, 3, 5, 7, 13});
+  shares({.block = {64, 64, 32}}, 300, 130, 136, {4, 7, 8, 14}); // 15 programs: a small last wave, and a large one
+  shares({.block = {16, 64, 32}}, 40, 70, 200, {4, 5});          // swapped
+  shares({.block = {128, 128, 64}}, 130, 300, 200, {4, 5, 8});   // in turn
+  shares({.block = {256, 128, 64}}, 200, 300, 200, {2, 5});      // two groups
+  Product product{.block = {64, 64, 128}, .attributes = ", tile.stream_k"};
+  multiplies<int8_t, int32_t>(product, 100, 70, 300, Way::Exchanged);
+  product.bByColumns = true;
+  multiplies<int8_t, int32_t>(product, 100, 70, 300, Way::Copied, {0}, {3, 5});
+}
+
+TEST(NvptxDot, SharesStepsOnlyOfSumsAlone) {
+  for (std::string body : {replaced(replaced(loopBody, "%r =", "%out ="), "%none) ->", "%one_each) ->"), // not from zero
+                           replaced(replaced(loopBody, "%r =", "%out ="), "%z to", "%rows to"), // longer in some programs
+                           loopHead + loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") +
+                               dotOf("p", "%x, %y, %acc") + "%sum = arith.negf %p : ACC\nscf.yield %sum : ACC\n}\n" +
+                               "%out = arith.addf %r, %none : ACC\n"})
+    agreesAround("%one_each = arith.constant dense<1.0> : ACC\n" + body, Way::Copied, ", tile.stream_k");
+}
+
 TEST(NvptxDot, SplitsTheDepthAmongTheBlocksOfACluster) {
   for (int split : {2, 3, 4, 8})
     for (int64_t depth : {0, 16, 200}) {

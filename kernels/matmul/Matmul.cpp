@@ -27,7 +27,8 @@ template <class T, class Out> struct Matmul {
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
   Meta<bool> tf32 = false;      // f32 operands may be rounded to 10 bits of mantissa
   Meta<bool> fast_sums = false; // of 8-bit floats
-  // Twice as large where that makes one wave of what would be two; along m if that is all of it, so that b is read once.
+  // Twice as large where that makes one wave of what would be two; along m if that is all of it, so that b is read
+  // once.
   Meta<int> block_m = sizeof(T) == 2 ? "max(8, min(next_pow2(m), 128 + 128 * (m > 128) * (m <= 256) * "
                                        "(2 * ceil_div(n, 128) > multiprocessors) * "
                                        "(ceil_div(n, 128) <= multiprocessors)))"
@@ -44,24 +45,24 @@ template <class T, class Out> struct Matmul {
                                                    "((m * a_transposed + k * (1 - a_transposed)) % 16 == 0) * "
                                                    "((k * b_transposed + n * (1 - b_transposed)) % 16 == 0)))"
                                                  : "max(16, min(next_pow2(k), 64))";
-  // Whether thread blocks share the steps along k of all tiles evenly: where whole waves of tiles take more steps than
-  // that by what it costs to add up the parts of the tiles that are cut.
-  Meta<bool> stream_k = "(m > 64) * (multiprocessors > 0) * "
-                        "(ceil_div(ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)), max(multiprocessors, 1)) * "
-                        "ceil_div(k, max(block_k, 1)) - "
-                        "ceil_div(ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) * ceil_div(k, max(block_k, 1)), "
-                        "max(multiprocessors, 1)) >= 8)";
   // Thread blocks that share the sum over k of a tile: two where tiles are too few for all multiprocessors.
   Meta<int> split = "1 + (m > 64) * (k >= 8192) * "
                     "(2 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= multiprocessors)";
+  // Whether thread blocks share the steps along k of all tiles evenly: where that saves a sixteenth of the steps that
+  // whole waves of tiles take, and four more, which is about what adding up the parts of tiles that are cut takes.
+  Meta<bool> stream_k =
+      "(multiprocessors > 0) * (m > 64) * (split == 1) * "
+      "(15 * ceil_div(ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)), max(multiprocessors, 1)) * "
+      "ceil_div(k, max(block_k, 1)) >= 64 + 16 * ceil_div(ceil_div(m, max(block_m, 1)) * "
+      "ceil_div(n, max(block_n, 1)) * ceil_div(k, max(block_k, 1)), max(multiprocessors, 1)))";
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
   BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, out, activation, biased, scaled_a, scaled_b, a_transposed, b_transposed,
-                 tf32, fast_sums, block_m, block_n, block_k, stream_k, split, stages)
+                 tf32, fast_sums, block_m, block_n, block_k, split, stream_k, stages)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_m), ceil_div(out.extent(1), block_n)}; }
 
   void operator()() const {
-    hints({.stages = stages, .split = split, .stream_k = stream_k});
+    hints({.stages = stages, .split = stream_k ? 1 : int(split), .stream_k = stream_k});
     using Sum = std::conditional_t<std::is_integral_v<T>, i32, f32>;
     auto rows = block_at(program_id(0), block_m), cols = block_at(program_id(1), block_n);
     const bool blocked = (std::same_as<T, f32> && !tf32) || (isStorageFloat(dtypeOf<T>) && !fast_sums);

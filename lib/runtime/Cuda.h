@@ -146,7 +146,7 @@ private:
 
 void synchronizeStream(void *stream);
 bool isCapturing(void *stream); // into a graph, or unable to say because another stream is
-void synchronize(); // the current context
+void synchronize();             // the current context
 
 // A point in a stream's order, for timing.
 class Event {

@@ -8,9 +8,10 @@ namespace bitloom::cuda {
 // It starts with this many bytes of counters, which every launch finds zero and leaves zero.
 constexpr size_t workspaceCounterBytes = 4096;
 
-// At least `bytes` on the current context's device, the same for all launches on a stream: they run one after the other.
-// Null where that does not hold, and the launch must do without: while the stream is captured into a graph, whose
-// replays may run beside other work, and for CU_STREAM_PER_THREAD, which stands for many streams. CudaError: no room.
+// At least `bytes` on the current context's device, the same for all launches on a stream: they run one after the
+// other. Null where that does not hold, and the launch must do without: while the stream is captured into a graph,
+// whose replays may run beside other work, and for CU_STREAM_PER_THREAD, which stands for many streams. CudaError: no
+// room.
 void *workspaceFor(void *stream, size_t bytes);
 
 } // namespace bitloom::cuda

@@ -83,7 +83,7 @@ public:
     std::span<const int64_t> words;
     std::span<const TensorMap> maps;
     std::array<int64_t, 3> grid{};
-    size_t sharedBytes = 0; // dynamic
+    size_t sharedBytes = 0;                // dynamic
     std::pair<uint64_t, size_t> watched{}; // global memory between blocks, which then run together: its address, bytes
   };
 
@@ -103,7 +103,7 @@ private:
   std::vector<std::unique_ptr<Block>> cluster;
   std::vector<char> isAsyncSlot;
   NamedBarrier clusterBarrier;
-  std::unique_ptr<SharedMemory> watchedMemory;   // what is watched of global memory, not its contents
+  std::unique_ptr<SharedMemory> watchedMemory;     // what is watched of global memory, not its contents
   std::map<uint64_t, Knowledge> releasedByAddress; // with what is there now
 
   // PtxMachine.cpp: scheduling, operands, and what steers threads.

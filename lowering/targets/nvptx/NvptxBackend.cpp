@@ -77,7 +77,7 @@ private:
   cuda::Module module;
   cuda::Function function;
   unsigned threads, cluster;
-  size_t workspaceBytes; // a block's part
+  size_t workspaceBytes;    // a block's part
   int64_t mostPrograms = 0; // of a persistent kernel, that run at once
   std::vector<TensorMapRequest> maps;
 };

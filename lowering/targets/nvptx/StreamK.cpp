@@ -120,8 +120,8 @@ public:
   Parts(Emitter &e, Type type, size_t registers)
       : e(e), b(e.builder), type(type), letter(isa<FloatType>(type) ? "f" : "r"), threads(lanes * e.warps()),
         bytes(int64_t(registers) * 4 * threads),
-        thread(arith::AddIOp::create(
-            b, e.loc, arith::MulIOp::create(b, e.loc, e.warpId(), e.i32(lanes)).getResult(), e.laneId())) {}
+        thread(arith::AddIOp::create(b, e.loc, arith::MulIOp::create(b, e.loc, e.warpId(), e.i32(lanes)).getResult(),
+                                     e.laneId())) {}
 
   void leave(Value position, ValueRange values) {
     Value to = placeOf(position);

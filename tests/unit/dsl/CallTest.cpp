@@ -88,6 +88,35 @@ TEST(Call, OutputsAreMadeFromTheNames) {
   EXPECT_FALSE(call.complete());
 }
 
+struct Tuned {
+  static constexpr auto name = "test_tuned";
+  static constexpr auto summary = "a default that depends on the target";
+  static constexpr auto tests = "n=100", benchmarks = "n=4096";
+
+  View<f32, 1> out{"n"};
+  Meta<int> block = "max(1, ceil_div(n, max(multiprocessors, 1)))";
+  BITLOOM_PARAMS(out, block)
+
+  Grid grid() const { return {ceil_div(out.extent(0), block)}; }
+  void operator()() const {}
+};
+
+TEST(Call, DefaultsKnowTheMultiprocessorsOfTheTarget) {
+  static const KernelRow row = detail::rowOf<Tuned>(__FILE__);
+  auto blockFor = [](const char *target) {
+    Call call(row);
+    call.setSizes({{"n", 1320}});
+    if (target)
+      call.tuneFor(parseTarget(target));
+    call.resolve();
+    return call.names().at("block");
+  };
+  EXPECT_EQ(blockFor("sm_90a"), 10);
+  EXPECT_EQ(blockFor("sm_80"), 13);
+  EXPECT_EQ(blockFor("aarch64"), 1320);
+  EXPECT_EQ(blockFor(nullptr), 1320); // of tensors on the host
+}
+
 TEST(Call, TheVariantIsThatOfTheTensors) {
   Arguments arguments;
   arguments.x.dtype = arguments.out.dtype = DType::f16;

@@ -203,3 +203,37 @@ TEST(PtxEmulatorBarriers, MoreRegistersThanABlockHasIsADeadlock) {
     EXPECT_EQ(kernel.complaint({kernel.give(out)}, 0).find("66560 registers") == std::string::npos, fits);
   }
 }
+
+// Block 0 waits for what block 1 left: each in its turn, though block 0 comes first.
+static const char *passes = R"(
+  mov.u32 %r1, %ctaid.x;
+  setp.ne.u32 %p1, %thread, 0;
+  @%p1 bra $end;
+  setp.eq.u32 %p2, %r1, 0;
+  @%p2 bra $wait;
+  st.global.b32 [%w0+16], 42;
+  LEAVE.global.b32 [%w0], 1;
+  bra $end;
+$wait:
+  LOOK.global.b32 %r2, [%w0];
+  setp.eq.u32 %p3, %r2, 0;
+  @%p3 bra $wait;
+  ld.global.b32 %r3, [%w0+16];
+  st.global.b32 [%w1], %r3;
+$end:)";
+
+TEST(PtxEmulatorBarriers, BlocksPassValuesByReleaseAndAcquire) {
+  for (bool isOrdered : {true, false}) {
+    Kernel kernel{
+        replaced(replaced(passes, "LEAVE", isOrdered ? "st.release.gpu" : "st.relaxed.gpu"), "LOOK", "ld.acquire.gpu"),
+        32, 2};
+    kernel.assembles();
+    std::vector<int32_t> passed(8), out(1);
+    kernel.watched = {passed.data(), passed.size() * 4};
+    const std::vector<int64_t> values = {int64_t(passed.data()), kernel.give(out)};
+    std::string complaint = kernel.complaint(values, 0, {}, {2, 1, 1});
+    EXPECT_EQ(complaint.find("race on global memory: ld.global.b32") != std::string::npos, !isOrdered) << complaint;
+    if (isOrdered)
+      EXPECT_EQ(out[0], 42);
+  }
+}

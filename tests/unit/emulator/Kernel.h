@@ -17,6 +17,7 @@ struct Kernel {
   int threads = 32, words = 1, maps = 0;
   std::string directives = "";
   std::vector<std::pair<void *, size_t>> memory = {}; // that it may touch: see give()
+  std::pair<void *, size_t> watched = {};             // by which blocks pass each other values
 
   // The words are in %w0, %w1, …, the address of dynamic shared memory in %mem, the thread's number in %tid.
   std::string text() const {
@@ -42,6 +43,7 @@ struct Kernel {
     PtxEmulator emulator(text());
     for (auto [data, bytes] : memory)
       emulator.allow(data, bytes);
+    emulator.watch(watched.first, watched.second);
     emulator.launch(values, grid, sharedBytes, tensorMaps);
   }
   void assembles() const { EXPECT_NO_THROW(assemblePtx(text(), {})) << text(); }

@@ -2,6 +2,7 @@
 
 #include "bitloom/lib/runtime/Launch.h"
 #include "bitloom/lib/runtime/Ptxas.h"
+#include "bitloom/lib/runtime/Workspace.h"
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lib/target/Target.h"
 
@@ -189,4 +190,21 @@ TEST_F(CudaTest, ScopesNestAndRestore) {
   stop.record();
   stop.synchronize();
   EXPECT_GT(stop.millisecondsSince(start), 0.0);
+}
+
+// One a stream, which grows, with counters of zero; none where launches might not come one after the other.
+TEST_F(CudaTest, StreamsHaveAWorkspace) {
+  cuda::ContextScope scope;
+  void *legacy = reinterpret_cast<void *>(1), *perThread = reinterpret_cast<void *>(2);
+  void *own = cuda::workspaceFor(nullptr, 10'000);
+  ASSERT_NE(own, nullptr);
+  EXPECT_EQ(cuda::workspaceFor(nullptr, 8'000), own);
+  EXPECT_NE(cuda::workspaceFor(legacy, 8'000), own);
+  EXPECT_EQ(cuda::workspaceFor(perThread, 8'000), nullptr);
+  void *larger = cuda::workspaceFor(nullptr, 1'000'000);
+  EXPECT_EQ(cuda::workspaceFor(nullptr, 10'000), larger);
+  std::vector<char> counters(cuda::workspaceCounterBytes, 1);
+  cuda::synchronize();
+  cuda::copy(counters.data(), larger, counters.size());
+  EXPECT_EQ(counters, std::vector<char>(counters.size(), 0));
 }

@@ -28,12 +28,14 @@ TEST(Target, EveryNameIsCanonicalAndItsFactsFit) {
       EXPECT_EQ(target.vectorBits % 128, 0);
       EXPECT_GE(target.vectorBits, 128);
       EXPECT_EQ(target.computeCapability, 0);
+      EXPECT_EQ(target.multiprocessors, 0);
     } else {
       EXPECT_EQ(target.vectorBits, 0);
       EXPECT_TRUE(target.has("ptx" + std::to_string(target.ptxVersion)));
       EXPECT_TRUE(target.cpu.starts_with("sm_" + std::to_string(target.computeCapability)));
       EXPECT_EQ(target.maxSharedPerBlock + 1024, target.sharedPerSm);
       EXPECT_EQ(target.maxThreadsPerBlock % target.warpSize, 0);
+      EXPECT_GT(target.multiprocessors, 0);
     }
   }
 }

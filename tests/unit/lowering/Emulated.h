@@ -55,9 +55,11 @@ public:
 
   void allow(const void *memory, size_t bytes) { emulator->allow(memory, bytes); }
   // As CudaExecutable does on a device where `blocks` blocks, or clusters, of a persistent kernel run at once.
-  // Without a workspace a kernel that would use one must do, too.
+  // Where blocks have a workspace in common: all of them at a time, or one after the other in the order of their
+  // numbers, as a device with room for one would do; a kernel must do without, too.
+  enum class Workspace { Together, InTurn, None };
   void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, int64_t blocks = 1,
-              bool hasWorkspace = true) const {
+              Workspace how = Workspace::Together) const {
     std::vector<TensorMap> maps;
     for (const TensorMapRequest &request : requests)
       maps.push_back(request.of(words));
@@ -73,19 +75,19 @@ public:
     };
     constexpr size_t counterLines = cuda::workspaceCounterBytes / sizeof(Line);
     std::vector<Line> workspace;
-    if (hasWorkspace) {
+    emulator->watch(nullptr, 0);
+    if (how != Workspace::None) {
       Line garbage;
       garbage.words.fill(~uint64_t{0}); // NaN
       workspace.assign(counterLines + size_t(blocks * workspaceBytes) / sizeof(Line) + 1, garbage);
       std::fill_n(workspace.begin(), counterLines, Line{});
-      emulator->watch(workspace.data(), workspace.size() * sizeof(Line));
+      const size_t bytes = workspace.size() * sizeof(Line);
+      how == Workspace::Together ? emulator->watch(workspace.data(), bytes) : emulator->allow(workspace.data(), bytes);
       grid = {blocks, 1, 1};
-    } else {
-      emulator->watch(nullptr, 0);
     }
     all.push_back(int64_t(reinterpret_cast<uintptr_t>(workspace.data())));
     emulator->launch(all, grid, sharedBytes, maps);
-    for (size_t line = 0; hasWorkspace && line < counterLines; ++line)
+    for (size_t line = 0; line < std::min(counterLines, workspace.size()); ++line)
       for (uint64_t word : workspace[line].words)
         EXPECT_EQ(word, 0u) << "counters end as they began";
   }
@@ -209,20 +211,20 @@ inline std::unique_ptr<EmulatedKernel> agrees(const std::string &text, const std
       if (blocks > 1 && blocks > programs && !kernel->workspaceBytes)
         continue;
       std::string which = std::to_string(warps) + " warps, " + std::to_string(blocks) + " blocks";
-      try {
-        kernel->launch(words.words(), how.grid, blocks);
-      } catch (const PtxError &error) {
-        ADD_FAILURE() << which << ": " << error.what() << " of\n" << text;
+      using Workspace = EmulatedKernel::Workspace;
+      for (Workspace workspace : {Workspace::Together, Workspace::InTurn, Workspace::None}) {
+        try {
+          kernel->launch(words.words(), how.grid, blocks, workspace);
+        } catch (const PtxError &error) {
+          ADD_FAILURE() << which << ": " << error.what() << " of\n" << text;
+        }
+        compare(which + ", workspace " + std::to_string(int(workspace)));
+        restore();
+        if (testing::Test::HasFailure())
+          return kernel;
+        if (!kernel->workspaceBytes)
+          break;
       }
-      compare(which);
-      restore();
-      if (testing::Test::HasFailure())
-        return kernel;
-      if (!kernel->workspaceBytes)
-        continue;
-      kernel->launch(words.words(), how.grid, blocks, /*hasWorkspace=*/false);
-      compare(which + ", no workspace");
-      restore();
     }
   }
   return kernel;

@@ -564,18 +564,16 @@ TEST(NvptxDot, BlocksShareStepsEvenly) {
   shares({.block = {16, 64, 32}}, 40, 70, 200, {4, 5});          // swapped
   shares({.block = {128, 128, 64}}, 130, 300, 200, {4, 5, 8});   // in turn
   shares({.block = {256, 128, 64}}, 200, 300, 200, {2, 5});      // two groups
-  Product product{.block = {64, 64, 128}, .attributes = ", tile.stream_k"};
-  multiplies<int8_t, int32_t>(product, 100, 70, 300, Way::Exchanged);
-  product.bByColumns = true;
+  Product product{.block = {64, 64, 128}, .bByColumns = true, .attributes = ", tile.stream_k"};
   multiplies<int8_t, int32_t>(product, 100, 70, 300, Way::Copied, {0}, {3, 5});
 }
 
 TEST(NvptxDot, SharesStepsOnlyOfSumsAlone) {
-  for (std::string body : {replaced(replaced(loopBody, "%r =", "%out ="), "%none) ->", "%one_each) ->"), // not from zero
-                           replaced(replaced(loopBody, "%r =", "%out ="), "%z to", "%rows to"), // longer in some programs
-                           loopHead + loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") +
-                               dotOf("p", "%x, %y, %acc") + "%sum = arith.negf %p : ACC\nscf.yield %sum : ACC\n}\n" +
-                               "%out = arith.addf %r, %none : ACC\n"})
+  for (std::string body :
+       {replaced(replaced(loopBody, "%r =", "%out ="), "%none) ->", "%one_each) ->"), // not from zero
+        replaced(replaced(loopBody, "%r =", "%out ="), "%z to", "%rows to"),          // longer in some programs
+        loopHead + loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") + dotOf("p", "%x, %y, %acc") +
+            "%sum = arith.negf %p : ACC\nscf.yield %sum : ACC\n}\n" + "%out = arith.addf %r, %none : ACC\n"})
     agreesAround("%one_each = arith.constant dense<1.0> : ACC\n" + body, Way::Copied, ", tile.stream_k");
 }
 

@@ -14,7 +14,7 @@ template <class T, class Out> struct Matmul {
   static constexpr auto tests =
       "m=1 n=1 k=1; m=17 n=33 k=65; m=129 n=257 k=199 biased=1; m=3 n=199 k=17 activation=1; m=17 n=1 k=4097; "
       "m=33 n=65 k=17 b_transposed=1; m=129 n=31 k=70 a_transposed=1; m=65 n=70 k=199 a_transposed=1 b_transposed=1; "
-      "m=33 n=48 k=64 block_m=16 block_n=32 block_k=16";
+      "m=33 n=48 k=64 block_m=16 block_n=32 block_k=16; m=129 n=272 k=208 b_transposed=1 biased=1 stream_k=1";
   static constexpr auto benchmarks = "m=4096 n=4096 k=4096 b_transposed=1; m=16 n=14336 k=4096 b_transposed=1";
 
   View<const T, 2> a{"m, k"}, b{"k, n"};
@@ -49,12 +49,14 @@ template <class T, class Out> struct Matmul {
   Meta<int> split = "1 + (m > 64) * (k >= 8192) * "
                     "(2 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= multiprocessors)";
   // Whether thread blocks share the steps along k of all tiles evenly: where that saves a sixteenth of the steps that
-  // whole waves of tiles take, and four more, which is about what adding up the parts of tiles that are cut takes.
+  // whole waves of tiles take, and four more, which is about what adding up the parts of tiles that are cut takes. Up
+  // to four blocks share a tile.
   Meta<bool> stream_k =
       "(multiprocessors > 0) * (m > 64) * (split == 1) * "
       "(15 * ceil_div(ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)), max(multiprocessors, 1)) * "
       "ceil_div(k, max(block_k, 1)) >= 64 + 16 * ceil_div(ceil_div(m, max(block_m, 1)) * "
-      "ceil_div(n, max(block_n, 1)) * ceil_div(k, max(block_k, 1)), max(multiprocessors, 1)))";
+      "ceil_div(n, max(block_n, 1)) * ceil_div(k, max(block_k, 1)), max(1, min(multiprocessors, "
+      "4 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1))))))";
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
   BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, out, activation, biased, scaled_a, scaled_b, a_transposed, b_transposed,
                  tf32, fast_sums, block_m, block_n, block_k, split, stream_k, stages)

@@ -38,6 +38,7 @@ int main(int argc, char **argv) {
   bitloom::registerExpandMath();
   bitloom::registerSpecializeWarps();
   bitloom::registerPipelineDots();
+  bitloom::registerShareSteps();
   bitloom::registerTileToLoops();
   bitloom::registerTileToNVVM();
   return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "bitloom-opt\n", registry));

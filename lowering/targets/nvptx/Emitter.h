@@ -132,7 +132,8 @@ public:
   // Where blocks share the steps of programs (StreamK.cpp); all i32 but the workspace's address.
   struct Stream {
     mlir::Value steps, programs, blocks, position; // of a program; of the grid; that run; of this block among them
-    mlir::Value streamed, perBlock, rest;          // programs shared by steps: steps a block, the first `rest` one more
+    mlir::Value streamed, sharing;                 // programs whose steps are shared; blocks that have a range of them
+    mlir::Value perBlock, rest;                    // steps of a range, and how many ranges have one more
     mlir::Value begin, end, firstProgram, parts;   // this block's share of them, and in how many programs that lies
     mlir::Value workspace;                         // i64
   };

@@ -40,6 +40,7 @@ struct Words {
 static Value beginOf(Emitter &e, Value position) {
   const Emitter::Stream &stream = e.stream();
   Words w{e};
+  position = w.min(position, stream.sharing);
   return w.add(w.mul(position, stream.perBlock), w.min(position, stream.rest));
 }
 
@@ -62,14 +63,18 @@ void Emitter::prepareStream(Value steps, Value programs, Value block, Value bloc
   Value count = select(arith::OrIOp::create(builder, loc, isOnly, isWide), left, w.add(left, blocks));
   s.streamed = select(w.both(isShared, compare(left, "ne", i32(0))), count, i32(0));
   Value total = w.mul(s.streamed, s.steps);
-  s.perBlock = w.div(total, blocks);
-  s.rest = w.sub(total, w.mul(s.perBlock, blocks));
+  // Parts are added up one after the other.
+  constexpr int64_t mostParts = 4; // of a program, give or take one
+  s.sharing = w.min(blocks, select(compare(s.streamed, "ult", blocks), w.mul(s.streamed, i32(mostParts)), blocks));
+  Value divisor = select(compare(s.sharing, "eq", i32(0)), i32(1), s.sharing);
+  s.perBlock = w.div(total, divisor);
+  s.rest = w.sub(total, w.mul(s.perBlock, divisor));
   s.begin = beginOf(*this, s.position);
   s.end = beginOf(*this, w.add(s.position, i32(1)));
   Value isAny = compare(s.begin, "ult", s.end);
-  Value divisor = select(isAny, s.steps, i32(1));
-  s.firstProgram = w.div(s.begin, divisor);
-  Value last = w.div(w.sub(s.end, i32(1)), divisor);
+  Value each = select(isAny, s.steps, i32(1));
+  s.firstProgram = w.div(s.begin, each);
+  Value last = w.div(w.sub(s.end, i32(1)), each);
   s.parts = select(isAny, w.add(w.sub(last, s.firstProgram), i32(1)), i32(0));
 }
 

@@ -74,8 +74,13 @@ void Emitter::bindCarried(ValueRange owners, ValueRange values) {
 
 LogicalResult Emitter::emitFor(Operation *op) {
   auto loop = cast<scf::ForOp>(op);
-  auto lowered = scf::ForOp::create(builder, loc, scalar(loop.getLowerBound()), scalar(loop.getUpperBound()),
-                                    scalar(loop.getStep()), carried(loop.getInitArgs()), {}, loop.getUnsignedCmp());
+  // Where its first iteration frees no slot, LLVM would peel it off if it knew which that is, and zeros would be put in
+  // accumulators while dots are under way.
+  Value start = scalar(loop.getLowerBound());
+  if (sharesSteps && !loop.getBody()->getOps<tile::FrontOp>().empty())
+    start = ptx("mov.b64 $0, $1;", "=l,l", start.getType(), {start}, /*hasSideEffects=*/false);
+  auto lowered = scf::ForOp::create(builder, loc, start, scalar(loop.getUpperBound()), scalar(loop.getStep()),
+                                    carried(loop.getInitArgs()), {}, loop.getUnsignedCmp());
   {
     OpBuilder::InsertionGuard guard(builder);
     Block &body = *lowered.getBody();

@@ -561,6 +561,7 @@ TEST(NvptxDot, BlocksShareStepsEvenly) {
   for (int64_t depth : {0, 16, 17, 200})
     shares({.block = {64, 64, 32}}, 100, 70, depth, {1, 2, 3, 5, 7, 13});
   shares({.block = {64, 64, 32}}, 300, 130, 136, {4, 7, 8, 14}); // 15 programs: a small last wave, and a large one
+  shares({.block = {64, 64, 16}}, 60, 50, 200, {3, 9});          // one program, for so many blocks at most
   shares({.block = {16, 64, 32}}, 40, 70, 200, {4, 5});          // swapped
   shares({.block = {128, 128, 64}}, 130, 300, 200, {4, 5, 8});   // in turn
   shares({.block = {256, 128, 64}}, 200, 300, 200, {2, 5});      // two groups

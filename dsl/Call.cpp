@@ -145,7 +145,9 @@ std::optional<int64_t> Call::named(std::string_view name) const {
   size_t dot = name.find('.');
   if (dot == name.npos) {
     if (name == "multiprocessors")
-      return multiprocessors;
+      return target->multiprocessors;
+    if (name == "compute_capability")
+      return target->computeCapability;
     auto found = sizes.find(std::string(name));
     return found == sizes.end() ? std::nullopt : std::optional(found->second);
   }
@@ -202,11 +204,13 @@ void Call::checkConditions() const {
   }
 }
 
+void Call::tuneFor(const Target &known) { target = {known.multiprocessors, known.computeCapability}; }
+
 void Call::resolve() {
   pickVariant();
   checkViews();
-  if (!multiprocessors)
-    multiprocessors = targetOf(device()).multiprocessors;
+  if (!target)
+    tuneFor(targetOf(device()));
   const std::vector<Parameter> &parameters = variant().parameters;
   // Names stand for the extents where they come alone; then Meta parameters may depend on them, and expressions on
   // both.

@@ -51,9 +51,9 @@ public:
   // Takes the variant of this index, or the first whose view parameters have elements of `dtype`, whatever is bound.
   void chooseVariant(size_t index) { chosen = index; }
   void chooseVariant(DType dtype);
-  // Of which target defaults of Meta parameters may know `multiprocessors` (0 on a CPU). Before resolve(), which
-  // otherwise takes the tensors' device.
-  void tuneFor(const Target &target) { multiprocessors = target.multiprocessors; }
+  // Of which target defaults of Meta parameters may know `multiprocessors` and `compute_capability` (0 on a CPU). Before
+  // resolve(), which otherwise takes the tensors' device.
+  void tuneFor(const Target &target);
 
   // Chooses the variant that the bound tensors fit, gives every name of an extent its value and every Meta parameter
   // its default. Throws UserError that names the argument, what was expected and what came: dtype, rank, extent,
@@ -114,7 +114,10 @@ private:
   // As given, before the variant says their type.
   std::vector<std::optional<std::variant<int64_t, double>>> scalars;
   std::map<std::string, int64_t> sizes;
-  std::optional<int> multiprocessors;
+  struct TargetFacts {
+    int multiprocessors, computeCapability;
+  };
+  std::optional<TargetFacts> target;
 };
 
 } // namespace bitloom

@@ -27,10 +27,12 @@ template <class T> struct Attention {
   Param<f32> scale = 0.0f; // above 0; 0: 1 / sqrt(d)
   Meta<bool> causal = false;
   Meta<bool> with_lse = "lse.given";
-  // Products of full f32 are computed outside the tensor cores, from registers that larger tiles would not leave.
+  // Products of full f32 are computed outside the tensor cores, from registers that larger tiles would not leave; and
+  // where there is no wgmma, keys and values pass through registers as well.
   Meta<int> block_m = sizeof(T) == 4 ? "max(16, min(next_pow2(t), 64))" : "max(16, min(next_pow2(t), 128))";
   Meta<int> block_n = sizeof(T) == 4 ? "max(16, min(next_pow2(t_kv), 64))"
-                                     : "max(16, min(next_pow2(t_kv), 16384 / max(128, next_pow2(d))))";
+                                     : "max(16, min(next_pow2(t_kv), min(16384 / max(128, next_pow2(d)), "
+                                       "128 - 64 * (compute_capability > 0) * (compute_capability != 90))))";
   Meta<int> block_d = "max(16, next_pow2(d))";
   BITLOOM_PARAMS(q, k, v, out, lse, scale, causal, with_lse, block_m, block_n, block_d)
 

@@ -27,13 +27,9 @@ template <class T, class Out> struct Matmul {
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
   Meta<bool> tf32 = false;      // f32 operands may be rounded to 10 bits of mantissa
   Meta<bool> fast_sums = false; // of 8-bit floats
-  // Twice as large where that makes one wave of what would be two; along m if that is all of it, so that b is read
-  // once.
-  Meta<int> block_m = sizeof(T) == 2 ? "max(8, min(next_pow2(m), 128 + 128 * (m > 128) * (m <= 256) * "
-                                       "(2 * ceil_div(n, 128) > multiprocessors) * "
-                                       "(ceil_div(n, 128) <= multiprocessors)))"
-                                     : "max(8, min(next_pow2(m), 128))";
-  Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 256) * "
+  Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
+  // Twice as wide where that makes one wave of what would be two.
+  Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
                                        "(ceil_div(m, 128) * ceil_div(n, 128) > multiprocessors) * "
                                        "(ceil_div(m, 128) * ceil_div(n, 256) <= multiprocessors)))"
                                      : "max(16, min(next_pow2(n), 64 + 64 * (m > 32)))";
@@ -48,15 +44,7 @@ template <class T, class Out> struct Matmul {
   // Thread blocks that share the sum over k of a tile: two where tiles are too few for all multiprocessors.
   Meta<int> split = "1 + (m > 64) * (k >= 8192) * "
                     "(2 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= multiprocessors)";
-  // Whether thread blocks share the steps along k of all tiles evenly: where that saves a sixteenth of the steps that
-  // whole waves of tiles take, and four more, which is about what adding up the parts of tiles that are cut takes. Up
-  // to four blocks share a tile.
-  Meta<bool> stream_k =
-      "(multiprocessors > 0) * (m > 64) * (split == 1) * "
-      "(15 * ceil_div(ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)), max(multiprocessors, 1)) * "
-      "ceil_div(k, max(block_k, 1)) >= 64 + 16 * ceil_div(ceil_div(m, max(block_m, 1)) * "
-      "ceil_div(n, max(block_n, 1)) * ceil_div(k, max(block_k, 1)), max(1, min(multiprocessors, "
-      "4 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1))))))";
+  Meta<bool> stream_k = false; // whether thread blocks share the steps along k of all tiles evenly
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
   BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, out, activation, biased, scaled_a, scaled_b, a_transposed, b_transposed,
                  tf32, fast_sums, block_m, block_n, block_k, split, stream_k, stages)

@@ -32,7 +32,7 @@ struct Configurations {
 };
 
 // Of every kernel: the sizes that it is measured with, and with `ragged` those that it is tested with.
-Configurations shipped(bool ragged) {
+Configurations shipped(const Target &target, bool ragged) {
   Configurations all;
   for (const KernelRow *kernel : allKernels()) {
     if (!kernel->source.starts_with("kernels/"))
@@ -46,6 +46,7 @@ Configurations shipped(bool ragged) {
         continue; // as bf16 and f8e4m3, but for the instructions' names
       for (const std::string &sizes : cases) {
         Call call(*kernel);
+        call.tuneFor(target);
         call.chooseVariant(variant);
         set(call, sizes);
         call.resolve();
@@ -65,7 +66,7 @@ TEST_P(Shipped, ConfigurationsFitAndDoNotSpill) {
     GTEST_SKIP() << "no ptxas on this machine";
   const auto [name, ragged] = GetParam();
   const Target target = parseTarget(name);
-  const Configurations all = shipped(ragged);
+  const Configurations all = shipped(target, ragged);
   const std::vector<CompiledCall> compiled = compileAll(all.calls, target);
   for (size_t i = 0; i < compiled.size(); ++i) {
     if (compiled[i].error)

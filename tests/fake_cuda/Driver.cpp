@@ -89,6 +89,7 @@ int cuMemsetD8Async(std::uintptr_t memory, unsigned char value, size_t bytes, vo
   return std::memset(reinterpret_cast<void *>(memory), value, bytes), 0;
 }
 int cuStreamSynchronize(void *) { return 0; }
+int cuStreamIsCapturing(void *, int *status) { return *status = 0, 0; }
 int cuEventCreate(void **event, unsigned) { return *event = nullptr, 0; }
 int cuEventDestroy_v2(void *) { return 0; }
 int cuEventRecord(void *, void *) { return 0; }

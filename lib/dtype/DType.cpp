@@ -30,32 +30,31 @@ bf16::bf16(float value) {
 }
 
 f16::f16(float value) {
-  auto word = std::bit_cast<uint32_t>(value);
-  uint16_t sign = (word >> 16) & 0x8000;
-  if (std::isnan(value))
-    bits = sign | 0x7e00;
-  else {
-    // Scaled to f16's grid in double, nearbyint rounds ties to even; 2^-24 is the smallest subnormal.
-    double magnitude = std::fabs(double(value));
-    int exponent = magnitude == 0 ? -24 : std::max(std::ilogb(magnitude) - 10, -24);
-    double rounded = std::nearbyint(std::ldexp(magnitude, -exponent));
-    if (rounded == 2048)
-      rounded = 1024, ++exponent;
-    if (exponent > 5)
-      bits = sign | 0x7c00;
-    else if (rounded < 1024)
-      bits = sign | static_cast<uint16_t>(rounded);
-    else
-      bits = sign | static_cast<uint16_t>(((exponent + 25) << 10) | (static_cast<int>(rounded) - 1024));
+  const auto word = std::bit_cast<uint32_t>(value);
+  const uint32_t magnitude = word & 0x7fffffff;
+  uint32_t code = 0;
+  if (magnitude > 0x7f800000) {
+    code = 0x7e00; // NaN
+  } else if (magnitude >= 143u << 23) {
+    code = 0x7c00; // 2^16 and above
+  } else if (magnitude < 113u << 23) {
+    // Below 2^-14: the sum with 1/2 has the grid of subnormal numbers, 2^-24, as its last place, and is rounded to it.
+    code = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f);
+  } else {
+    // To the nearest, ties to even; a carry goes on into the exponent, whose bias changes from 127 to 15.
+    code = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
   }
+  bits = uint16_t(word >> 16 & 0x8000) | uint16_t(code);
 }
 
 f16::operator float() const {
-  int exponent = (bits >> 10) & 31, mantissa = bits & 1023;
-  float magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
-                    : exponent == 0 ? std::ldexp(float(mantissa), -24)
-                                    : std::ldexp(float(mantissa + 1024), exponent - 25);
-  return bits & 0x8000 ? -magnitude : magnitude;
+  const uint32_t sign = uint32_t(bits & 0x8000) << 16, magnitude = uint32_t(bits & 0x7fff) << 13;
+  if (magnitude >= 31u << 23) // infinity or NaN: the largest exponent here too
+    return std::bit_cast<float>(sign | (magnitude + (224u << 23)));
+  if (magnitude >= 1u << 23)
+    return std::bit_cast<float>(sign | (magnitude + (112u << 23)));
+  const float subnormal = float(bits & 0x7fff) * 0x1p-24f;
+  return sign ? -subnormal : subnormal;
 }
 
 // The code of an 8-bit float with `mantissa` bits of mantissa and normal numbers from 2^least.

@@ -4,7 +4,9 @@
 #include "bitloom/lib/support/Error.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <span>
 #include <type_traits>
 
 namespace bitloom {
@@ -63,8 +65,14 @@ static void merge(const uint8_t *__restrict from, uint8_t *__restrict to, int co
     to[i] |= from[i];
 }
 
+#if defined(__x86_64__)
+#define BITLOOM_ANY_VECTORS [[gnu::target_clones("avx2", "default")]]
+#else
+#define BITLOOM_ANY_VECTORS
+#endif
+
 // to[i] = or of field f of from[f · length + i], p bits from `shift` on, over the fields of a byte.
-static void packFields(const uint8_t *__restrict from, uint8_t *__restrict to, int length, int bits, int shift) {
+BITLOOM_ANY_VECTORS static void packFields(const uint8_t *__restrict from, uint8_t *__restrict to, int length, int bits, int shift) {
   const int mask = (1 << bits) - 1;
   for (int i = 0; i < length; ++i)
     to[i] = uint8_t(from[i] >> shift & mask);
@@ -75,12 +83,32 @@ static void packFields(const uint8_t *__restrict from, uint8_t *__restrict to, i
   }
 }
 
-static void unpackFields(const uint8_t *__restrict from, uint8_t *__restrict to, int length, int bits, int shift) {
+BITLOOM_ANY_VECTORS static void unpackFields(const uint8_t *__restrict from, uint8_t *__restrict to, int length, int bits, int shift) {
   const int mask = (1 << bits) - 1;
   for (int field = 0; field < 8 / bits; ++field) {
     uint8_t *__restrict next = to + int64_t{field} * length;
     for (int i = 0, right = field * bits; i < length; ++i)
       next[i] = uint8_t((from[i] >> right & mask) << shift);
+  }
+}
+
+// `count` pieces of `bytes` bytes, which lie `fromStep` and `toStep` apart. Short ones are moves of a register.
+static void copyPieces(const uint8_t *from, int64_t fromStep, uint8_t *to, int64_t toStep, int bytes, int count) {
+  auto copy = [&](auto size) {
+    for (int i = 0; i < count; ++i)
+      std::memcpy(to + i * toStep, from + i * fromStep, size_t(size));
+  };
+  switch (bytes) {
+  case 1:
+    return copy(std::integral_constant<int, 1>());
+  case 2:
+    return copy(std::integral_constant<int, 2>());
+  case 4:
+    return copy(std::integral_constant<int, 4>());
+  case 8:
+    return copy(std::integral_constant<int, 8>());
+  default:
+    return copy(bytes);
   }
 }
 
@@ -102,8 +130,7 @@ void Packer::pack(const Plan &plan, const uint8_t *values, uint8_t *bytes) const
     uint8_t *to = plan.planes.size() == 1 ? bytes : packed.data();
     packFields(from, to, plane.bytes * plan.blocks, plane.bits, plane.shift);
     if (to != bytes)
-      for (int b = 0; b < plan.blocks; ++b)
-        std::memcpy(bytes + b * bytesPerBlock + plane.byteOffset, to + b * plane.bytes, size_t(plane.bytes));
+      copyPieces(to, plane.bytes, bytes + plane.byteOffset, bytesPerBlock, plane.bytes, plan.blocks);
   }
 }
 
@@ -117,8 +144,7 @@ void Packer::unpack(const Plan &plan, const uint8_t *bytes, uint8_t *values, boo
   for (const Plane &plane : plan.planes) {
     const uint8_t *from = bytes;
     if (plan.planes.size() > 1) {
-      for (int b = 0; b < plan.blocks; ++b)
-        std::memcpy(packed.data() + b * plane.bytes, bytes + b * bytesPerBlock + plane.byteOffset, size_t(plane.bytes));
+      copyPieces(bytes + plane.byteOffset, bytesPerBlock, packed.data(), plane.bytes, plane.bytes, plan.blocks);
       from = packed.data();
     }
     unpackFields(from, ordered.data(), plane.bytes * plan.blocks, plane.bits, plane.shift);

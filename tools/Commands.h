@@ -5,7 +5,7 @@
 
 namespace bitloom::tools {
 
-extern const Command listCommand, inspectCommand, checkCommand, benchCommand, buildCommand, packingCommand,
+extern const Command listCommand, inspectCommand, checkCommand, benchCommand, buildCommand, packCommand, packingCommand,
     replayCommand;
 
 } // namespace bitloom::tools

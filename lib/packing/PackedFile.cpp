@@ -98,7 +98,8 @@ void PackedFile::readTable() {
     fail("expected a file of packed weights, which begins with " BITLOOM_PACKED_MAGIC ", got another one");
   if (header.version != BITLOOM_PACKED_VERSION)
     fail("expected version " + std::to_string(BITLOOM_PACKED_VERSION) + " of packed weights, got version " +
-         std::to_string(header.version) + (header.version > BITLOOM_PACKED_VERSION ? ": a newer bitloom wrote it" : ""));
+         std::to_string(header.version) +
+         (header.version > BITLOOM_PACKED_VERSION ? ": a newer bitloom wrote it" : ""));
   if (header.file_bytes != bytes)
     fail("expected " + std::to_string(header.file_bytes) + " bytes, got " + std::to_string(bytes) +
          (bytes < header.file_bytes ? ": it was cut off" : ""));
@@ -122,8 +123,8 @@ void PackedFile::readTable() {
   auto section = [&](const bitloom_packed_section &at, const char *what, const PackedTensor &tensor, int64_t wanted) {
     if (at.offset % BITLOOM_PACKED_ALIGNMENT != 0 || at.offset > header.table || at.bytes > header.table - at.offset ||
         at.bytes != uint64_t(wanted))
-      fail("tensor " + tensor.name + ": expected " + std::to_string(wanted) + " bytes of " + what + " before its table, got " +
-           std::to_string(at.bytes) + " at " + std::to_string(at.offset));
+      fail("tensor " + tensor.name + ": expected " + std::to_string(wanted) + " bytes of " + what +
+           " before its table, got " + std::to_string(at.bytes) + " at " + std::to_string(at.offset));
     return std::span(start + at.offset, at.bytes);
   };
   for (uint32_t i = 0; i < header.tensors; ++i) {
@@ -169,8 +170,8 @@ void PackedFile::verify() const {
   for (size_t i = 0; i < all.size(); ++i) {
     bitloom_packed_tensor record;
     std::memcpy(&record, start + header.table + i * sizeof record, sizeof record);
-    for (auto [section, what] : {std::pair(record.weight, "weights"), std::pair(record.scales, "scales"),
-                                 std::pair(record.zeros, "zeros")})
+    for (auto [section, what] :
+         {std::pair(record.weight, "weights"), std::pair(record.scales, "scales"), std::pair(record.zeros, "zeros")})
       if (const uint64_t sum = xxh64(start + section.offset, section.bytes); sum != section.checksum)
         throw UserError(file + ": tensor " + all[i].name + ": expected the checksum " +
                         std::to_string(section.checksum) + " of its " + what + ", got " + std::to_string(sum) +

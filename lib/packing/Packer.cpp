@@ -72,7 +72,8 @@ static void merge(const uint8_t *__restrict from, uint8_t *__restrict to, int co
 #endif
 
 // to[i] = or of field f of from[f · length + i], p bits from `shift` on, over the fields of a byte.
-BITLOOM_ANY_VECTORS static void packFields(const uint8_t *__restrict from, uint8_t *__restrict to, int length, int bits, int shift) {
+BITLOOM_ANY_VECTORS static void packFields(const uint8_t *__restrict from, uint8_t *__restrict to, int length, int bits,
+                                           int shift) {
   const int mask = (1 << bits) - 1;
   for (int i = 0; i < length; ++i)
     to[i] = uint8_t(from[i] >> shift & mask);
@@ -83,7 +84,8 @@ BITLOOM_ANY_VECTORS static void packFields(const uint8_t *__restrict from, uint8
   }
 }
 
-BITLOOM_ANY_VECTORS static void unpackFields(const uint8_t *__restrict from, uint8_t *__restrict to, int length, int bits, int shift) {
+BITLOOM_ANY_VECTORS static void unpackFields(const uint8_t *__restrict from, uint8_t *__restrict to, int length,
+                                             int bits, int shift) {
   const int mask = (1 << bits) - 1;
   for (int field = 0; field < 8 / bits; ++field) {
     uint8_t *__restrict next = to + int64_t{field} * length;
@@ -243,8 +245,7 @@ static void unpackValues(const Packing &packing, std::span<const uint8_t> bytes,
   const Packer packer(packing, blocks);
   overBlocks(packing, blocks, [&](int64_t begin, int64_t end) {
     packer.unpack(bytes.data() + begin * packing.bytesPerBlock(),
-                  reinterpret_cast<uint8_t *>(values.data()) + begin * packing.block, end - begin,
-                  std::is_signed_v<T>);
+                  reinterpret_cast<uint8_t *>(values.data()) + begin * packing.block, end - begin, std::is_signed_v<T>);
   });
 }
 

@@ -87,8 +87,8 @@ BITLOOM_ANY_VECTORS static Range rangeOf(const float *values, int64_t count) {
 }
 
 // The nearest whole number to value · inverse + offset, ties to even, clamped.
-BITLOOM_ANY_VECTORS static void roundTo(const float *values, int64_t count, float inverse, float offset, float lowest, float highest,
-                    uint8_t *fields) {
+BITLOOM_ANY_VECTORS static void roundTo(const float *values, int64_t count, float inverse, float offset, float lowest,
+                                        float highest, uint8_t *fields) {
   constexpr float magic = 12582912; // 1.5 · 2^23: the sum's low bits are the rounded number
   for (int64_t i = 0; i < count; ++i) {
     float scaled = values[i] * inverse;
@@ -175,7 +175,8 @@ static void quantizeRows(const WeightFormat &format, const T *weights, int64_t r
     }
   };
   const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, columns));
-  const int64_t turn = progress ? std::max<int64_t>(grain * 16, (int64_t{32} << 20) / std::max<int64_t>(1, columns)) : rows;
+  const int64_t turn =
+      progress ? std::max<int64_t>(grain * 16, (int64_t{32} << 20) / std::max<int64_t>(1, columns)) : rows;
   for (int64_t done = 0; done < rows;) {
     const int64_t next = std::min(rows, done + std::max<int64_t>(1, turn));
     parallelFor(next - done, grain, [&](int64_t begin, int64_t end) { work(done + begin, done + end); });
@@ -188,9 +189,7 @@ static void quantizeRows(const WeightFormat &format, const T *weights, int64_t r
 void quantize(const WeightFormat &format, const void *weights, DType dtype, int64_t rows, int64_t columns,
               uint8_t *weight, void *scales, void *zeros, const std::function<void(int64_t)> &progress) {
   format.check();
-  auto run = [&](auto *typed) {
-    quantizeRows(format, typed, rows, columns, weight, scales, zeros, progress);
-  };
+  auto run = [&](auto *typed) { quantizeRows(format, typed, rows, columns, weight, scales, zeros, progress); };
   if (dtype == DType::f32)
     run(static_cast<const float *>(weights));
   else if (dtype == DType::f16)

@@ -16,10 +16,12 @@ struct WeightFormat {
   bool asymmetric = false;   // value = scale · (q - zero), q unsigned; else scale · q, q signed
   DType scales = DType::f32; // f32, f16 or bf16: of scales and zeros
 
-  void check() const; // UserError
+  void check() const;                                                             // UserError
   int64_t groups(int64_t columns) const { return (columns + group - 1) / group; } // of a row
-  int64_t storedColumns(int64_t columns) const; // whole groups of whole blocks
-  int64_t weightBytes(int64_t rows, int64_t columns) const { return rows * packing.bytesPerRow(storedColumns(columns)); }
+  int64_t storedColumns(int64_t columns) const;                                   // whole groups of whole blocks
+  int64_t weightBytes(int64_t rows, int64_t columns) const {
+    return rows * packing.bytesPerRow(storedColumns(columns));
+  }
   int64_t scaleBytes(int64_t rows, int64_t columns) const { return rows * groups(columns) * bytesOf(scales); }
   int64_t zeroBytes(int64_t rows, int64_t columns) const { return asymmetric ? scaleBytes(rows, columns) : 0; }
   bool operator==(const WeightFormat &) const = default;
@@ -32,9 +34,9 @@ struct WeightFormat {
 //   asymmetric, 1 bit    ± the mean of |value|: zero = 1/2 (Rastegari et al., "XNOR-Net", 2016)
 //
 // weights: rows × columns of f32, f16 or bf16, row-major. weight, scales and zeros have the bytes that `format` says;
-// zeros may be null where there are none. Spread over the thread pool. `progress`, when given, is called on the caller's
-// thread now and then with the rows done so far. UserError: another dtype, a value that is not finite, or a scale that
-// its type cannot hold.
+// zeros may be null where there are none. Spread over the thread pool. `progress`, when given, is called on the
+// caller's thread now and then with the rows done so far. UserError: another dtype, a value that is not finite, or a
+// scale that its type cannot hold.
 void quantize(const WeightFormat &format, const void *weights, DType dtype, int64_t rows, int64_t columns,
               uint8_t *weight, void *scales, void *zeros, const std::function<void(int64_t)> &progress = {});
 

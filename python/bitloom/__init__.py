@@ -13,6 +13,8 @@ from ._bitloom import (
     CudaError,
     InternalError,
     Kernel,
+    PackedFile,
+    PackedTensor,
     Packing,
     Parameter,
     UserError,
@@ -26,6 +28,7 @@ from ._bitloom import (
     set_num_threads,
     targets,
     unpack,
+    write_packed,
 )
 from ._kernels import *  # noqa: F403
 
@@ -33,6 +36,8 @@ __all__ = [
     "CudaError",
     "InternalError",
     "Kernel",
+    "PackedFile",
+    "PackedTensor",
     "Packing",
     "Parameter",
     "UserError",
@@ -46,6 +51,7 @@ __all__ = [
     "targets",
     "unpack",
     "use_target",
+    "write_packed",
     *_kernels.__all__,
 ]
 

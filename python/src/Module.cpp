@@ -15,6 +15,7 @@ PYBIND11_MODULE(_bitloom, module) {
   bindErrors(module);
   bindRegistry(module);
   bindPacking(module);
+  bindPackedFiles(module);
 
   module.def("targets", &targetNames, "The base names of targets, host and cuda first.");
   module.def(

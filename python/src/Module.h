@@ -9,5 +9,6 @@ namespace py = pybind11;
 
 void bindRegistry(py::module_ &module); // kernels, their functions, inspect
 void bindPacking(py::module_ &module);
+void bindPackedFiles(py::module_ &module);
 
 } // namespace bitloom::python

@@ -6,7 +6,8 @@ from pathlib import Path
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 
 
-def test_guide_runs(capsys):
+def test_guide_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     names = {}
     for block in blocks:

@@ -84,7 +84,8 @@ TEST_F(PackedFiles, HoldWhatWasQuantised) {
     EXPECT_EQ(tensor.columns, columns);
     EXPECT_EQ(tensor.format, format);
     std::vector<uint8_t> weight(size_t(format.weightBytes(rows, columns)));
-    std::vector<std::byte> scales(size_t(format.scaleBytes(rows, columns))), zeros(size_t(format.zeroBytes(rows, columns)));
+    std::vector<std::byte> scales(size_t(format.scaleBytes(rows, columns))),
+        zeros(size_t(format.zeroBytes(rows, columns)));
     quantize(format, weights.data(), DType::f32, rows, columns, weight.data(), scales.data(), zeros.data());
     EXPECT_EQ(copied<uint8_t>(tensor.weight), weight);
     EXPECT_EQ(copied<std::byte>(tensor.scales), scales);
@@ -135,8 +136,7 @@ TEST_F(PackedFiles, TruncationIsNamed) {
 TEST_F(PackedFiles, AnotherFileOrVersionIsNamed) {
   written();
   rewrite([](std::string &bytes) { bytes[8] = 2; });
-  EXPECT_EQ(openingSays(),
-            path + ": expected version 1 of packed weights, got version 2: a newer bitloom wrote it");
+  EXPECT_EQ(openingSays(), path + ": expected version 1 of packed weights, got version 2: a newer bitloom wrote it");
   rewrite([](std::string &bytes) { bytes[0] = 'b'; });
   EXPECT_EQ(openingSays(), path + ": expected a file of packed weights, which begins with BITLOOMW, got another one");
   EXPECT_EQ(messageOf([&] { PackedFile::open(folder); }),
@@ -147,8 +147,9 @@ TEST_F(PackedFiles, AnotherFileOrVersionIsNamed) {
 
 TEST_F(PackedFiles, AnotherTargetIsNamed) {
   written("aarch64");
-  EXPECT_EQ(openingSays("x86"), path + ": expected weights packed for x86, got some packed for aarch64: pack them again "
-                                       "for this target");
+  EXPECT_EQ(openingSays("x86"), path +
+                                    ": expected weights packed for x86, got some packed for aarch64: pack them again "
+                                    "for this target");
   EXPECT_EQ(openingSays("aarch64"), "no error");
   EXPECT_EQ(openingSays(), "no error");
   written("any");
@@ -189,13 +190,15 @@ TEST_F(PackedFiles, EveryDamagedByteIsSeen) {
   rewrite([&](std::string &all) { all[sizeof(bitloom_packed_header)] ^= 1; });
   const std::string says = messageOf([&] { PackedFile::open(path)->verify(); });
   EXPECT_TRUE(says.starts_with(path + ": tensor model.first: expected the checksum ") &&
-              says.ends_with(": it is damaged")) << says;
+              says.ends_with(": it is damaged"))
+      << says;
 }
 
 TEST_F(PackedFiles, NamesOfTensorsAreChecked) {
   auto file = PackedFile::open(written());
   EXPECT_EQ(messageOf([&] { file->tensor("model.frst"); }),
-            path + ": unknown tensor 'model.frst': did you mean 'model.first'? expected one of model.first, model.second");
+            path +
+                ": unknown tensor 'model.frst': did you mean 'model.first'? expected one of model.first, model.second");
   PackedFileWriter writer(folder + "/twice.blw");
   writer.add("a", second, weights.data(), DType::f32, 1, 64);
   EXPECT_EQ(messageOf([&] { writer.add("a", second, weights.data(), DType::f32, 1, 64); }),
@@ -207,7 +210,9 @@ TEST_F(PackedFiles, NamesOfTensorsAreChecked) {
 }
 
 TEST_F(PackedFiles, AnUnfinishedFileLeavesNothing) {
-  { PackedFileWriter(path).add("a", second, weights.data(), DType::f32, 3, 64); }
+  {
+    PackedFileWriter(path).add("a", second, weights.data(), DType::f32, 3, 64);
+  }
   EXPECT_TRUE(fs::is_empty(folder));
   EXPECT_EQ(messageOf([&] { PackedFileWriter(folder + "/no/such"); }),
             "could not write '" + folder + "/no/such': No such file or directory");

@@ -23,7 +23,8 @@ struct Quantized {
 template <class T>
 Quantized quantized(const WeightFormat &format, const std::vector<T> &weights, int64_t rows, int64_t columns) {
   std::vector<uint8_t> weight(size_t(format.weightBytes(rows, columns)), 0xaa);
-  std::vector<std::byte> scales(size_t(format.scaleBytes(rows, columns))), zeros(size_t(format.zeroBytes(rows, columns)));
+  std::vector<std::byte> scales(size_t(format.scaleBytes(rows, columns))),
+      zeros(size_t(format.zeroBytes(rows, columns)));
   quantize(format, weights.data(), dtypeOf<T>, rows, columns, weight.data(), scales.data(), zeros.data());
   Quantized result;
   std::vector<uint8_t> fields(size_t(rows * format.storedColumns(columns)));
@@ -77,7 +78,8 @@ template <class T> void expectNear(const WeightFormat &format, int64_t rows, int
       const float value = float(weights[size_t(row * columns + column)]), got = scale * (float(field) - zero);
       const bool clamped = !format.asymmetric && field == highest;
       const float allowed = std::abs(scale) * (clamped ? 1.001f : format.asymmetric ? 0.51f + 0.5f : 0.51f);
-      ASSERT_LE(std::abs(got - value), allowed) << "row " << row << " column " << column << ": " << value << " as " << got;
+      ASSERT_LE(std::abs(got - value), allowed)
+          << "row " << row << " column " << column << ": " << value << " as " << got;
     }
 }
 

@@ -160,15 +160,19 @@ std::optional<int64_t> Call::named(std::string_view name) const {
   throw UserError(row->name + ": expected 'given' or 'transposed' of a view, got '" + std::string(name) + "'");
 }
 
+std::optional<int64_t> Call::defaultOf(const Parameter &meta) const {
+  if (meta.expression.empty())
+    return meta.bits;
+  return evaluate(meta.expression, [&](std::string_view name) { return named(name); });
+}
+
 void Call::fillMetas() {
   for (size_t i = 0; i < views.size(); ++i) {
     const Parameter &parameter = variant().parameters[i];
     if (parameter.kind != Kind::Meta)
       continue;
     if (!numbers[i]) {
-      auto value = parameter.expression.empty()
-                       ? parameter.bits
-                       : evaluate(parameter.expression, [&](std::string_view name) { return named(name); });
+      auto value = defaultOf(parameter);
       if (!value)
         continue; // a later pass knows the names in it
       numbers[i] = value;
@@ -355,6 +359,11 @@ static int alignmentOf(const TensorRef &tensor) {
   return bits % wanted ? 0 : wanted;
 }
 
+Call::Assumed Call::assumed(size_t parameter) const {
+  const TensorRef tensor = inMemory(parameter);
+  return {isStrided(tensor), isTransposed(parameter), alignmentOf(tensor)};
+}
+
 Program Call::trace() const {
   std::vector<trace::Argument> arguments;
   std::vector<Slot> slots(views.size());
@@ -364,10 +373,10 @@ Program Call::trace() const {
       continue;
     trace::Argument argument{parameter.name, parameter.dtype, parameter.kind == Kind::View ? parameter.rank : 0};
     if (views[i]) {
-      const TensorRef tensor = inMemory(i);
-      argument.strided = isStrided(tensor);
-      argument.align = alignmentOf(tensor);
-      argument.transposed = isTransposed(i);
+      const Assumed facts = assumed(i);
+      argument.strided = facts.strided;
+      argument.align = facts.alignment;
+      argument.transposed = facts.transposed;
     }
     arguments.push_back(argument);
   }
@@ -412,8 +421,8 @@ std::string Call::specialisation() const {
   std::string key = std::to_string(chosen.value_or(0));
   for (size_t i = 0; i < views.size(); ++i) {
     if (views[i]) {
-      const TensorRef tensor = inMemory(i);
-      key += isStrided(tensor) ? ",s" : alignmentOf(tensor) ? ",a" : ",u";
+      const Assumed facts = assumed(i);
+      key += facts.strided ? ",s" : facts.alignment ? ",a" : ",u";
     } else if (variant().parameters[i].kind == Kind::Meta)
       key += "," + std::to_string(numbers[i].value_or(0));
   }

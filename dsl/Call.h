@@ -78,6 +78,14 @@ public:
   Device device() const;
   // Whether a parameter is a view whose last two dimensions are swapped in memory. After resolve().
   bool isTransposed(size_t parameter) const;
+  // What the machine code may take for granted of a bound view, as it lies in memory. After resolve().
+  struct Assumed {
+    bool strided, transposed;
+    int alignment; // bytes, of every row; 0: an element's
+  };
+  Assumed assumed(size_t parameter) const;
+  // A Meta parameter's value where none is given; none where its expression has no value here. After resolve().
+  std::optional<int64_t> defaultOf(const Parameter &meta) const;
   // Bytes that the call must move at the least: each view read or written once.
   int64_t minimalBytes() const;
 

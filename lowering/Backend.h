@@ -8,6 +8,8 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace llvm {
 class Module;
@@ -31,6 +33,9 @@ public:
   virtual MachineCode machineCode(Codegen &codegen, mlir::LLVM::LLVMFuncOp kernel, const Target &target) const = 0;
   // As Executable::load.
   virtual std::shared_ptr<Executable> load(const MachineCode &code, const Target &target) const = 0;
+
+  // The beginnings of the names of the instructions that multiply and add, look up or copy many elements at once.
+  virtual std::vector<std::string_view> tellingInstructions() const = 0;
 
   // Version of a program outside this library that has a part in the machine code.
   virtual std::string assemblerVersion() const { return ""; }

@@ -59,8 +59,22 @@ static std::string render(const Diagnostic &diagnostic) {
   return text;
 }
 
+// The file without its folders: what is said is for people.
+static std::string choiceOf(const Diagnostic &diagnostic) {
+  const SourceLocation where = sourceOf(diagnostic.getLocation());
+  std::string text = diagnostic.str();
+  if (!where.known())
+    return text;
+  StringRef file(where.file);
+  return file.substr(file.rfind('/') + 1).str() + ":" + std::to_string(where.line) + ": " + text;
+}
+
 Diagnostics::Diagnostics(MLIRContext *context)
     : handler(context, [this](Diagnostic &diagnostic) {
+        if (diagnostic.getSeverity() == DiagnosticSeverity::Remark) {
+          remarks.push_back(choiceOf(diagnostic));
+          return success();
+        }
         std::string notes;
         for (const Diagnostic &note : diagnostic.getNotes())
           notes += "\n" + render(note);

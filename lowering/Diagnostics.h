@@ -15,6 +15,9 @@ namespace bitloom {
 // name lives as long as the process.
 SourceLocation sourceOf(mlir::Location location);
 
+// On a module: lowerings say what they choose, as remarks (Explain.h).
+inline constexpr llvm::StringLiteral explainAttr = "tile.explain";
+
 // Collects the diagnostics of a context while it lives, instead of printing them.
 class Diagnostics {
 public:
@@ -25,6 +28,8 @@ public:
   // Located at the first error; `fallback` is the message where none was reported.
   UserError userError(const std::string &fallback) const;
   InternalError internalError(const std::string &fallback) const;
+  // What lowerings said they chose, "file:line: …" each; part of nothing above.
+  const std::vector<std::string> &choices() const { return remarks; }
 
 private:
   struct Entry {
@@ -35,6 +40,7 @@ private:
     std::string notes;
   };
   std::vector<Entry> entries;
+  std::vector<std::string> remarks;
   mlir::ScopedDiagnosticHandler handler;
 };
 

@@ -7,6 +7,7 @@
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lowering/Backend.h"
 #include "bitloom/lowering/Diagnostics.h"
+#include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/Recovery.h"
 #include "bitloom/lowering/Reproducer.h"
@@ -216,7 +217,7 @@ static void runStep(const Step &step, Program &program, const Target &target, bo
     std::string text;
     llvm::raw_string_ostream out(text);
     outOfPlace->print(out, OpPrintingFlags().skipRegions().useLocalScope());
-    outOfPlace->emitRemark("here");
+    outOfPlace->emitWarning("here");
     throw StepFailure{std::string("after stage '") + step.name + "' an operation is out of place: " + text + "\n" +
                       diagnostics.text()};
   }
@@ -241,7 +242,9 @@ static void guarded(const char *stage, const Target &target, Before before, Work
   throw InternalError(message, saveReproducer(before(), target, stage, message));
 }
 
-static Program lowered(const Program &source, const Target &target, Stage last, bool verifyEach = false) {
+// `choices`, when given, takes what the lowerings say of source's module with explainAttr.
+static Program lowered(const Program &source, const Target &target, Stage last, bool verifyEach = false,
+                       std::vector<std::string> *choices = nullptr) {
   Program program = source.clone();
   const SmallVector<Step, 4> steps = stepsFor(target);
   const size_t first = firstStep(program, steps);
@@ -256,6 +259,9 @@ static Program lowered(const Program &source, const Target &target, Stage last, 
     };
     Diagnostics diagnostics(program.context());
     guarded(steps[i].name, target, before, [&] { runStep(steps[i], program, target, verifyEach, diagnostics); });
+    for (const std::string &choice : diagnostics.choices())
+      if (choices && !llvm::is_contained(*choices, choice)) // the same for each part of a loop
+        choices->push_back(choice);
   }
   return program;
 }
@@ -283,6 +289,17 @@ std::string emit(const Program &program, const Target &target, Stage stage) {
         text = stage == Stage::Llvm ? codegen.text() : codegen.assembly();
       });
   return text;
+}
+
+Explanation explain(const Program &program, const Target &target) {
+  Program asked = program.clone();
+  asked.module()->setAttr(explainAttr, UnitAttr::get(asked.context()));
+  Explanation found;
+  Program end = lowered(asked, target, Stage::Llvm, /*verifyEach=*/false, &found.choices);
+  end.module()->removeAttr(explainAttr);
+  found.assembly = emit(end, target, Stage::Assembly);
+  found.instructions = tellingInstructions(found.assembly, target.family);
+  return found;
 }
 
 // The one function with a body that the host calls.

@@ -90,6 +90,7 @@ static int runBench(const Arguments &arguments) {
       for (const std::string &sizes : cases) {
         Call call = callOf(kernel, variant, sizes, arguments);
         Example example(call, 0, device);
+        explainIfAsked(arguments, call, target);
         const double ms = median(timed(device, runs, [&] { call.launch(target, nullptr); }));
         const int64_t bytes = call.minimalBytes();
         const double copyMs = copyTime(device, bytes, runs);
@@ -134,6 +135,7 @@ const Command benchCommand = {
     .options = {targetOption(),
                 dtypeOption(),
                 setOption(),
+                verboseOption(),
                 {"--runs", "NUMBER", "how often to run it; 20 without it"},
                 {"--json", "", "the same as JSON"}},
     .run = runBench,

@@ -1,3 +1,4 @@
+#include "bitloom/dsl/Example.h"
 #include "bitloom/tools/AheadOfTime.h"
 #include "bitloom/tools/Commands.h"
 
@@ -29,6 +30,11 @@ static int runBuild(const Arguments &arguments) {
         !std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_'; }))
       throw UsageError("--name: expected a name of C, got '" + name + "'");
     calls.push_back({callOf(kernel, variant, sizes, arguments), name});
+    if (arguments.has("--verbose")) { // as they are built: rows may begin anywhere
+      Call described = calls.back().call;
+      bindWithoutMemory(described, /*aligned=*/false);
+      explainIfAsked(arguments, described, targets[0].target);
+    }
   }
   for (const std::string &file : buildAheadOfTime(calls, targets[0].target, folder, fixed))
     std::printf("%s\n", file.c_str());
@@ -62,6 +68,7 @@ const Command buildCommand = {
     .options = {targetOption(),
                 dtypeOption(),
                 setOption(),
+                verboseOption(),
                 {"-o", "FOLDER", "write there; the current folder without it"},
                 {"--name", "NAME", "of the files and the functions; KERNEL_DTYPE without it"}},
     .run = runBuild,

@@ -179,8 +179,10 @@ static int runCheck(const Arguments &arguments) {
         try {
           Run reference(call, checker.seed, {});
           reference.call.interpret();
-          for (const NamedTarget &target : targets)
+          for (const NamedTarget &target : targets) {
+            explainIfAsked(arguments, call, target.target);
             checker.check(call, reference, target, text);
+          }
         } catch (const std::exception &error) {
           checker.fail(
               Checker::withResult({kernel->name, nameOf(*kernel, variant), text, "interpreter"}, "", "", "", "failed"),
@@ -221,6 +223,7 @@ const Command checkCommand = {
     .options = {targetOption(),
                 dtypeOption(),
                 setOption(),
+                verboseOption(),
                 {"--all", "", "every kernel that ships"},
                 {"--seed", "NUMBER", "of the random tensors; 0 without it"}},
     .run = runCheck,

@@ -93,6 +93,7 @@ static int runInspect(const Arguments &arguments) {
                                                    : "";
     Call call = callOf(kernel, variantsOf(kernel, arguments)[0], sizes, arguments);
     bindWithoutMemory(call);
+    explainIfAsked(arguments, call, target);
     program = call.trace();
   }
   std::string text = what == "sass"        ? sassOf(compile(program, target))
@@ -130,6 +131,7 @@ const Command inspectCommand = {
                 {"--emit", "STAGE", "tile (the default), layout, llvm, asm, sass or resources"},
                 setOption(),
                 dtypeOption(),
+                verboseOption(),
                 {"--from", "FILE", "instead of a kernel, the text that an earlier --emit gave"},
                 {"-o", "FILE", "write there instead of to stdout"}},
     .run = runInspect,

@@ -1,10 +1,12 @@
 #include "bitloom/tools/KernelChoice.h"
 
 #include "bitloom/dsl/Example.h"
+#include "bitloom/dsl/Explain.h"
 #include "bitloom/lib/support/Suggest.h"
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 
 namespace bitloom::tools {
 
@@ -16,6 +18,9 @@ Option setOption() {
 Option targetOption() {
   return {"--target", "NAME,...",
           "host (the default), cuda, sm_90a, x86-64-v3, aarch64+dotprod, …: a wrong name lists them"};
+}
+Option verboseOption() {
+  return {"--verbose", "", "say on stderr which code runs and why: target features, configuration, what was chosen"};
 }
 const char *const kernelHelp = "KERNEL is the name of a kernel that ships (`bitloom list`), or LIBRARY.so:NAME for one "
                                "of your own, in a\nshared library that bitloom_add_kernels built. A library's path has "
@@ -123,6 +128,14 @@ Call callOf(const KernelRow &kernel, size_t variant, const std::string &sizes, c
     call.resolve();
   });
   return call;
+}
+
+void explainIfAsked(const Arguments &arguments, const Call &call, const Target &target) {
+  if (!arguments.has("--verbose"))
+    return;
+  Call bound = call;
+  bindWithoutMemory(bound);
+  std::fprintf(stderr, "%s\n", explain(bound, target).c_str());
 }
 
 std::string sizesText(const Call &call, const std::string &sizes, const Arguments &arguments) {

@@ -16,7 +16,12 @@ std::vector<const KernelRow *> kernelsOf(const std::string &operand);
 Option dtypeOption();
 Option setOption();
 Option targetOption();
+Option verboseOption();
 extern const char *const kernelHelp;
+
+// With --verbose: on stderr, which code the call runs on the target and why (dsl/Explain.h). Views that are not bound
+// are taken to be contiguous.
+void explainIfAsked(const Arguments &arguments, const Call &call, const Target &target);
 
 // The indices of the variants that --dtype names; all without it. UsageError: none.
 std::vector<size_t> variantsOf(const KernelRow &kernel, const Arguments &arguments);

@@ -5,8 +5,9 @@ outputs and Meta parameters by name; outputs that are not passed are made and re
 the rest, and ``bitloom.kernels()`` lists them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from . import _kernels
 from ._bitloom import (
@@ -18,6 +19,8 @@ from ._bitloom import (
     Packing,
     Parameter,
     UserError,
+    _explain_call,
+    _explain_sizes,
     _inspect,
     _load_kernels,
     _set_target,
@@ -42,6 +45,7 @@ __all__ = [
     "Parameter",
     "UserError",
     "cuda_unavailable",
+    "explain",
     "inspect",
     "kernels",
     "load_kernels",
@@ -56,6 +60,36 @@ __all__ = [
 ]
 
 
+def _with_usual(kernel: str, sizes: dict[str, int]) -> dict[str, int]:
+    """The sizes, those of the kernel's first benchmark where not given."""
+    row = kernels().get(kernel)
+    usual = row.benchmarks[0].split() if row and row.benchmarks else []
+    return {name: int(value) for name, value in (item.split("=") for item in usual)} | sizes
+
+
+def explain(
+    kernel: str | Callable[..., Any],
+    *arguments: Any,
+    target: str | None = None,
+    dtype: str | None = None,
+    **named: Any,
+) -> str:
+    """Which code a call runs and why: target features, configuration, what was chosen, the instructions it came to.
+
+    kernel: a kernel's name or its function. Beside arrays, for what the same call of the function would run; without
+    them, for a target and sizes as inspect takes them. Nothing runs.
+    """
+    name = kernel if isinstance(kernel, str) else kernel.__name__
+    if not arguments and not any(hasattr(value, "__dlpack__") for value in named.values()):
+        return _explain_sizes(name, target or "host", dtype, _with_usual(name, named))
+    if dtype is not None:
+        raise UserError("explain: expected the arrays to say the element types, got dtype too")
+    if target is None:
+        return _explain_call(name, arguments, named)
+    with use_target(target):
+        return _explain_call(name, arguments, named)
+
+
 def inspect(kernel: str, *, target: str = "host", emit: str = "tile", dtype: str | None = None, **sizes: int) -> str:
     """The text of a kernel after a stage of its lowering, without running it.
 
@@ -65,10 +99,7 @@ def inspect(kernel: str, *, target: str = "host", emit: str = "tile", dtype: str
     where not given.
     Raises UserError for names that are unknown.
     """
-    row = kernels().get(kernel)
-    usual = row.benchmarks[0].split() if row and row.benchmarks else []
-    sizes = {name: int(value) for name, value in (item.split("=") for item in usual)} | sizes
-    return _inspect(kernel, target, emit, dtype, sizes)
+    return _inspect(kernel, target, emit, dtype, _with_usual(kernel, sizes))
 
 
 def load_kernels(path: str) -> list[str]:

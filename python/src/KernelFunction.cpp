@@ -1,5 +1,6 @@
 #include "bitloom/python/src/KernelFunction.h"
 
+#include "bitloom/dsl/Explain.h"
 #include "bitloom/lib/runtime/Cuda.h"
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lib/support/Expression.h"
@@ -300,14 +301,19 @@ bool KernelFunction::writes(const Arguments &arguments) const {
   });
 }
 
-std::shared_ptr<const KernelFunction::Plan> KernelFunction::plan(Arguments &arguments) const {
-  auto plan = std::make_shared<Plan>();
+Call KernelFunction::complete(Arguments &arguments, std::vector<Output> &missing) const {
   Call call = resolved(arguments);
-  plan->missing = missingOutputs(call);
-  makeOutputs(arguments, plan->missing);
-  for (const Output &output : plan->missing)
+  missing = missingOutputs(call);
+  makeOutputs(arguments, missing);
+  for (const Output &output : missing)
     call.set(call.variant().parameters[output.parameter].name,
              arguments.given[output.parameter].tensor.tensor(where[output.parameter]));
+  return call;
+}
+
+std::shared_ptr<const KernelFunction::Plan> KernelFunction::plan(Arguments &arguments) const {
+  auto plan = std::make_shared<Plan>();
+  Call call = complete(arguments, plan->missing);
   if (!writes(arguments))
     return plan;
   std::optional<cuda::ContextScope> scope;
@@ -399,6 +405,18 @@ py::object KernelFunction::call(PyObject *const *values, Py_ssize_t byPosition, 
     run(*chosen, arguments);
   }
   return results(arguments);
+}
+
+std::string KernelFunction::explain(PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords) {
+  Arguments arguments(where.size());
+  bind(arguments, values, byPosition, keywords);
+  if (destination.interpreter)
+    return "kernel     " + row.name + "\ntarget     the interpreter, as use_target says\n";
+  std::vector<Output> missing;
+  Call call = complete(arguments, missing);
+  const Target &target = targetFor(arguments.device, row.name);
+  py::gil_scoped_release release; // compiling takes a while
+  return bitloom::explain(call, target);
 }
 
 static PyObject *callKernel(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords) {

@@ -35,6 +35,8 @@ public:
 
   // By Python's vectorcall convention. Throws; gives the outputs, as a tuple when there are several.
   py::object call(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names);
+  // What such a call would run and why, as bitloom::explain says it; nothing runs.
+  std::string explain(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names);
 
 private:
   explicit KernelFunction(const KernelRow &row);
@@ -69,7 +71,8 @@ private:
   std::vector<Output> missingOutputs(const Call &call) const;
   static void makeKey(KeyBuffer &key, const Arguments &arguments);
   bool writes(const Arguments &arguments) const; // whether any output has an element
-  // Makes the outputs that are missing.
+  // The call with the outputs that were missing, which it makes and lists.
+  Call complete(Arguments &arguments, std::vector<Output> &missing) const;
   std::shared_ptr<const Plan> plan(Arguments &arguments) const;
   void run(const Plan &plan, const Arguments &arguments) const;
   py::object results(Arguments &arguments) const;

@@ -1,6 +1,8 @@
 #include "bitloom/python/src/Module.h"
 
 #include "bitloom/dsl/Call.h"
+#include "bitloom/dsl/Example.h"
+#include "bitloom/dsl/Explain.h"
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lib/support/Suggest.h"
 #include "bitloom/lowering/Pipeline.h"
@@ -57,6 +59,27 @@ static std::string inspect(const std::string &kernel, const std::string &target,
                            const std::optional<std::string> &dtype, const std::map<std::string, int64_t> &sizes) {
   Call call = describedCall(kernelNamed(kernel), dtype, sizes);
   return emit(call.trace(), parseTarget(target), stageOf(stage));
+}
+
+static std::string explainSizes(const std::string &kernel, const std::string &target,
+                                const std::optional<std::string> &dtype, const std::map<std::string, int64_t> &sizes) {
+  Call call = describedCall(kernelNamed(kernel), dtype, sizes);
+  bindWithoutMemory(call);
+  return explain(call, parseTarget(target));
+}
+
+// What the kernel's function would run if it were called so.
+static std::string explainCall(const std::string &kernel, const py::tuple &arguments, const py::dict &named) {
+  std::vector<PyObject *> values;
+  for (py::handle value : arguments)
+    values.push_back(value.ptr());
+  py::tuple names(named.size());
+  size_t next = 0;
+  for (auto [name, value] : named) {
+    names[next++] = py::reinterpret_borrow<py::object>(name);
+    values.push_back(value.ptr());
+  }
+  return KernelFunction::of(kernelNamed(kernel)).explain(values.data(), Py_ssize_t(arguments.size()), names.ptr());
 }
 
 void bindRegistry(py::module_ &module) {
@@ -132,6 +155,9 @@ void bindRegistry(py::module_ &module) {
     return names;
   });
 
+  module.def("_explain_sizes", &explainSizes, py::arg("kernel"), py::arg("target"), py::arg("dtype"), py::arg("sizes"),
+             py::call_guard<py::gil_scoped_release>());
+  module.def("_explain_call", &explainCall, py::arg("kernel"), py::arg("arguments"), py::arg("named"));
   module.def("_inspect", &inspect, py::arg("kernel"), py::arg("target"), py::arg("emit"), py::arg("dtype"),
              py::arg("sizes"), py::call_guard<py::gil_scoped_release>());
 }

@@ -252,3 +252,24 @@ func.func @scale(%x: !tile.view<?xf32>) attributes {tile.kernel} {
 def test_replay_takes_reproducers_alone(tmp_path):
     (tmp_path / "other.mlir").write_text("module {}\n")
     assert str(tmp_path / "other.mlir") in bitloom("replay", tmp_path / "other.mlir", code=2).stderr
+
+
+def test_verbose_says_which_code_runs_and_why():
+    """On stderr, so that what a program reads on stdout stays as it is."""
+    words = ("inspect", "low_bit_gemv", "--target", "aarch64+dotprod", "--set", "bits=3", "m=2", "n=5", "k=256")
+    plain, told = bitloom(*words), bitloom(*words, "--verbose")
+    assert plain.stderr == "" and told.stdout == plain.stdout
+    for line in (
+        "kernel     low_bit_gemv of f32, LowBitGemv.cpp",
+        "features   dotprod",
+        "meta       bits = 3, given; by default 4",
+        "view       weight u8[5, 96]: elements of a row side by side, at multiples of 16 bytes",
+    ):
+        assert line + "\n" in told.stderr
+    checked = bitloom("check", "vector_add", "--set", "n=17", "--dtype", "f32", "--target", "host", "--verbose")
+    assert checked.stderr.startswith("kernel     vector_add of f32") and "1 checked, 0 wrong" in checked.stdout
+
+
+def test_verbose_build_knows_no_alignment(tmp_path):
+    done = bitloom("build", "rms_norm", "--dtype", "f32", "--target", "aarch64", "-o", tmp_path, "--verbose")
+    assert "view       x f32[4096, 4096]: elements of a row side by side, aligned to its elements only\n" in done.stderr

@@ -30,6 +30,10 @@ static void convertBytesInSteps(llvm::Module &module) {
 
 namespace {
 struct AArch64Backend : CpuBackend {
+  std::vector<std::string_view> tellingInstructions() const override {
+    return {"sdot",  "udot",   "usdot", "sudot", "smmla", "ummla", "usmmla", "bfmmla",
+            "bfdot", "bfmlal", "fmla",  "fmadd", "mla",   "smlal", "umlal",  "tbl"};
+  }
   void initialiseLlvm() const override {
     LLVMInitializeAArch64TargetInfo();
     LLVMInitializeAArch64Target();

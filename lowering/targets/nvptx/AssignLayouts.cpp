@@ -9,6 +9,7 @@
 //    elementwise operations of any types never convert.
 // 2. Commit: every type takes its layout. Where an operand's differs from what its operation needs, the producer is
 //    repeated in the needed layout if that is free (constants, splats, iota), else a tile.convert_layout is inserted.
+#include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
@@ -242,8 +243,21 @@ void Assignment::anchorMma(tile::DotOp dot, const MmaPlan &plan) {
 
 void Assignment::anchor(tile::DotOp dot) {
   std::optional<DotPlan> plan = planWgmma(dot, target, warps);
+  std::optional<MmaPlan> mma = plan ? std::nullopt : planMma(dot, target, warps, stacked);
+  explainChoice(dot, [&] {
+    ArrayRef<int64_t> shape = dot.getType().getShape();
+    std::string text = "dot of " + std::to_string(shape[0]) + " x " + std::to_string(shape[1]) + ": ";
+    if (plan)
+      return text + "wgmma on " + plan->atom->operand.data() + ", since " + target.name +
+             " has it and the tile fills it";
+    if (mma)
+      return text + "mma.sync on " + mma->atom->operand.data() + ", since " +
+             (target.computeCapability < 90 ? target.name + " has no wgmma" : "the tile is none that wgmma takes");
+    return text + "on the general-purpose cores, since the tensor cores of " + target.name +
+           " take no tile of this shape, these element types and this precision";
+  });
   if (!plan) {
-    if (std::optional<MmaPlan> mma = planMma(dot, target, warps, stacked))
+    if (mma)
       anchorMma(dot, *mma);
     return;
   }
@@ -599,6 +613,12 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
     }
     if (!warps)
       func->setAttr(tile::numWarpsAttr, Builder(func).getI32IntegerAttr(count));
+    explainChoice(func, [&] {
+      return std::to_string(count) + " warps a program, " +
+             (warps ? "as the kernel asks" : "for the size of its tiles") +
+             (func->hasAttr(tile::consumersAttr) ? "; two groups take programs in turn, one stores while one computes"
+                                                 : "");
+    });
     narrowIndices(func);
     try {
       if (failed(Assignment(func, facts, count).run()))

@@ -132,6 +132,9 @@ void assemble(MachineCode &code, const Target &target) {
 }
 
 struct NvptxBackend : Backend {
+  std::vector<std::string_view> tellingInstructions() const override {
+    return {"wgmma.mma_async", "mma.sync", "fma.", "dp4a", "cp.async", "ldmatrix"};
+  }
   void initialiseLlvm() const override {
     LLVMInitializeNVPTXTargetInfo();
     LLVMInitializeNVPTXTarget();

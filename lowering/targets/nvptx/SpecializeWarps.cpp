@@ -8,6 +8,7 @@
 // A dot that only accumulates over a loop waits for nothing but the dot before it: its result is not looked at until
 // the loop ends. Its ring's slot is then freed an iteration later. On the hint tile.split such a loop is shared by the
 // blocks of a cluster, each taking every n-th iteration; the first block adds up the sums and does the rest.
+#include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/targets/nvptx/Costs.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
@@ -481,8 +482,13 @@ LogicalResult Specialization::run() {
   Block &body = func.getBody().front();
   Location loc = func.getLoc();
   OpBuilder builder = OpBuilder::atBlockBegin(&body);
-  for (Ring &ring : rings)
+  for (Ring &ring : rings) {
+    explainChoice(func, [&] {
+      return "the copy engine loads into a ring of " + std::to_string(ring.stages) +
+             " stages, by a warp of its own: what is loaded goes to tensor cores";
+    });
     ring.value = tile::RingOp::create(builder, loc, tile::RingType::get(func.getContext(), ring.types), ring.stages);
+  }
   auto specialize = tile::SpecializeOp::create(builder, loc, Value());
   Block &producer = specialize.getProducer().emplaceBlock(), &consumer = specialize.getConsumer().emplaceBlock();
   OpBuilder inside = OpBuilder::atBlockBegin(&producer);

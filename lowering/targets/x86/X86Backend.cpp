@@ -7,6 +7,9 @@ namespace bitloom {
 
 namespace {
 struct X86Backend : CpuBackend {
+  std::vector<std::string_view> tellingInstructions() const override {
+    return {"vpdp", "vdpbf16", "vfmadd", "vfnmadd", "vpmaddubsw", "vpmaddwd", "vpmulld", "vperm", "vpshufb"};
+  }
   void initialiseLlvm() const override {
     LLVMInitializeX86TargetInfo();
     LLVMInitializeX86Target();

@@ -1,4 +1,5 @@
 // Views: where an element is, whether it is there at all, and how chunks of them are read and written.
+#include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
@@ -254,6 +255,10 @@ Value KernelLowering::shouldStream(StoreOp op, Value first, int64_t width) {
       llvm::any_of(op.getView().getUsers(), [](Operation *user) { return isa<LoadOp, GatherOp, AtomicOp>(user); });
   if (!target.streamedBytes || readToo || bytes * 8 > target.vectorBits || bytes < 16)
     return {};
+  explainChoice(op, [&] {
+    return "store: past the caches where the tensor has " + std::to_string(target.streamedBytes >> 20) +
+           " MiB or more, since it would not stay in one";
+  });
   Value size = i64(bytesOf(element));
   for (Value extent : view(op.getView(), op).extents)
     size = mul(size, extent);

@@ -1,4 +1,5 @@
 // Matrix products: a block of rows and vectors of columns stays in registers while the inner dimension is walked.
+#include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 #include "mlir/Dialect/Math/IR/Math.h"
@@ -54,6 +55,12 @@ void KernelLowering::lowerDot(DotOp op) {
   // Two vectors of columns by half as many rows as there are registers, less some for the operands.
   int64_t tallest = target.vectorRegisters >= 32 ? 8 : 4;
 
+  explainChoice(op, [&] {
+    return "dot of " + std::to_string(rows) + " x " + std::to_string(columns) + ": element by element, " +
+           std::to_string(std::min(tallest, rows)) + " rows by " + std::to_string(columns >= 2 * width ? 2 : 1) +
+           " vectors of " + std::to_string(width) + " columns at once, since " + target.name + " has " +
+           std::to_string(target.vectorRegisters) + " registers of " + std::to_string(target.vectorBits) + " bits";
+  });
   auto visitColumns = [&](int64_t lanes, int64_t chunks, int64_t from, int64_t to) {
     loop(from, to, lanes * chunks, [&](Coord column) {
       for (int64_t block = tallest, row = 0; row < rows; block /= 2) {

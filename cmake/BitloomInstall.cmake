@@ -1,14 +1,16 @@
 # What find_package(bitloom) needs, in the build folder as in an installation: give either as CMAKE_PREFIX_PATH.
 include(CMakePackageConfigHelpers)
 set(package_folder lib/cmake/bitloom)
-set(package_files ${CMAKE_SOURCE_DIR}/cmake/BitloomAddKernels.cmake ${CMAKE_BINARY_DIR}/${package_folder}/bitloomConfig.cmake
+set(package_files ${CMAKE_SOURCE_DIR}/cmake/BitloomAddKernels.cmake ${CMAKE_SOURCE_DIR}/cmake/BitloomAheadOfTime.cmake
+                  ${CMAKE_BINARY_DIR}/${package_folder}/bitloomConfig.cmake
                   ${CMAKE_BINARY_DIR}/${package_folder}/bitloomConfigVersion.cmake)
 configure_package_config_file(${CMAKE_SOURCE_DIR}/cmake/bitloomConfig.cmake.in
                               ${CMAKE_BINARY_DIR}/${package_folder}/bitloomConfig.cmake
                               INSTALL_DESTINATION ${package_folder})
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/${package_folder}/bitloomConfigVersion.cmake
                                  COMPATIBILITY SameMinorVersion)
-file(COPY ${CMAKE_SOURCE_DIR}/cmake/BitloomAddKernels.cmake DESTINATION ${CMAKE_BINARY_DIR}/${package_folder})
+file(COPY ${CMAKE_SOURCE_DIR}/cmake/BitloomAddKernels.cmake ${CMAKE_SOURCE_DIR}/cmake/BitloomAheadOfTime.cmake
+     DESTINATION ${CMAKE_BINARY_DIR}/${package_folder})
 
 install(TARGETS bitloom EXPORT bitloomTargets LIBRARY DESTINATION lib)
 install(EXPORT bitloomTargets NAMESPACE bitloom:: DESTINATION ${package_folder})

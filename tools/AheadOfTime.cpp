@@ -29,7 +29,7 @@ static Call withoutMemory(const Call &call) {
   return described;
 }
 
-std::vector<std::string> buildAheadOfTime(const std::vector<NamedCall> &calls, const Target &target,
+std::vector<std::string> buildAheadOfTime(const std::vector<NamedCall> &calls, const std::vector<Target> &targets,
                                           const std::string &folder, const std::vector<std::string> &fixed) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
@@ -41,6 +41,7 @@ std::vector<std::string> buildAheadOfTime(const std::vector<NamedCall> &calls, c
   for (const NamedCall &named : calls) {
     const Call call = withoutMemory(named.call);
     programs.push_back(call.trace());
+    const Target &target = targets[0];
     if (isCpu(target.family)) {
       kernels.push_back({nullptr, named.name, cContiguousCall(call, named.name, fixed)});
       continue;
@@ -53,7 +54,7 @@ std::vector<std::string> buildAheadOfTime(const std::vector<NamedCall> &calls, c
   }
   for (size_t i = 0; i < kernels.size(); ++i)
     kernels[i].program = &programs[i];
-  return kernels.empty() ? files : writeAot(kernels, target, folder);
+  return kernels.empty() ? files : writeAot(kernels, targets, folder);
 }
 
 static std::string crossCompiler() { return findProgram({"aarch64-linux-gnu-gcc"}); }
@@ -116,7 +117,7 @@ void runEmulated(const Call &call, const Target &target) {
   for (const Parameter &parameter : call.variant().parameters)
     if (parameter.kind == Parameter::Kind::Meta)
       fixed.push_back(parameter.name);
-  std::vector<std::string> files = buildAheadOfTime({{call, name}}, target, folder.path(), fixed);
+  std::vector<std::string> files = buildAheadOfTime({{call, name}}, {target}, folder.path(), fixed);
   writeFile(path("main.c"), driverOf(call, name));
   std::string inputs;
   for (const auto &tensor : call.tensors())

@@ -13,10 +13,10 @@ struct NamedCall {
   std::string name;
 };
 
-// Writes into `folder`, made when absent, NAME.o and NAME.h of each call and the run-time that they share, for a CPU;
-// NAME.cubin (NAME.ptx where there is no ptxas) and NAME.h for a GPU. Views are taken to be contiguous and no better
+// Writes into `folder`, made when absent: for CPUs, what writeAot writes of each call; for a GPU, of which one may be
+// given, NAME.cubin (NAME.ptx where there is no ptxas) and NAME.h. Views are taken to be contiguous and no better
 // aligned than their elements. `fixed`: the Meta parameters that the user chose. Gives the paths of the files.
-std::vector<std::string> buildAheadOfTime(const std::vector<NamedCall> &calls, const Target &target,
+std::vector<std::string> buildAheadOfTime(const std::vector<NamedCall> &calls, const std::vector<Target> &targets,
                                           const std::string &folder, const std::vector<std::string> &fixed);
 
 // Whether this machine can run the target's code through buildAheadOfTime, a cross compiler and an emulator; if not,

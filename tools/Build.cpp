@@ -12,8 +12,13 @@ static int runBuild(const Arguments &arguments) {
   const KernelRow &kernel = kernelOf(arguments.operands()[0]);
   const std::string folder = arguments.value("-o", ".");
   const std::vector<NamedTarget> targets = targetsOf(arguments);
-  if (targets.size() > 1)
-    throw UsageError("expected one target, got " + std::to_string(targets.size()) + ": give each a folder of its own");
+  std::vector<Target> all;
+  for (const NamedTarget &named : targets) {
+    all.push_back(named.target);
+    if (targets.size() > 1 && !isCpu(named.target.family))
+      throw UsageError("expected one target, or several of a CPU, got " + named.name +
+                       " among others: give it a folder of its own");
+  }
   const std::vector<size_t> variants = variantsOf(kernel, arguments);
   if (arguments.has("--name") && variants.size() > 1)
     throw UsageError("--name: expected --dtype beside it, since " + kernel.name + " has " +
@@ -33,10 +38,11 @@ static int runBuild(const Arguments &arguments) {
     if (arguments.has("--verbose")) { // as they are built: rows may begin anywhere
       Call described = calls.back().call;
       bindWithoutMemory(described, /*aligned=*/false);
-      explainIfAsked(arguments, described, targets[0].target);
+      for (const Target &target : all)
+        explainIfAsked(arguments, described, target);
     }
   }
-  for (const std::string &file : buildAheadOfTime(calls, targets[0].target, folder, fixed))
+  for (const std::string &file : buildAheadOfTime(calls, all, folder, fixed))
     std::printf("%s\n", file.c_str());
   return 0;
 }
@@ -50,12 +56,18 @@ static std::string helpText() {
          "grid that you give; and NAME_programs, part of a grid, for threads of your own. The object needs the C "
          "library\n"
          "and libm. For a GPU each becomes NAME.cubin and a header with what cuLaunchKernel wants to know.\n"
+         "\nSeveral targets of one CPU family, weaker first, make an object each and NAME.c, which your program "
+         "compiles "
+         "too: it\n"
+         "runs the code of the last target that the processor has all features of. NAME_target names it. In CMake,\n"
+         "find_package(bitloom COMPONENTS aot) has bitloom_build_kernel, which makes a static library of it all.\n"
          "\nExtents may be any at run time, but what the code was specialised for is fixed: "
          "Meta\n"
          "parameters given with --set, and those whose defaults depend on the sizes of the first benchmark, which "
          "--set\n"
          "overrides. The header refuses extents for which a default would have another value.\n"
-         "\n  bitloom build rms_norm --dtype f32 --target aarch64+dotprod --set cols=4096 -o out\n";
+         "\n  bitloom build rms_norm --dtype f32 --target aarch64+dotprod --set cols=4096 -o out\n"
+         "  bitloom build low_bit_gemv --dtype f32 --target aarch64,aarch64+dotprod,aarch64+i8mm,aarch64+sve2 -o out\n";
 }
 
 const Command buildCommand = {

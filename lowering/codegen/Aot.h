@@ -16,20 +16,28 @@ struct AotKernel {
   std::string declarations = "";    // C text that the header ends with
 };
 
-// Writes for each kernel `name.o` and `name.h`, and once `bitloom_rt.h` and `bitloom_rt.c`, which the program compiles
+// Writes for each kernel `name.h` and its code, and once `bitloom_rt.h` and `bitloom_rt.c`, which the program compiles
 // and links with them, into `directory`, made when absent. Gives the paths written.
+//
+// For one target the code is `name.o`. For several of one family it is an object a target, `name_TARGET.o`, and
+// `name.c`, which the program compiles: it runs the code of the last target of the list that the processor has all
+// features of, and ends the process through bitloom_rt_assert where it runs none.
 //
 // name.h declares
 //   void name(<parameters>, const int64_t grid[3], int threads);      runs the whole grid
 //   void name_programs(const int64_t *words, const int64_t grid[3], int64_t begin, int64_t end);    the code itself
+//   const char *name_target(void);                                    for several targets: the one whose code runs
 // where a view is a pointer, its extents and its strides (null: C order), and parameters have their names in the
-// source. UserError: a target that is no CPU, a name that is no C identifier or given twice, or a file that cannot be
-// written.
-std::vector<std::string> writeAot(std::span<const AotKernel> kernels, const Target &target,
+// source. UserError: a target that is no CPU, targets of two families or one given twice, a name that is no C
+// identifier or given twice, or a file that cannot be written.
+std::vector<std::string> writeAot(std::span<const AotKernel> kernels, std::span<const Target> targets,
                                   const std::string &directory);
 
 // The text of name.h, which ends with `declarations`.
-std::string aotHeader(const Program &program, const std::string &name, const Target &target,
+std::string aotHeader(const Program &program, const std::string &name, std::span<const Target> targets,
                       const std::string &declarations = "");
+
+// The text of name.c, for several targets.
+std::string aotDispatcher(const std::string &name, std::span<const Target> targets);
 
 } // namespace bitloom

@@ -6,6 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #ifndef BITLOOM_RT_NO_THREADS
 #include <pthread.h>
 #include <stdatomic.h>
@@ -67,6 +73,93 @@ void bitloom_rt_run(bitloom_kernel *kernel, const int64_t *words, const int64_t 
   (void)threads;
 #endif
   kernel(words, grid, 0, total);
+}
+
+/* Where the processor says that it has a feature: a word of its answers, and the bits of which all must be set. */
+struct feature {
+  const char *name;
+  int word;
+  uint32_t bits;
+};
+#define BIT(n) ((uint32_t)1 << (n))
+
+#if defined(__aarch64__)
+/* Bits of the kernel's arch/arm64 elf_hwcaps. */
+static const struct feature features[] = {
+    {"aarch64", 0, 0},      {"dotprod", 0, BIT(20)}, {"fullfp16", 0, BIT(9) | BIT(10)},
+    {"bf16", 1, BIT(14)},   {"i8mm", 1, BIT(13)},    {"sve2", 1, BIT(1)},
+};
+
+static void ask(uint32_t *words) {
+#ifdef __linux__
+  words[0] = (uint32_t)getauxval(AT_HWCAP);
+  words[1] = (uint32_t)getauxval(AT_HWCAP2);
+#else
+  words[0] = words[1] = 0;
+#endif
+}
+#elif defined(__x86_64__)
+/* Words: 0 leaf 7 ebx, 1 leaf 7 ecx, 2 leaf 7 edx, 3 leaf 7.1 eax. Of x86-64-v3 more than AVX2 is asked for, in ask(). */
+static const struct feature features[] = {
+    {"x86-64", 0, 0},
+    {"x86-64-v3", 0, BIT(5) | BIT(3) | BIT(8)},
+    {"x86-64-v4", 0, BIT(5) | BIT(3) | BIT(8) | BIT(16) | BIT(17) | BIT(28) | BIT(30) | BIT(31)},
+    {"avxvnni", 3, BIT(4)},
+    {"avx512vnni", 1, BIT(11)},
+    {"avx512vbmi", 1, BIT(1)},
+    {"avx512bf16", 3, BIT(5)},
+    {"avx512fp16", 2, BIT(23)},
+};
+
+/* Intel's manual, "CPUID" and "XGETBV": what the operating system does not save is as good as absent. */
+static void ask(uint32_t *words) {
+  uint32_t a, b, c, d, extended_c, saved, high;
+  memset(words, 0, 4 * sizeof *words);
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (~c & (BIT(12) | BIT(27) | BIT(28) | BIT(29)))) /* fma, xsave, avx, f16c */
+    return;
+  __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+  if ((saved & 6) != 6 || !__get_cpuid(0x80000001, &a, &b, &extended_c, &d) || !(extended_c & BIT(5)) /* lzcnt */
+      || !__get_cpuid_count(7, 0, &a, &words[0], &words[1], &words[2]))
+    return;
+  if (a >= 1)
+    __get_cpuid_count(7, 1, &words[3], &b, &c, &d);
+  if ((saved & 0xe6) != 0xe6) { /* no 512-bit registers */
+    words[0] &= ~BIT(16);
+    words[1] = words[2] = 0;
+    words[3] &= ~BIT(5);
+  }
+}
+#else
+static const struct feature features[] = {{"", 0, 1}};
+static void ask(uint32_t *words) { words[0] = 0; }
+#endif
+
+int bitloom_rt_runs(const char *target) {
+  uint32_t words[4];
+  ask(words);
+  for (;;) {
+    const size_t length = strcspn(target, "+");
+    size_t i = 0;
+    while (i < sizeof features / sizeof features[0] &&
+           (strlen(features[i].name) != length || strncmp(features[i].name, target, length) != 0))
+      i++;
+    if (i == sizeof features / sizeof features[0] || (words[features[i].word] & features[i].bits) != features[i].bits)
+      return 0;
+    if (!target[length])
+      return 1;
+    target += length + 1;
+  }
+}
+
+const struct bitloom_rt_variant *bitloom_rt_choose(const char *kernel, const struct bitloom_rt_variant *variants,
+                                                   int count) {
+  char message[160];
+  while (count > 0)
+    if (bitloom_rt_runs(variants[--count].target))
+      return &variants[count];
+  snprintf(message, sizeof message, "%s: this processor runs none of the targets that it was built for", kernel);
+  bitloom_rt_assert(message);
+  abort();
 }
 
 /* Weak, so that a program's own replaces it. */

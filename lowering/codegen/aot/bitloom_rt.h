@@ -28,6 +28,20 @@ static inline void bitloom_rt_pack_view(int64_t *words, int rank, const int64_t 
   }
 }
 
+/* Code of a kernel for one target, "aarch64+dotprod". */
+struct bitloom_rt_variant {
+  const char *target;
+  bitloom_kernel *kernel;
+};
+
+/* Whether this processor, and its operating system, run a target's code. On AArch64 it is Linux that is asked; elsewhere
+ * only the base is known to run. */
+int bitloom_rt_runs(const char *target);
+
+/* The last of the variants that this processor runs; where it runs none, bitloom_rt_assert and abort. */
+const struct bitloom_rt_variant *bitloom_rt_choose(const char *kernel, const struct bitloom_rt_variant *variants,
+                                                   int count);
+
 /* What the kernels call. An assertion that fails is printed to stderr and ends the process; define your own function of
  * this name to do otherwise, and it may return. */
 void bitloom_rt_assert(const char *message);

@@ -77,7 +77,7 @@ void compileAndRun(const Target &target, const std::string &compiler, const std:
   ScopedDirectory directory("BITLOOM_TEST_AOT");
   Program program = Program::parse(axpy);
   AotKernel kernels[] = {{&program, ""}};
-  std::vector<std::string> files = writeAot(kernels, target, directory.path);
+  std::vector<std::string> files = writeAot(kernels, std::vector{target}, directory.path);
   EXPECT_EQ(files.size(), 4u);
   std::ofstream(directory.path / "main.c") << mainFile;
   std::string in = "cd " + directory.path.string() + " && ";
@@ -95,7 +95,7 @@ void compileAndRun(const Target &target, const std::string &compiler, const std:
 } // namespace
 
 TEST(Aot, HeadersNameTheParameters) {
-  std::string header = aotHeader(Program::parse(axpy), "axpy_f32", parseTarget("aarch64"));
+  std::string header = aotHeader(Program::parse(axpy), "axpy_f32", std::vector{parseTarget("aarch64")});
   EXPECT_TRUE(contains(header, "static inline void axpy_f32(const float *x, const int64_t x_extents[1], const int64_t "
                                "x_strides[1], const float *y, const int64_t y_extents[1], const int64_t y_strides[1], "
                                "float scale, float *out, "));
@@ -106,17 +106,30 @@ TEST(Aot, HeadersNameTheParameters) {
   EXPECT_TRUE(contains(header, "multiples of 4 bytes"));
 }
 
+TEST(Aot, ADispatcherKnowsEveryTarget) {
+  const std::vector targets = {parseTarget("aarch64"), parseTarget("aarch64+dotprod+i8mm")};
+  const std::string dispatcher = aotDispatcher("axpy", targets);
+  EXPECT_TRUE(contains(dispatcher, "{\"aarch64\", axpy_aarch64_programs},\n"
+                                   "    {\"aarch64+dotprod+i8mm\", axpy_aarch64_dotprod_i8mm_programs},\n"));
+  const std::string header = aotHeader(Program::parse(axpy), "axpy", targets);
+  EXPECT_TRUE(contains(header, "for aarch64, aarch64+dotprod+i8mm.") && contains(header, "axpy_target(void);"));
+}
+
 TEST(Aot, RefusesWhatItCannotWrite) {
   ScopedDirectory directory("BITLOOM_TEST_AOT");
   Program program = Program::parse(axpy);
   AotKernel twice[] = {{&program, "a"}, {&program, "a"}}, misnamed[] = {{&program, "2a"}};
-  EXPECT_THROW(writeAot(misnamed, hostTarget(), directory.path), UserError);
-  EXPECT_THROW(writeAot(twice, hostTarget(), directory.path), UserError);
-  EXPECT_THROW(writeAot({}, parseTarget("sm_90a"), directory.path), UserError);
-  EXPECT_THROW(writeAot({}, hostTarget(), "/dev/null/nowhere"), UserError);
+  EXPECT_THROW(writeAot(misnamed, std::vector{hostTarget()}, directory.path), UserError);
+  EXPECT_THROW(writeAot(twice, std::vector{hostTarget()}, directory.path), UserError);
+  EXPECT_THROW(writeAot({}, std::vector{parseTarget("sm_90a")}, directory.path), UserError);
+  EXPECT_THROW(writeAot({}, std::vector{hostTarget()}, "/dev/null/nowhere"), UserError);
+  AotKernel kernels[] = {{&program, ""}};
+  EXPECT_THROW(writeAot(kernels, std::vector{parseTarget("x86-64"), parseTarget("aarch64")}, directory.path),
+               UserError);
+  EXPECT_THROW(writeAot(kernels, std::vector{parseTarget("x86-64"), parseTarget("x86-64")}, directory.path), UserError);
   Program later = Program::parse(elementwise("%y = arith.addf %x, %x : vector<16xf32>"));
   AotKernel lowered[] = {{&later, "map"}};
-  EXPECT_THROW(writeAot(lowered, hostTarget(), directory.path), UserError);
+  EXPECT_THROW(writeAot(lowered, std::vector{hostTarget()}, directory.path), UserError);
 }
 
 TEST(Aot, KernelsRunFromCOnTheHost) {
@@ -130,4 +143,55 @@ TEST(Aot, KernelsRunFromCOnAArch64) {
     GTEST_SKIP() << "no cross compiler or no emulator";
   for (const char *target : {"aarch64", "aarch64+dotprod+i8mm"})
     compileAndRun(parseTarget(target), "aarch64-linux-gnu-gcc -static", "qemu-aarch64 -cpu max");
+}
+
+// The processor's own answers, by the C run-time and by the library.
+TEST(Aot, TheRunTimeKnowsThisProcessor) {
+  if (!found("cc"))
+    GTEST_SKIP() << "no C compiler";
+  ScopedDirectory directory("BITLOOM_TEST_AOT");
+  writeAot({}, std::vector{hostTarget()}, directory.path);
+  std::ofstream(directory.path / "main.c") << R"(
+#include "bitloom_rt.h"
+#include <stdio.h>
+int main(int argc, char **argv) {
+  for (int i = 1; i < argc; i++) printf("%d", bitloom_rt_runs(argv[i]));
+  return 0;
+}
+)";
+  const std::string in = "cd " + directory.path.string() + " && ";
+  Outcome built = shell(in + "cc -std=c11 -Wall -Wextra -Werror -O1 -o main main.c bitloom_rt.c -lpthread");
+  ASSERT_EQ(built.status, 0) << built.output;
+  std::string names, wanted;
+  for (const char *name : {"x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v3+avxvnni", "x86-64-v4+avx512vnni",
+                           "x86-64-v4+avx512vbmi", "x86-64-v4+avx512bf16", "x86-64-v4+avx512fp16", "aarch64",
+                           "aarch64+dotprod", "aarch64+fullfp16", "aarch64+bf16", "aarch64+i8mm", "aarch64+sve2"}) {
+    names += std::string(" ") + name;
+    wanted += runsOnHost(parseTarget(name)) ? "1" : "0";
+  }
+  EXPECT_EQ(shell(in + "./main" + names + " " + hostTarget().name).output, wanted + "1");
+  EXPECT_EQ(shell(in + "./main x86-64+ x86-64-v33 aarch64+i8m ''").output, "0000");
+}
+
+TEST(Aot, ADispatcherTakesTheLastThatRuns) {
+  if (!found("cc"))
+    GTEST_SKIP() << "no C compiler";
+  ScopedDirectory directory("BITLOOM_TEST_AOT");
+  Program program = Program::parse(axpy);
+  AotKernel kernels[] = {{&program, ""}};
+  const bool x86 = hostTarget().family == Family::Cpu_x86;
+  const std::vector targets =
+      x86 ? std::vector{parseTarget("x86-64"), parseTarget("x86-64-v3"), parseTarget("x86-64-v4")}
+          : std::vector{parseTarget("aarch64"), parseTarget("aarch64+dotprod")};
+  std::string wanted;
+  for (const Target &target : targets)
+    wanted = runsOnHost(target) ? target.name : wanted;
+  EXPECT_EQ(writeAot(kernels, targets, directory.path).size(), targets.size() + 4);
+  std::string main = mainFile;
+  main.replace(main.find("\"right\""), 7, "axpy_target()");
+  std::ofstream(directory.path / "main.c") << main;
+  const std::string in = "cd " + directory.path.string() + " && ";
+  Outcome built = shell(in + "cc -std=c11 -Wall -Wextra -Werror -O1 -o main *.c *.o -lm -lpthread && ./main");
+  EXPECT_EQ(built.status, 0);
+  EXPECT_EQ(built.output, wanted + "\n");
 }

@@ -60,4 +60,4 @@ int main() {
   lesson::runBothWays<float>(call, out, [&](int64_t i) { return wanted[i]; }, 1e-4);
 }
 
-// The kernels that ship (`bitloom list`) are written in the same way: see kernels/low_bit_gemv for this one grown up.
+// Next: 06_int8_dot.cpp has integers on both sides.

@@ -6,6 +6,7 @@
 
 #include <condition_variable>
 #include <cstdlib>
+#include <ctime>
 #include <set>
 #include <stdexcept>
 
@@ -68,6 +69,36 @@ TEST(ThreadPool, RunsAtTheSameTime) {
     if (i % 4 == 0)
       usleep(2000); // the next starts from sleep, the others from the spin
   }
+}
+
+static double processSeconds() {
+  timespec used;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return double(used.tv_sec) + 1e-9 * double(used.tv_nsec);
+}
+
+TEST(ThreadPool, SleepsWhenIdle) {
+  ThreadPool pool(8);
+  for (int i = 0; i < 100; ++i)
+    expectCover(pool, 199, 1);
+  const double before = processSeconds();
+  usleep(300000);
+  EXPECT_LT(processSeconds() - before, 0.03); // seven threads that span would use 0.3 or more
+}
+
+// Threads of somebody else's pool call kernels beside each other: all finish, and none waits for another's loop.
+TEST(ThreadPool, ServesAnotherPoolsThreads) {
+  ThreadPool ours(2), theirs(4);
+  std::atomic<int64_t> sum{0};
+  for (int i = 0; i < 50; ++i)
+    theirs.parallelFor(8, 1, [&](int64_t first, int64_t last) {
+      for (int64_t task = first; task < last; ++task)
+        std::thread([&] { // a thread that is inside no loop, as another library's are
+          ours.parallelFor(199, 1, [&](int64_t begin, int64_t end) { sum += end - begin; });
+        })
+            .join();
+    });
+  EXPECT_EQ(sum, 50 * 8 * 199);
 }
 
 TEST(ThreadPool, NestedLoopsRunOnTheirCaller) {

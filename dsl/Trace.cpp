@@ -521,6 +521,11 @@ Node unpack(Node node, std::string_view spelling, bool isSigned, SourceLocation 
     throw UserError(at, "unpack: expected a multiple of " + std::to_string(packing.bytesPerBlock()) +
                             " bytes, a block of " + std::string(spelling) + ", got " + std::to_string(shape.back()));
   shape.back() = shape.back() / packing.bytesPerBlock() * packing.block;
+  if (packing.rows > 1) {
+    if (shape.size() < 2)
+      throw UserError(at, "unpack: expected a dimension of rows for " + std::string(spelling) + ", got one dimension");
+    shape[shape.size() - 2] *= packing.rows;
+  }
   return nodeOf(tile::UnpackOp::create(session().builder, locationOf(at, valueOf(node)),
                                        RankedTensorType::get(shape, typeOf(DType::i8)), valueOf(node), isSigned, attr));
 }
@@ -534,6 +539,12 @@ Node pack(Node node, std::string_view spelling, SourceLocation at) {
     throw UserError(at, "pack: expected a multiple of " + std::to_string(packing.block) + " values, a block of " +
                             std::string(spelling) + ", got " + std::to_string(shape.back()));
   shape.back() = packing.bytesPerRow(shape.back());
+  if (packing.rows > 1) {
+    if (shape.size() < 2 || shape[shape.size() - 2] % packing.rows)
+      throw UserError(at, "pack: expected a multiple of " + std::to_string(packing.rows) + " rows for " +
+                              std::string(spelling));
+    shape[shape.size() - 2] /= packing.rows;
+  }
   return nodeOf(tile::PackOp::create(session().builder, locationOf(at, valueOf(node)),
                                      RankedTensorType::get(shape, typeOf(DType::i8)), valueOf(node), attr));
 }

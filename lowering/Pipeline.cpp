@@ -4,6 +4,7 @@
 //                                    +-gpuLayoutPasses-> with layouts -gpuThreadPasses-> a thread+
 #include "bitloom/lowering/Pipeline.h"
 
+#include "bitloom/lib/packing/Packing.h"
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lowering/Backend.h"
 #include "bitloom/lowering/Diagnostics.h"
@@ -106,11 +107,16 @@ static bool allTypes(Operation *op, llvm::function_ref<bool(Type)> holds) {
   return llvm::all_of(op->getOperandTypes(), holds) && llvm::all_of(op->getResultTypes(), holds);
 }
 
+// Packed in columns, values are left to the products that they feed.
+static bool inColumns(tile::PackingAttr packing) {
+  return Packing::parse(packing.getSpelling()).order == Packing::Order::Columns;
+}
+
 static bool legalTile(Operation *op) {
   if (auto unpack = dyn_cast<tile::UnpackOp>(op))
-    return llvm::isPowerOf2_64(unpack.getPacking().bits()) && !unpack.getIsSigned();
+    return (llvm::isPowerOf2_64(unpack.getPacking().bits()) && !unpack.getIsSigned()) || inColumns(unpack.getPacking());
   if (auto pack = dyn_cast<tile::PackOp>(op))
-    return llvm::isPowerOf2_64(pack.getPacking().bits());
+    return llvm::isPowerOf2_64(pack.getPacking().bits()) || inColumns(pack.getPacking());
   return fromDialect(op, {"builtin", "func", "arith", "math", "scf", "tensor", "tile", "ub"}) &&
          !isa<tile::ConvertLayoutOp>(op);
 }

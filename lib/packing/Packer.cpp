@@ -182,6 +182,8 @@ void Packer::unpack(const uint8_t *bytes, uint8_t *values, int64_t blocks, bool 
 
 static void checkSizes(const Packing &packing, size_t values, size_t bytes) {
   packing.check();
+  if (packing.order == Packing::Order::Columns)
+    throw UserError("expected a packing of one row at a time, got " + packing.toString());
   int64_t expected = packing.bytesPerRow(static_cast<int64_t>(values));
   if (static_cast<int64_t>(bytes) != expected)
     throw UserError("expected " + std::to_string(expected) + " bytes for " + std::to_string(values) + " values of " +
@@ -195,6 +197,8 @@ static void checkShape(const Packing &packing, size_t values, int64_t rows, int6
   if (rows < 0 || __builtin_mul_overflow(rows, columns, &elements) || elements != static_cast<int64_t>(values))
     throw UserError("expected " + std::to_string(rows) + " x " + std::to_string(columns) + " values, got " +
                     std::to_string(values));
+  if (rows % packing.rows)
+    throw UserError("expected a multiple of " + std::to_string(packing.rows) + " rows, got " + std::to_string(rows));
 }
 
 // fn(first, last) over ranges of blocks, on threads where there are many.
@@ -253,9 +257,28 @@ template <typename T>
 static std::vector<uint8_t> packMatrix(const Packing &packing, std::span<const T> values, int64_t rows,
                                        int64_t columns) {
   checkShape(packing, values.size(), rows, columns);
-  std::vector<uint8_t> bytes(static_cast<size_t>(rows * packing.bytesPerRow(columns)));
-  packValues(packing, values, std::span(bytes));
+  std::vector<uint8_t> bytes(static_cast<size_t>(rows / packing.rows * packing.bytesPerRow(columns)));
+  if (packing.order == Packing::Order::Columns) {
+    checkValues(packing, values);
+    packColumns(packing, reinterpret_cast<const uint8_t *>(values.data()), rows, columns, bytes.data());
+  } else {
+    packValues(packing, values, std::span(bytes));
+  }
   return bytes;
+}
+
+template <typename T>
+static void unpackMatrix(const Packing &packing, std::span<const uint8_t> bytes, int64_t rows, int64_t columns,
+                         std::span<T> values) {
+  checkShape(packing, values.size(), rows, columns);
+  if (packing.order != Packing::Order::Columns)
+    return unpackValues(packing, bytes, values);
+  int64_t expected = rows / packing.rows * packing.bytesPerRow(columns);
+  if (static_cast<int64_t>(bytes.size()) != expected)
+    throw UserError("expected " + std::to_string(expected) + " bytes for " + std::to_string(values.size()) +
+                    " values of " + packing.toString() + ", got " + std::to_string(bytes.size()));
+  unpackColumns(packing, bytes.data(), rows, columns, reinterpret_cast<uint8_t *>(values.data()),
+                std::is_signed_v<T>);
 }
 
 void pack(const Packing &packing, std::span<const int8_t> values, std::span<uint8_t> bytes) {
@@ -279,13 +302,11 @@ std::vector<uint8_t> packRows(const Packing &packing, std::span<const uint8_t> v
 }
 void unpackRows(const Packing &packing, std::span<const uint8_t> bytes, int64_t rows, int64_t columns,
                 std::span<int8_t> values) {
-  checkShape(packing, values.size(), rows, columns);
-  unpackValues(packing, bytes, values);
+  unpackMatrix(packing, bytes, rows, columns, values);
 }
 void unpackRows(const Packing &packing, std::span<const uint8_t> bytes, int64_t rows, int64_t columns,
                 std::span<uint8_t> values) {
-  checkShape(packing, values.size(), rows, columns);
-  unpackValues(packing, bytes, values);
+  unpackMatrix(packing, bytes, rows, columns, values);
 }
 
 } // namespace bitloom

@@ -2,7 +2,8 @@
 //
 // Any packing is planar packing of its values in another order, since a plane's layout is a bijection: value
 // source[f·S + s] sits in field f of byte s of a plane of S bytes. So values are gathered, by copies of runs where the
-// order has long ones, and then packed byte by byte with vectors. Short blocks are taken many at a time.
+// order has long ones, and then packed byte by byte with vectors. Short blocks are taken many at a time. Of the order
+// columns, whose fields cross rows, every piece is moved alone.
 #pragma once
 
 #include "bitloom/lib/packing/Packing.h"
@@ -14,7 +15,8 @@ namespace bitloom {
 
 class Packer {
 public:
-  // For calls on up to `blocks` blocks at once; more are taken in turns. UserError: an illegal packing.
+  // For calls on up to `blocks` blocks at once; more are taken in turns. Not of the order columns. UserError: an illegal
+  // packing.
   explicit Packer(const Packing &packing, int64_t blocks = 1 << 20);
 
   // values: blocks × packing.block, their low bits being the fields, what is above ignored; bytes: blocks ×
@@ -47,5 +49,11 @@ private:
   Packing described;
   Plan many, one; // what is left over is packed by the block
 };
+
+// Of the order columns: a row-major rows × columns matrix whose rows are a multiple of packing.rows and columns of its
+// block. The low bits of values are the fields; unpacked, they have zeros above, or are sign-extended. On threads.
+void packColumns(const Packing &packing, const uint8_t *values, int64_t rows, int64_t columns, uint8_t *bytes);
+void unpackColumns(const Packing &packing, const uint8_t *bytes, int64_t rows, int64_t columns, uint8_t *values,
+                   bool isSigned);
 
 } // namespace bitloom

@@ -32,7 +32,9 @@ constexpr OrderRow orders[] = {
     {.order = Packing::Order::LowFirst, .name = "low", .start = consecutive, .bitXor = noXor},
     {.order = Packing::Order::HighFirst, .name = "high", .start = consecutive, .bitXor = reverseFields},
     {.order = Packing::Order::Planar, .name = "planar", .start = byteByByte, .bitXor = noXor},
+    {.order = Packing::Order::Columns, .name = "columns", .start = nullptr, .bitXor = nullptr}, // Columns.cpp
 };
+constexpr std::string_view biasNames[] = {"none", "low", "all"};
 
 const OrderRow *rowOf(Packing::Order order) {
   for (const OrderRow &row : orders)
@@ -68,6 +70,8 @@ std::string_view nameOf(Packing::Order order) {
   return row->name;
 }
 
+std::string_view nameOf(Packing::Bias bias) { return biasNames[int(bias)]; }
+
 Packing::Field Packing::Plane::field(int column) const {
   LinearLayout::Vector at = layout.apply({column, 0});
   return {byteOffset + at[0], at[1] ^ bitXor};
@@ -76,13 +80,19 @@ Packing::Field Packing::Plane::field(int column) const {
 void Packing::check() const {
   if (bits < 1 || bits > 8)
     throw UserError("expected 1 to 8 bits, got " + std::to_string(bits));
+  nameOf(order);
+  if (order == Order::Columns)
+    return checkColumns();
+  if (rows != 1 || lanes != 1 || bias != Bias::None)
+    throw UserError("expected rows, lanes and bias with order=columns only, got order=" + std::string(nameOf(order)));
   if (block < 8 || block > 65536 || !std::has_single_bit(static_cast<unsigned>(block)))
     throw UserError("expected a power of two in [8, 65536] as block, got " + std::to_string(block));
-  nameOf(order);
 }
 
 std::vector<Packing::Plane> Packing::planes() const {
   check();
+  if (order == Order::Columns)
+    throw InternalError("expected a packing of planes, got " + toString(), "");
   const OrderRow &row = *rowOf(order);
   std::vector<Plane> result;
   int shift = 0;
@@ -103,15 +113,25 @@ int64_t Packing::bytesPerRow(int64_t columns) const {
 // --- Text ---
 
 std::string Packing::toString() const {
-  return "bits=" + std::to_string(bits) + ",order=" + std::string(nameOf(order)) + ",block=" + std::to_string(block);
+  std::string text =
+      "bits=" + std::to_string(bits) + ",order=" + std::string(nameOf(order)) + ",block=" + std::to_string(block);
+  if (order == Order::Columns)
+    text += ",rows=" + std::to_string(rows) + ",lanes=" + std::to_string(lanes) + ",bias=" + std::string(nameOf(bias));
+  return text;
 }
 
 Packing Packing::parse(std::string_view text) {
   auto fail = [&] {
-    throw UserError("expected bits=N,order=(" + orderNames() + "),block=N, got '" + std::string(text) + "'");
+    throw UserError("expected bits=N,order=(" + orderNames() +
+                    "),block=N and, of columns, rows=N,lanes=N,bias=(none, low, all), got '" + std::string(text) + "'");
   };
-  std::optional<int> bits, block;
+  struct Number {
+    std::string_view key;
+    std::optional<int> value;
+  };
+  Number numbers[] = {{"bits", {}}, {"block", {}}, {"rows", {}}, {"lanes", {}}};
   std::optional<Order> order;
+  std::optional<Bias> bias;
   for (std::string_view rest = text; !rest.empty();) {
     std::string_view item = rest.substr(0, rest.find(','));
     rest.remove_prefix(std::min(rest.size(), item.size() + 1));
@@ -127,18 +147,29 @@ Packing Packing::parse(std::string_view text) {
         throw UserError("expected an order of " + orderNames() + ", got '" + std::string(value) + "'");
       continue;
     }
-    std::optional<int> &number = key == "bits" ? bits : block;
-    if ((key != "bits" && key != "block") || number)
+    if (key == "bias" && !bias) {
+      for (int i = 0; i < 3; ++i)
+        if (biasNames[i] == value)
+          bias = Bias(i);
+      if (!bias)
+        fail();
+      continue;
+    }
+    auto number = std::find_if(std::begin(numbers), std::end(numbers), [&](const Number &n) { return n.key == key; });
+    if (number == std::end(numbers) || number->value)
       fail();
     int parsed = 0;
     auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), parsed);
     if (code != std::errc() || end != value.data() + value.size())
       fail();
-    number = parsed;
+    number->value = parsed;
   }
-  if (!bits || !order || !block)
+  if (!numbers[0].value || !order || !numbers[1].value)
     fail();
-  Packing packing{*bits, *order, *block};
+  Packing packing{.bits = *numbers[0].value, .order = *order, .block = *numbers[1].value};
+  packing.rows = numbers[2].value.value_or(1);
+  packing.lanes = numbers[3].value.value_or(1);
+  packing.bias = bias.value_or(Bias::None);
   packing.check();
   return packing;
 }
@@ -171,6 +202,26 @@ std::string Packing::drawing() const {
     }
   }
   return text;
+}
+
+std::vector<Packing::Piece> Packing::pieces() const {
+  check();
+  if (order == Order::Columns)
+    return columnPieces();
+  std::vector<Piece> result;
+  for (const Plane &plane : planes())
+    for (int column = 0; column < block; ++column) {
+      Field at = plane.field(column);
+      result.push_back({0, column, at.byte, at.shift, plane.bits, plane.shift});
+    }
+  return result;
+}
+
+int Packing::flipped(int row) const {
+  if (bias == Bias::None)
+    return 0;
+  Unit all = unit();
+  return all.isBiased(row / lanes % all.values, bias) ? 1 << (bits - 1) : 0;
 }
 
 } // namespace bitloom

@@ -263,12 +263,20 @@ LogicalResult DotOp::verify() {
 
 //===- Packed values ----------------------------------------------------------------------------------------------===//
 
-// `bytes` holds `values` packed along the last dimension.
+// `bytes` holds `values` packed along the last dimension, in panels of as many rows as the packing has.
 static LogicalResult verifyPacked(Operation *op, PackingAttr packing, Type bytes, Type values) {
   ArrayRef<int64_t> from = shapeOf(bytes), to = shapeOf(values);
-  if (from.size() != to.size() || from.drop_back() != to.drop_back())
+  bitloom::Packing parsed = bitloom::Packing::parse(packing.getSpelling());
+  SmallVector<int64_t> outer(from.drop_back());
+  if (parsed.rows > 1) {
+    if (from.size() < 2)
+      return op->emitOpError() << "expected a dimension of rows for a packing of " << parsed.rows << " rows, got "
+                               << bytes;
+    outer.back() *= parsed.rows;
+  }
+  if (from.size() != to.size() || ArrayRef<int64_t>(outer) != to.drop_back())
     return op->emitOpError() << "expected equal shapes but for the last dimension, got " << bytes << " and " << values;
-  int64_t block = bitloom::Packing::parse(packing.getSpelling()).block;
+  int64_t block = parsed.block;
   if (to.back() % block)
     return op->emitOpError() << "values: expected a multiple of the block " << block << ", got " << to.back();
   return expect(op, packing.bytesFor(to.back()) == from.back(), "bytes for " + Twine(to.back()) + " values",

@@ -1,4 +1,4 @@
-// Packed values and tables. Packing's planes say where each bit lies.
+// Packed values and tables. Packing's pieces say where each bit lies.
 #include "bitloom/lib/packing/Packing.h"
 #include "bitloom/lowering/interpreter/Compiler.h"
 
@@ -8,56 +8,71 @@ using namespace mlir;
 
 namespace bitloom::interpreter {
 
-// A field of a value in a block.
-struct PackedField {
-  int byte, shift;    // where its lowest bit lies
-  int mask, position; // its bits, and its lowest bit's place in the value
+// The blocks of a tile whose last dimensions are rows and columns: where each one's values and bytes begin. A block of
+// several rows lies in panels of as many; tiles of such packings have a dimension of rows.
+struct Blocks {
+  int64_t panels, perPanel, columns;
+  const Packing &packing;
+
+  Blocks(const Packing &packing, mlir::Type values) : packing(packing) {
+    ArrayRef<int64_t> shape = tile::shapeOf(values);
+    columns = shape.back();
+    panels = ShapedType::getNumElements(shape.drop_back()) / packing.rows;
+    perPanel = columns / packing.block;
+  }
+  int64_t count() const { return panels * perPanel; }
+  int64_t values(int64_t block) const {
+    return block / perPanel * packing.rows * columns + block % perPanel * packing.block;
+  }
 };
 
-static std::vector<std::vector<PackedField>> fieldsOf(const Packing &packing) { // by column
-  std::vector<std::vector<PackedField>> columns(packing.block);
-  for (const Packing::Plane &plane : packing.planes())
-    for (int column = 0; column < packing.block; ++column) {
-      Packing::Field field = plane.field(column);
-      columns[column].push_back({field.byte, field.shift, plane.mask(), plane.shift});
-    }
-  return columns;
+static std::vector<std::uint64_t> flipsOf(const Packing &packing) { // by row
+  std::vector<std::uint64_t> flips;
+  for (int row = 0; row < packing.rows; ++row)
+    flips.push_back(std::uint64_t(packing.flipped(row)));
+  return flips;
 }
 
-// Rows hold whole blocks, so a tile is a sequence of blocks, whatever its shape.
 static void compileUnpack(Compiler &compiler, Operation &op) {
   auto unpack = cast<tile::UnpackOp>(op);
-  Packing packing = Packing::parse(unpack.getPacking().getSpelling());
+  const Packing packing = Packing::parse(unpack.getPacking().getSpelling());
   Slot bytes = compiler.slotOf(unpack.getBytes()), out = compiler.define(unpack);
-  compiler.add([=, fields = fieldsOf(packing), isSigned = unpack.getIsSigned(),
-                blocks = compiler.countOf(unpack).elements / packing.block](Frame &frame) {
+  compiler.add([=, pieces = packing.pieces(), flips = flipsOf(packing), isSigned = unpack.getIsSigned(),
+                type = unpack.getType()](Frame &frame) {
+    Blocks blocks(packing, type);
     const Cell *from = frame.at(bytes);
-    Cell *to = frame.at(out);
-    for (int64_t block = 0; block < blocks; ++block, from += packing.bytesPerBlock())
-      for (const std::vector<PackedField> &column : fields) {
-        std::uint64_t value = 0;
-        for (const PackedField &field : column)
-          value |= (from[field.byte].bits >> field.shift & field.mask) << field.position;
-        (to++)->bits = isSigned ? std::uint64_t(signExtend(value, packing.bits)) & 0xff : value;
-      }
+    for (int64_t block = 0; block < blocks.count(); ++block, from += packing.bytesPerBlock()) {
+      Cell *to = frame.at(out) + blocks.values(block);
+      for (int64_t row = 0; row < packing.rows; ++row)
+        for (int64_t column = 0; column < packing.block; ++column)
+          to[row * blocks.columns + column].bits = flips[row];
+      for (const Packing::Piece &piece : pieces)
+        to[piece.row * blocks.columns + piece.column].bits ^=
+            (from[piece.byte].bits >> piece.shift & std::uint64_t(piece.mask())) << piece.valueShift;
+      for (int64_t row = 0; isSigned && row < packing.rows; ++row)
+        for (int64_t column = 0; column < packing.block; ++column) {
+          std::uint64_t &value = to[row * blocks.columns + column].bits;
+          value = std::uint64_t(signExtend(value, packing.bits)) & 0xff;
+        }
+    }
   });
 }
 
 static void compilePack(Compiler &compiler, Operation &op) {
   auto pack = cast<tile::PackOp>(op);
-  Packing packing = Packing::parse(pack.getPacking().getSpelling());
+  const Packing packing = Packing::parse(pack.getPacking().getSpelling());
   Slot values = compiler.slotOf(pack.getValues()), out = compiler.define(pack);
-  compiler.add([=, fields = fieldsOf(packing),
-                blocks = compiler.countOf(pack.getValues()).elements / packing.block](Frame &frame) {
-    const Cell *from = frame.at(values);
+  compiler.add([=, pieces = packing.pieces(), flips = flipsOf(packing), type = pack.getValues().getType()](Frame &frame) {
+    Blocks blocks(packing, type);
     Cell *to = frame.at(out);
-    std::fill_n(to, blocks * packing.bytesPerBlock(), Cell{});
-    for (int64_t block = 0; block < blocks; ++block, to += packing.bytesPerBlock())
-      for (const std::vector<PackedField> &column : fields) {
-        std::uint64_t value = (from++)->bits;
-        for (const PackedField &field : column)
-          to[field.byte].bits |= (value >> field.position & field.mask) << field.shift;
+    std::fill_n(to, blocks.count() * packing.bytesPerBlock(), Cell{});
+    for (int64_t block = 0; block < blocks.count(); ++block, to += packing.bytesPerBlock()) {
+      const Cell *from = frame.at(values) + blocks.values(block);
+      for (const Packing::Piece &piece : pieces) {
+        std::uint64_t value = from[piece.row * blocks.columns + piece.column].bits ^ flips[piece.row];
+        to[piece.byte].bits |= (value >> piece.valueShift & std::uint64_t(piece.mask())) << piece.shift;
       }
+    }
   });
 }
 

@@ -19,6 +19,9 @@ using namespace bitloom::tile;
 
 namespace {
 
+// Such an unpack is part of a product, which takes units of bytes apart as a whole.
+bool isColumns(PackingAttr attr) { return Packing::parse(attr.getSpelling()).order == Packing::Order::Columns; }
+
 // The decomposition of one op.
 struct Planes {
   IRRewriter &rewriter;
@@ -120,11 +123,13 @@ struct DecomposePackingPass : bitloom::impl::DecomposePackingBase<DecomposePacki
       if (auto unpack = dyn_cast<UnpackOp>(op)) {
         if (!unpack.getIsSigned() && llvm::isPowerOf2_64(unpack.getPacking().bits()))
           return;
+        if (isColumns(unpack.getPacking()))
+          return;
         auto type = cast<RankedTensorType>(unpack.getType());
         Planes planes = planesOf(op, unpack.getPacking(), type);
         rewriter.replaceOp(op, planes.unpack(unpack.getBytes(), type, unpack.getIsSigned()));
       } else if (auto pack = dyn_cast<PackOp>(op)) {
-        if (llvm::isPowerOf2_64(pack.getPacking().bits()))
+        if (llvm::isPowerOf2_64(pack.getPacking().bits()) || isColumns(pack.getPacking()))
           return;
         Planes planes = planesOf(op, pack.getPacking(), pack.getValues().getType());
         rewriter.replaceOp(op, planes.pack(pack.getValues(), cast<RankedTensorType>(pack.getType())));

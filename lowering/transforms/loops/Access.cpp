@@ -157,12 +157,13 @@ Value KernelLowering::evaluateLoad(LoadOp op, const Place &place) {
   Value other = op.getOther() ? scalar(op.getOther()) : zero(element);
   ArrayRef<int64_t> shape = shapeOf(op.getType());
   Access from = access(op, op.getView(), op.getOffsets(), op.getDims(), shape, place);
+  const bool inside = insideLoads.contains(op);
   if (place.vec < 0)
-    return readScalar(from.pointer, from.inBounds, other, element);
+    return readScalar(from.pointer, inside ? i1(true) : from.inBounds, other, element);
   int floor = memoryFloor;
-  if (isGuarded(from)) // the two parts read differently
+  if (!inside && isGuarded(from)) // the two parts read differently
     memoryFloor = std::max(memoryFloor, currentSplit->outside + 1);
-  Value mask = maskOf(from, place, shape[place.vec]);
+  Value mask = inside ? Value() : maskOf(from, place, shape[place.vec]);
   Value start = valueOf(place.at[place.vec]), value;
   if (from.stride) {
     Value first = broadcast(start, place.width), lane = iota(place.width, builder.getI64Type());

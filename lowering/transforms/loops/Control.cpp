@@ -101,6 +101,8 @@ void KernelLowering::carry(ValueRange values, ArrayRef<Buffer> into, ValueRange 
 }
 
 void KernelLowering::lowerFor(scf::ForOp op) {
+  if (lowerContraction(op))
+    return;
   SmallVector<Buffer> buffers = buffersFor(op.getInitArgs().getTypes());
   Values inits;
   for (auto [init, buffer] : llvm::zip(op.getInitArgs(), buffers))

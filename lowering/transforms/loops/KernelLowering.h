@@ -2,6 +2,8 @@
 #pragma once
 
 #include "bitloom/lib/target/Target.h"
+#include "bitloom/lowering/transforms/contract/Atoms.h"
+#include "bitloom/lowering/transforms/contract/Fields.h"
 #include "bitloom/lowering/transforms/loops/Emitter.h"
 #include "bitloom/lowering/transforms/loops/Fusion.h"
 
@@ -211,6 +213,56 @@ private:
   void dotBlock(DotOp op, ArrayRef<Buffer> operands, const Buffer &result, Coord row, int64_t rows, Coord column,
                 int64_t width, int64_t chunks);
 
+  //===- Contract.cpp: products with packed weights ------------------------------------------------------------===//
+
+  // A loop that only adds up products of tiles, all of one shape.
+  struct Contraction {
+    SmallVector<DotOp> dots;
+    SmallVector<Operation *> scalars; // that its body computes
+    SmallVector<LoadOp> loads;        // of tiles that it reads
+    Atom atom;
+    TileShape tile;
+  };
+  struct RegisterTile {
+    Coord row, column;
+    int64_t rows, columns;
+  };
+  // A register's worth of a tile of two dimensions: `rows` rows of lanes / rows columns, from (row, column) on.
+  struct Fragment {
+    Coord row, column;
+    int64_t rows, lanes, number;
+  };
+  struct FragmentSum {
+    Value value;
+    int scale; // it is 2^scale too large
+  };
+  struct FragmentValues { // by tile and the fragment's number
+    llvm::DenseMap<std::pair<Value, int64_t>, Value> known;
+    llvm::DenseMap<std::pair<Value, int64_t>, FragmentSum> sums; // of dots
+  };
+  std::optional<Contraction> contractionOf(mlir::scf::ForOp op);
+  bool lowerContraction(mlir::scf::ForOp op); // false: it is none
+  Value allInside(ArrayRef<LoadOp> loads);    // i1
+  void contractTile(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
+                    ArrayRef<Buffer> results);
+  void contract(DotOp dot, const Contraction &contraction, const RegisterTile &tile, ArrayRef<Fragment> fragments,
+                FragmentValues &values);
+  // For the rows of the atom from `row` on and its columns from `column` on, the part-th of a vector that is shared.
+  Value leftOperand(DotOp dot, const Atom &atom, Coord row, Coord column, int64_t part);
+  Value multiply(const Atom &atom, Value left, Value right, Value sum);
+  Value sumOfLeft(const Atom &atom, Value left, Value sum);
+  Values takeApart(const FieldPlan &plan, ArrayRef<Value> bytes); // the values of a unit
+  // Bytes shifted left (right when negative) over those of `into`, whose other bits stay.
+  Value insertBits(Value into, Value from, int shift);
+  Value callIntrinsic(llvm::StringRef name, Type result, ValueRange operands); // a pure one
+
+  //===- Fragments.cpp -----------------------------------------------------------------------------------------===//
+
+  Value evaluateFragment(Value tile, const Fragment &fragment, FragmentValues &values);
+  Value gatherFragment(Value tile, const Fragment &fragment);
+  Value scaled(const FragmentSum &sum, Type element);
+  void writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values);
+
   //===- Packed.cpp --------------------------------------------------------------------------------------------===//
 
   // As i8, or as i32 when that is what becomes of it. With a position, the value begins at that bit, and anything may
@@ -262,6 +314,7 @@ private:
   llvm::DenseSet<Value> filling;         // being materialised
   llvm::DenseMap<Value, Buffer> keeping; // kept by that nest, complete when it ends
   Split *currentSplit = nullptr;
+  llvm::SmallPtrSet<Operation *, 8> insideLoads; // all of whose elements are known to be in bounds here
   bool streams = false;                        // some store does
   llvm::DenseMap<Operation *, Buffer> inPlace; // dots that may write to their accumulator's memory
   llvm::SmallPtrSet<Operation *, 4> done;      // reductions lowered together with one before

@@ -17,6 +17,8 @@ struct RowLayout {
 
   RowLayout(Operation *op, PackingAttr attr, bool isSigned, int64_t columns) {
     Packing packing = Packing::parse(attr.getSpelling());
+    if (packing.order == Packing::Order::Columns)
+      throw Unsupported{op, "a packing in the order columns here: expected it as the operand of a dot in a range loop"};
     auto planes = packing.planes();
     if (planes.size() != 1 || isSigned)
       throw Unsupported{op, "a packing of several planes or with a sign; expected tile-decompose-packing to have run"};

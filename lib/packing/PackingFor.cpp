@@ -1,0 +1,57 @@
+#include "bitloom/lib/packing/PackingFor.h"
+
+#include "bitloom/lib/support/Error.h"
+
+#include <algorithm>
+
+namespace bitloom {
+
+namespace {
+// The vectors of bytes that an instruction multiplies: the first row that a target has, and whose rows suffice.
+struct VectorRow {
+  Family family;
+  const char *feature; // "": every target of the family
+  int64_t rows;        // of the product, at least
+  int lanes, block;
+  int together; // rows of the weight, at least
+  bool isUnsigned;
+};
+constexpr VectorRow vectors[] = {
+    {.family = Family::Cpu_x86, .feature = "avx512vnni", .rows = 1, .lanes = 16, .block = 4, .together = 32, .isUnsigned = true},
+    {.family = Family::Cpu_x86, .feature = "avxvnni", .rows = 1, .lanes = 8, .block = 4, .together = 16, .isUnsigned = true},
+    {.family = Family::Cpu_x86, .feature = "", .rows = 1, .lanes = 16, .block = 1, .together = 16, .isUnsigned = false},
+    {.family = Family::Cpu_aarch64, .feature = "i8mm", .rows = 2, .lanes = 2, .block = 8, .together = 8, .isUnsigned = false},
+    {.family = Family::Cpu_aarch64, .feature = "dotprod", .rows = 1, .lanes = 4, .block = 4, .together = 32, .isUnsigned = false},
+    {.family = Family::Cpu_aarch64, .feature = "", .rows = 1, .lanes = 16, .block = 1, .together = 16, .isUnsigned = false},
+};
+
+const VectorRow &vectorsOf(const Target &target, int64_t rows) {
+  for (const VectorRow &row : vectors)
+    if (row.family == target.family && rows >= row.rows && (*row.feature == 0 || target.has(row.feature)))
+      return row;
+  throw UserError("expected a CPU target for a packing in the order columns, got " + target.name);
+}
+} // namespace
+
+Packing packingFor(const Target &target, int bits, int64_t rows) {
+  const VectorRow &row = vectorsOf(target, rows);
+  Packing packing{.bits = bits, .order = Packing::Order::Columns, .block = row.block, .lanes = row.lanes};
+  packing.rows = std::max(packing.unit().values * row.lanes, row.together);
+  // With signed bytes and one row, a byte under a mask and the whole byte give two fields for one mask: it pays for
+  // widths whose fields take a shift and a mask otherwise. With more rows a field is taken apart once for all of them.
+  if (row.isUnsigned)
+    packing.bias = Packing::Bias::All;
+  else if (rows == 1 && (bits == 2 || bits == 4))
+    packing.bias = Packing::Bias::Low;
+  packing.check();
+  return packing;
+}
+
+Packing activationPackingFor(const Target &target, int64_t rows) {
+  const VectorRow &row = vectorsOf(target, rows);
+  if (row.block != 8)
+    return {.bits = 8, .order = Packing::Order::LowFirst, .block = 8};
+  return {.bits = 8, .order = Packing::Order::Columns, .block = row.block, .rows = 8, .lanes = row.lanes};
+}
+
+} // namespace bitloom

@@ -1,0 +1,85 @@
+#include "bitloom/lowering/transforms/contract/Atoms.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace bitloom::loops {
+
+// Best first.
+static constexpr Atom table[] = {
+    {.name = "vpdpbusd zmm",
+     .family = Family::Cpu_x86,
+     .feature = "avx512vnni",
+     .intrinsic = "llvm.x86.avx512.vpdpbusd.512",
+     .left = Atom::Left::Broadcast,
+     .lanes = 16,
+     .block = 4,
+     .rows = 1,
+     .unsignedRight = true},
+    {.name = "vpdpbusd ymm",
+     .family = Family::Cpu_x86,
+     .feature = "avxvnni",
+     .intrinsic = "llvm.x86.avx512.vpdpbusd.256",
+     .left = Atom::Left::Broadcast,
+     .lanes = 8,
+     .block = 4,
+     .rows = 1,
+     .unsignedRight = true},
+    {.name = "smmla",
+     .family = Family::Cpu_aarch64,
+     .feature = "i8mm",
+     .intrinsic = "llvm.aarch64.neon.smmla.v4i32.v16i8",
+     .left = Atom::Left::Matrix,
+     .lanes = 2,
+     .block = 8,
+     .rows = 2,
+     .unsignedRight = false},
+    {.name = "sdot by element",
+     .family = Family::Cpu_aarch64,
+     .feature = "dotprod",
+     .intrinsic = "llvm.aarch64.neon.sdot.v4i32.v16i8",
+     .left = Atom::Left::Element,
+     .lanes = 4,
+     .block = 4,
+     .rows = 1,
+     .unsignedRight = false},
+};
+
+Atom atomFor(const Target &target, const Packing &packing, bool floats) {
+  for (const Atom &atom : table)
+    if (!floats && atom.family == target.family && target.has(atom.feature) && atom.lanes == packing.lanes &&
+        atom.block == packing.block)
+      return atom;
+  return {.name = floats ? "fma" : "multiply and add",
+          .family = target.family,
+          .feature = "",
+          .intrinsic = "",
+          .left = Atom::Left::Repeated,
+          .lanes = packing.lanes,
+          .block = packing.block,
+          .rows = 1,
+          .unsignedRight = false};
+}
+
+TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &packing, int64_t rows) {
+  // Half of the registers for the sums, the other half for what comes in, and what is carried from group to group.
+  int budget = target.vectorRegisters / 2;
+  int registers = 1; // of an accumulator
+  if (atom.left == Atom::Left::Repeated)
+    registers = std::max(1, atom.lanes * atom.block * 32 / target.vectorBits);
+  int accumulators = std::max(1, budget / registers);
+  // A unit's values are all taken out at once.
+  int unit = packing.unit().values;
+  int across = packing.rows / packing.lanes;
+  while (across > accumulators && across > unit)
+    across /= 2;
+  int64_t blocks = std::max<int64_t>(1, accumulators / across);
+  blocks = std::min<int64_t>(blocks, std::bit_ceil(uint64_t((rows + atom.rows - 1) / atom.rows)));
+  TileShape shape{blocks * atom.rows, int64_t(across) * packing.lanes, 1};
+  // Eight sums under way keep two pipelines of four cycles busy.
+  while (int64_t(across) * blocks * registers * shape.chains < 8 && across * blocks * registers * shape.chains * 2 <= budget)
+    shape.chains *= 2;
+  return shape;
+}
+
+} // namespace bitloom::loops

@@ -1,0 +1,38 @@
+// The instructions that multiply vectors of packed weights, as a table. Pure facts, no IR.
+#pragma once
+
+#include "bitloom/lib/packing/Packing.h"
+#include "bitloom/lib/target/Target.h"
+
+namespace bitloom::loops {
+
+// acc += left · right, where `right` is a vector of values of the weight, `lanes` of its rows by `block` of its columns,
+// and `left` has `rows` rows of as many columns. An accumulator has rows × lanes numbers, row by row.
+struct Atom {
+  enum class Left {
+    Element,   // four bytes of a vector, picked by their number
+    Broadcast, // four bytes, the same for all lanes
+    Matrix,    // as many bytes as `right`, row by row
+    Repeated,  // the block repeated for each lane: arithmetic that every target has, the sums of a lane kept apart
+  };
+  const char *name; // of the instruction, for people
+  Family family;
+  const char *feature;   // that a target must have; "": any
+  const char *intrinsic; // LLVM's; "": plain arithmetic
+  Left left;
+  int lanes, block, rows;
+  bool unsignedRight; // and signed left; otherwise both are signed
+};
+
+// The atom for weights in this packing, of the order columns. With floats to multiply by, plain arithmetic.
+Atom atomFor(const Target &target, const Packing &packing, bool floats);
+
+// The tile of the product that stays in registers.
+struct TileShape {
+  int64_t rows, columns;
+  int chains; // accumulators for one and the same result, so that one sum need not wait for the other
+};
+// For a product of rows × columns. `columns` is a multiple of packing.rows.
+TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &packing, int64_t rows);
+
+} // namespace bitloom::loops

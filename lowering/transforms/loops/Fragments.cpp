@@ -1,0 +1,121 @@
+// Tiles in registers, in the order of a multiplying instruction's sums rather than row by row.
+#include "bitloom/lowering/transforms/loops/KernelLowering.h"
+
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
+
+using namespace mlir;
+using namespace bitloom::tile;
+
+namespace bitloom::loops {
+
+// The sum divided by 2^scale, as a number of this type.
+Value KernelLowering::scaled(const FragmentSum &sum, Type element) {
+  int64_t lanes = lanesOf(sum.value);
+  Type type = vectorOf(element, lanes);
+  if (isa<FloatType>(getElementTypeOrSelf(sum.value.getType()))) {
+    Value by = constant(builder.getFloatAttr(element, 1.0 / double(1 << sum.scale)), lanes);
+    return sum.scale ? pure<arith::MulFOp>({sum.value, by}, sum.value, by) : sum.value;
+  }
+  if (isa<IntegerType>(element)) {
+    Value by = constant(builder.getI32IntegerAttr(sum.scale), lanes);
+    return sum.scale ? pure<arith::ShRSIOp>({sum.value, by}, sum.value, by) : sum.value;
+  }
+  if (sum.scale && target.family == Family::Cpu_aarch64 && lanes == 4 && element.isF32())
+    return callIntrinsic("llvm.aarch64.neon.vcvtfxs2fp.v4f32.v4i32", type,
+                         {sum.value, constant(builder.getI32IntegerAttr(sum.scale))});
+  Value whole = scaled(sum, builder.getI32Type());
+  return pure<arith::SIToFPOp>(whole, type, whole);
+}
+
+Value KernelLowering::evaluateFragment(Value tile, const Fragment &fragment, FragmentValues &values) {
+  if (!isTile(tile))
+    return broadcast(scalar(tile), fragment.lanes);
+  auto key = std::pair(tile, fragment.number);
+  if (auto it = values.known.find(key); it != values.known.end())
+    return it->second;
+  auto remembered = [&](Value value) { return values.known[key] = broadcast(value, fragment.lanes); };
+  if (auto it = values.sums.find(key); it != values.sums.end())
+    return remembered(scaled(it->second, elementOf(tile.getType())));
+  Operation *op = tile.getDefiningOp();
+  if (op && isInline(op) && !bufferOf(tile)) {
+    if (auto convert = dyn_cast<arith::SIToFPOp>(op))
+      if (auto it = values.sums.find({convert.getIn(), fragment.number}); it != values.sums.end())
+        return remembered(scaled(it->second, elementOf(tile.getType())));
+    if (auto literal = dyn_cast<arith::ConstantOp>(op); literal && isa<SplatElementsAttr>(literal.getValue()))
+      return remembered(evaluate(tile, Place{{fragment.row, fragment.column}}));
+    if (auto splat = dyn_cast<tensor::SplatOp>(op))
+      return remembered(scalar(splat.getInput()));
+    if (auto repeat = dyn_cast<BroadcastOp>(op))
+      return remembered(gatherFragment(repeat.getSource(), fragment));
+    if (OpTrait::hasElementwiseMappableTraits(op) && op->getNumResults() == 1) {
+      Values operands;
+      for (Value operand : op->getOperands())
+        operands.push_back(evaluateFragment(operand, fragment, values));
+      return remembered(clone(op, operands, fragment.lanes)[0]);
+    }
+  }
+  return remembered(gatherFragment(tile, fragment));
+}
+
+// From what is evaluated row by row. A dimension of extent 1 is the same for all.
+Value KernelLowering::gatherFragment(Value tile, const Fragment &fragment) {
+  ArrayRef<int64_t> shape = shapeOf(tile.getType());
+  const int64_t width = fragment.lanes / fragment.rows;
+  if (shape[0] > 1 && shape[1] == 1) { // of each row a number
+    Values rows;
+    for (int64_t row = 0; row < fragment.rows; ++row) {
+      Coord at = fragment.row + row;
+      if (at.isConstant() && at.cst >= shape[0])
+        at.cst = shape[0] - 1;
+      rows.push_back(evaluate(tile, Place{{at, Coord()}}));
+    }
+    if (fragment.rows == 1)
+      return broadcast(rows[0], fragment.lanes);
+    Values each;
+    for (int64_t i = 0; i < fragment.lanes; ++i)
+      each.push_back(rows[i / width]);
+    return lanes(each);
+  }
+  if (shape[1] == 1)
+    return broadcast(evaluate(tile, Place{{Coord(), Coord()}}), fragment.lanes);
+  // Short runs are picked from a native vector, which their neighbours share.
+  int64_t native = std::max<int64_t>(width, target.vectorBits / 32);
+  Coord column = fragment.column;
+  int64_t skipped = 0;
+  if (native > width && shape[1] % native == 0 && (!column.dyn || column.multiple % native == 0) && column.cst >= 0) {
+    skipped = column.cst % native;
+    column.cst -= skipped;
+  } else {
+    native = width;
+  }
+  Values rows;
+  for (int64_t row = 0; row < (shape[0] > 1 ? fragment.rows : 1); ++row) {
+    Coord at = shape[0] > 1 ? fragment.row + row : Coord();
+    if (at.isConstant() && at.cst >= shape[0])
+      at.cst = shape[0] - 1;
+    rows.push_back(evaluate(tile, Place{{at, column}, native > 1 ? 1 : -1, native}));
+  }
+  if (fragment.rows == 1 && native == width)
+    return rows[0];
+  SmallVector<int64_t> picked;
+  for (int64_t i = 0; i < fragment.lanes; ++i)
+    picked.push_back(skipped + i % width + (rows.size() > 1 ? i / width * native : 0));
+  return shuffle(rows[0], rows.size() > 1 ? rows[1] : rows[0], picked);
+}
+
+void KernelLowering::writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values) {
+  for (auto [fragment, value] : llvm::zip(fragments, values)) {
+    const int64_t width = fragment.lanes / fragment.rows;
+    for (int64_t row = 0; row < fragment.rows; ++row) {
+      Coord at = fragment.row + row;
+      if (at.isConstant() && at.cst >= buffer.shape[0])
+        continue; // no such row
+      Value part = value;
+      if (fragment.rows > 1)
+        part = shuffle(value, value, llvm::to_vector(llvm::seq(row * width, (row + 1) * width)));
+      write(buffer, Place{{at, fragment.column}, width > 1 ? 1 : -1, width}, part);
+    }
+  }
+}
+
+} // namespace bitloom::loops

@@ -32,14 +32,14 @@ template <class Scale> struct LowBitMatmul {
   Param<f32> lower = 0.0f, upper = 6.0f; // when clamped
   Meta<int> bits = 4;
   Meta<int> group = 128; // a multiple of 16
-  // The packing of the weight: rows together, rows and columns in a vector of bytes, and which fields are biased.
-  Meta<int> rows = "max(lanes * 8, 32)", lanes = 4, depth = 4;
+  // The packing of the weight: rows and columns in a vector of bytes, rows together, and which fields are biased.
+  Meta<int> lanes = 4, depth = 4, rows = "max(lanes * 8, 32)";
   Meta<int> biased_fields = Meta<int>::oneOf("none, low, all");
   Meta<int> x_rows = 1, x_lanes = 2; // of the activations: row by row, or packed as for the instruction
   Meta<bool> asymmetric = "zeros.given", x_asymmetric = "x_zeros.given", biased = "bias.given", clamped = false;
   Meta<int> block_m = "max(x_rows, min(next_pow2(m), 16))";
-  BITLOOM_PARAMS(x, weight, scales, x_scales, x_zeros, w_sums, zeros, x_sums, bias, out, lower, upper, bits, group, rows,
-                 lanes, depth, biased_fields, x_rows, x_lanes, asymmetric, x_asymmetric, biased, clamped, block_m)
+  BITLOOM_PARAMS(x, weight, scales, x_scales, x_zeros, w_sums, zeros, x_sums, bias, out, lower, upper, bits, group, lanes,
+                 depth, rows, biased_fields, x_rows, x_lanes, asymmetric, x_asymmetric, biased, clamped, block_m)
 
   Grid grid() const { return {ceil_div(out.extent(1), rows), ceil_div(out.extent(0), block_m)}; }
 

@@ -109,17 +109,33 @@ bool KernelLowering::lowerContraction(scf::ForOp op) {
 
 //===- A tile of the result ---------------------------------------------------------------------------------------===//
 
-Value KernelLowering::allInside(ArrayRef<LoadOp> loads) {
+// A scalar of the loop's body for the iteration at `iv`; none where it is more than sums and products, of which it would
+// not be known that they grow with it.
+std::optional<Value> KernelLowering::scalarAt(Value original, scf::ForOp loop, Value iv) {
+  if (original == loop.getInductionVar())
+    return iv;
+  Operation *op = original.getDefiningOp();
+  if (!op || op->getBlock() != loop.getBody())
+    return scalar(original);
+  if (!isa<arith::AddIOp, arith::MulIOp>(op))
+    return {};
+  std::optional<Value> a = scalarAt(op->getOperand(0), loop, iv), b = scalarAt(op->getOperand(1), loop, iv);
+  if (!a || !b)
+    return {};
+  return clone(op, {*a, *b}, 1)[0];
+}
+
+Value KernelLowering::allInside(ArrayRef<LoadOp> loads, scf::ForOp loop, Value iv) {
   SmallVector<Value> conditions;
   for (LoadOp load : loads) {
     const View &memory = view(load.getView(), load);
     for (auto [dim, offset] : llvm::enumerate(load.getOffsets())) {
       auto it = llvm::find(load.getDims(), int32_t(dim));
       int64_t extent = it == load.getDims().end() ? 1 : shapeOf(load.getType())[it - load.getDims().begin()];
-      Value start = scalar(offset);
-      conditions.push_back(compare(arith::CmpIPredicate::sle, add(start, i64(extent)), memory.extents[dim]));
-      if (bitsOf(offset) >= 64)
-        conditions.push_back(compare(arith::CmpIPredicate::sge, start, i64(0)));
+      std::optional<Value> start = scalarAt(offset, loop, iv);
+      if (!start || bitsOf(offset) >= 64) // perhaps negative, or less in a later iteration
+        return i1(false);
+      conditions.push_back(compare(arith::CmpIPredicate::sle, add(*start, i64(extent)), memory.extents[dim]));
     }
   }
   Value all = i1(true);
@@ -138,60 +154,67 @@ void KernelLowering::contractTile(scf::ForOp op, const Contraction &contraction,
     for (int64_t column = 0; column < tile.columns; column += atom.lanes)
       fragments.push_back(
           {tile.row + row, tile.column + column, atom.rows, atom.lanes * atom.rows, int64_t(fragments.size())});
-  Values inits;
+  Values carried;
   FragmentValues nothing;
   for (Value init : op.getInitArgs())
     for (const Fragment &fragment : fragments)
-      inits.push_back(evaluateFragment(init, fragment, nothing));
+      carried.push_back(evaluateFragment(init, fragment, nothing));
+
+  // Offsets grow from iteration to iteration: all are in bounds, or all but the last one, or it is not worth asking.
   Value lower = scalar(op.getLowerBound()), upper = scalar(op.getUpperBound()), step = scalar(op.getStep());
+  Value count = divU(add(maxS(sub(upper, lower), i64(0)), sub(step, i64(1))), step);
+  Value last = add(lower, mul(sub(count, i64(1)), step)), beforeLast = sub(last, step);
+  Value none = lower;
+  Value middle = select(allInside(contraction.loads, op, beforeLast), last, none);
+  middle = select(allInside(contraction.loads, op, last), upper, middle);
+  middle = maxS(middle, lower);
+  carried = contractRange(op, contraction, tile, fragments, lower, middle, step, carried, /*inside=*/true);
+  carried = contractRange(op, contraction, tile, fragments, middle, upper, step, carried, /*inside=*/false);
+  for (size_t i = 0; i < results.size(); ++i)
+    writeFragments(results[i], fragments, ArrayRef(carried).slice(i * fragments.size(), fragments.size()));
+}
+
+// The loop from `from` to `to`. Where something may be out of bounds, what is read is copied first, with zeros for the
+// rest.
+KernelLowering::Values KernelLowering::contractRange(scf::ForOp op, const Contraction &contraction,
+                                                     const RegisterTile &tile, ArrayRef<Fragment> fragments, Value from,
+                                                     Value to, Value step, ValueRange carried, bool inside) {
   here();
-  auto loop = scf::ForOp::create(builder, op.getLoc(), lower, upper, step, inits);
+  auto loop = scf::ForOp::create(builder, op.getLoc(), from, to, step, carried);
   open(loop.getBody(), loop);
   bind(op.getInductionVar(), loop.getInductionVar());
   int outerStatement = std::exchange(statement, depth()), outerFloor = std::exchange(memoryFloor, depth());
+  int outerCodeFloor = std::exchange(codeFloor, inside ? codeFloor : depth());
   Block *outerBlock = std::exchange(statementBlock, op.getBody());
   Operation *outerOp = std::exchange(statementOp, op.getOperation());
   for (Operation *inner : contraction.scalars)
     lowerScalar(inner);
-
-  // Where something is out of bounds, what is read is copied first, with zeros for the rest.
-  Value inside = allInside(contraction.loads);
+  for (LoadOp load : contraction.loads)
+    if (inside)
+      insideLoads.insert(load);
+    else if (!bufferOf(load))
+      materialise(load);
+  FragmentValues values;
+  for (auto [i, argument] : llvm::enumerate(op.getRegionIterArgs()))
+    for (const Fragment &fragment : fragments)
+      values.known[{argument, fragment.number}] =
+          loop.getRegionIterArg(unsigned(i * fragments.size()) + unsigned(fragment.number));
+  for (DotOp dot : contraction.dots)
+    contract(dot, contraction, tile, fragments, values);
+  Values next;
+  for (Value value : op.getYieldedValues())
+    for (const Fragment &fragment : fragments)
+      next.push_back(evaluateFragment(value, fragment, values));
   here();
-  SmallVector<Type> types(ValueRange(inits).getTypes());
-  auto branch = scf::IfOp::create(builder, loc, types, inside, /*addThenBlock=*/true, /*addElseBlock=*/true);
-  for (bool fast : {true, false}) {
-    open(fast ? branch.thenBlock() : branch.elseBlock(), branch);
-    statement = memoryFloor = depth();
-    for (LoadOp load : contraction.loads)
-      if (fast)
-        insideLoads.insert(load);
-      else if (!bufferOf(load))
-        materialise(load);
-    FragmentValues values;
-    for (auto [i, argument] : llvm::enumerate(op.getRegionIterArgs()))
-      for (const Fragment &fragment : fragments)
-        values.known[{argument, fragment.number}] =
-            loop.getRegionIterArg(unsigned(i * fragments.size()) + unsigned(fragment.number));
-    for (DotOp dot : contraction.dots)
-      contract(dot, contraction, tile, fragments, values);
-    Values next;
-    for (Value value : op.getYieldedValues())
-      for (const Fragment &fragment : fragments)
-        next.push_back(evaluateFragment(value, fragment, values));
-    here();
-    scf::YieldOp::create(builder, loc, next);
-    insideLoads.clear();
-    close();
-  }
-  here();
-  scf::YieldOp::create(builder, op.getLoc(), branch.getResults());
+  scf::YieldOp::create(builder, op.getLoc(), next);
+  insideLoads.clear();
   statement = outerStatement;
   memoryFloor = outerFloor;
+  codeFloor = outerCodeFloor;
   statementBlock = outerBlock;
   statementOp = outerOp;
   close();
-  for (size_t i = 0; i < results.size(); ++i)
-    writeFragments(results[i], fragments, Values(loop.getResults().slice(i * fragments.size(), fragments.size())));
+  return Values(loop.getResults());
 }
 
 //===- A product --------------------------------------------------------------------------------------------------===//

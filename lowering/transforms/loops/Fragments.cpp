@@ -78,8 +78,9 @@ Value KernelLowering::gatherFragment(Value tile, const Fragment &fragment) {
   }
   if (shape[1] == 1)
     return broadcast(evaluate(tile, Place{{Coord(), Coord()}}), fragment.lanes);
-  // Short runs are picked from a native vector, which their neighbours share.
-  int64_t native = std::max<int64_t>(width, target.vectorBits / 32);
+  // Short runs are picked from a vector that their neighbours share; two of NEON's registers of numbers that were 16 bits
+  // wide come from one load.
+  int64_t native = std::max<int64_t>(width, target.vectorBits / (target.vectorBits > 128 ? 32 : 16));
   Coord column = fragment.column;
   int64_t skipped = 0;
   if (native > width && shape[1] % native == 0 && (!column.dyn || column.multiple % native == 0) && column.cst >= 0) {

@@ -242,9 +242,13 @@ private:
   };
   std::optional<Contraction> contractionOf(mlir::scf::ForOp op);
   bool lowerContraction(mlir::scf::ForOp op); // false: it is none
-  Value allInside(ArrayRef<LoadOp> loads);    // i1
+  // Whether all that the iteration at `iv` and those before it read is in bounds, as far as it can be told, as i1.
+  Value allInside(ArrayRef<LoadOp> loads, mlir::scf::ForOp loop, Value iv);
+  std::optional<Value> scalarAt(Value original, mlir::scf::ForOp loop, Value iv);
   void contractTile(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
                     ArrayRef<Buffer> results);
+  Values contractRange(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
+                       ArrayRef<Fragment> fragments, Value from, Value to, Value step, ValueRange carried, bool inside);
   void contract(DotOp dot, const Contraction &contraction, const RegisterTile &tile, ArrayRef<Fragment> fragments,
                 FragmentValues &values);
   // For the rows of the atom from `row` on and its columns from `column` on, the part-th of a vector that is shared.

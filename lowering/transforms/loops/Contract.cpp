@@ -179,8 +179,21 @@ void KernelLowering::contractTile(scf::ForOp op, const Contraction &contraction,
 KernelLowering::Values KernelLowering::contractRange(scf::ForOp op, const Contraction &contraction,
                                                      const RegisterTile &tile, ArrayRef<Fragment> fragments, Value from,
                                                      Value to, Value step, ValueRange carried, bool inside) {
+  // Together with the sums of products, what is carried may be too much for the registers. Then it is in memory, a load
+  // and a store each for every iteration; a register allocator left alone moves twice as much.
+  const int64_t lanes = fragments[0].lanes, vectors = lanes * 32 / target.vectorBits;
+  const bool inMemory = int64_t(carried.size() + fragments.size()) * vectors > target.vectorRegisters - 6;
+  Buffer memory;
+  if (inMemory) {
+    memory = allocate({int64_t(carried.size()) * lanes}, getElementTypeOrSelf(carried[0].getType()));
+    for (auto [i, value] : llvm::enumerate(carried)) {
+      Value at = address(memory.pointer, i64(int64_t(i) * lanes), memory.element);
+      here();
+      LLVM::StoreOp::create(builder, loc, value, at, 16);
+    }
+  }
   here();
-  auto loop = scf::ForOp::create(builder, op.getLoc(), from, to, step, carried);
+  auto loop = scf::ForOp::create(builder, op.getLoc(), from, to, step, inMemory ? ValueRange() : carried);
   open(loop.getBody(), loop);
   bind(op.getInductionVar(), loop.getInductionVar());
   int outerStatement = std::exchange(statement, depth()), outerFloor = std::exchange(memoryFloor, depth());
@@ -195,18 +208,51 @@ KernelLowering::Values KernelLowering::contractRange(scf::ForOp op, const Contra
     else if (!bufferOf(load))
       materialise(load);
   FragmentValues values;
-  for (auto [i, argument] : llvm::enumerate(op.getRegionIterArgs()))
-    for (const Fragment &fragment : fragments)
-      values.known[{argument, fragment.number}] =
-          loop.getRegionIterArg(unsigned(i * fragments.size()) + unsigned(fragment.number));
+  const size_t count = fragments.size(), tiles = op.getNumResults();
+  auto know = [&](size_t tile, size_t fragment, Value value) {
+    values.known[{op.getRegionIterArg(unsigned(tile)), int64_t(fragment)}] = value;
+  };
+  for (size_t i = 0; !inMemory && i < tiles; ++i)
+    for (size_t f = 0; f < count; ++f)
+      know(i, f, loop.getRegionIterArg(unsigned(i * count + f)));
   for (DotOp dot : contraction.dots)
-    contract(dot, contraction, tile, fragments, values);
+    contract(dot, contraction, tile, fragments, values, /*together=*/inMemory);
   Values next;
-  for (Value value : op.getYieldedValues())
-    for (const Fragment &fragment : fragments)
-      next.push_back(evaluateFragment(value, fragment, values));
-  here();
-  scf::YieldOp::create(builder, op.getLoc(), next);
+  if (!inMemory) {
+    for (Value value : op.getYieldedValues())
+      for (const Fragment &fragment : fragments)
+        next.push_back(evaluateFragment(value, fragment, values));
+  } else {
+    Value own = opaque(memory.pointer)[0];
+    const int64_t together = count % 2 ? 1 : 2; // one instruction loads or stores two of NEON's
+    for (size_t f = 0; f < count; f += size_t(together)) {
+      auto placeOf = [&](size_t i) {
+        return address(own, i64(int64_t(i * count + f) * lanes), memory.element);
+      };
+      for (size_t i = 0; i < tiles; ++i) {
+        Value from = placeOf(i);
+        hoistRead(from);
+        Value both = LLVM::LoadOp::create(builder, loc, vectorOf(memory.element, lanes * together), from, 16);
+        for (int64_t part = 0; part < together; ++part)
+          know(i, f + size_t(part), shuffle(both, both, llvm::to_vector(llvm::seq(part * lanes, (part + 1) * lanes))));
+      }
+      for (size_t i = 0; i < tiles; ++i) {
+        Values results;
+        for (int64_t part = 0; part < together; ++part)
+          results.push_back(evaluateFragment(op.getYieldedValues()[i], fragments[f + size_t(part)], values));
+        Value all = results[0];
+        if (together == 2)
+          all = shuffle(all, results[1], llvm::to_vector(llvm::seq<int64_t>(0, 2 * lanes)));
+        Value to = placeOf(i);
+        here();
+        LLVM::StoreOp::create(builder, loc, all, to, 16);
+      }
+    }
+  }
+  if (!inMemory) {
+    here();
+    scf::YieldOp::create(builder, op.getLoc(), next);
+  }
   insideLoads.clear();
   statement = outerStatement;
   memoryFloor = outerFloor;
@@ -214,7 +260,43 @@ KernelLowering::Values KernelLowering::contractRange(scf::ForOp op, const Contra
   statementBlock = outerBlock;
   statementOp = outerOp;
   close();
-  return Values(loop.getResults());
+  if (!inMemory)
+    return Values(loop.getResults());
+  Values results;
+  for (size_t i = 0; i < carried.size(); ++i) {
+    Value at = address(memory.pointer, i64(int64_t(i) * lanes), memory.element);
+    here();
+    results.push_back(LLVM::LoadOp::create(builder, loc, vectorOf(memory.element, lanes), at, 16));
+  }
+  return results;
+}
+
+// The same values, but all are there at once, and LLVM does not know where they come from. It neither moves what is in
+// memory to registers, there are enough or not, nor begins to use some sums before others are complete, which takes more
+// registers for what they still have to come from.
+KernelLowering::Values KernelLowering::opaque(ValueRange values) {
+  std::string out, in;
+  for (auto [i, value] : llvm::enumerate(values)) {
+    bool vector = isa<VectorType>(value.getType());
+    const char *registers = !vector ? "=r" : target.family == Family::Cpu_aarch64 ? "=w" : "=v";
+    out += (i ? "," : "") + std::string(registers);
+    in += "," + std::to_string(i);
+  }
+  Type type = values[0].getType();
+  if (values.size() > 1)
+    type = LLVM::LLVMStructType::getLiteral(builder.getContext(), SmallVector<Type>(values.getTypes()));
+  here();
+  auto dialect = LLVM::AsmDialectAttr::get(builder.getContext(), LLVM::AsmDialect::AD_ATT);
+  Value all = LLVM::InlineAsmOp::create(builder, loc, type, values, "", out + in, /*has_side_effects=*/true,
+                                        /*is_align_stack=*/false, LLVM::tailcallkind::TailCallKind::None, dialect,
+                                        ArrayAttr())
+                  .getResult(0);
+  if (values.size() == 1)
+    return {all};
+  Values results;
+  for (size_t i = 0; i < values.size(); ++i)
+    results.push_back(LLVM::ExtractValueOp::create(builder, loc, all, int64_t(i)));
+  return results;
 }
 
 //===- A product --------------------------------------------------------------------------------------------------===//
@@ -381,7 +463,7 @@ Value KernelLowering::sumOfLeft(const Atom &atom, Value left, Value sum) {
 }
 
 void KernelLowering::contract(DotOp dot, const Contraction &contraction, const RegisterTile &tile,
-                              ArrayRef<Fragment> fragments, FragmentValues &values) {
+                              ArrayRef<Fragment> fragments, FragmentValues &values, bool together) {
   UnpackOp weight = weightOf(dot);
   const Packing packing = Packing::parse(weight.getPacking().getSpelling());
   Type element = elementOf(dot.getType());
@@ -397,14 +479,14 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
 
   // One step of the inner dimension is a block; steps that share a vector of the left operand, and chains, go together.
   const bool shares = byElement && depth % 16 == 0;
-  int64_t together = shares ? 4 : 1;
-  together = std::max<int64_t>(together, contraction.tile.chains);
-  while (steps % together)
-    together /= 2;
-  const int64_t chains = std::min<int64_t>(contraction.tile.chains, together);
+  int64_t least = shares ? 4 : 1;
+  least = std::max<int64_t>(least, contraction.tile.chains);
+  while (steps % least)
+    least /= 2;
+  const int64_t chains = std::min<int64_t>(contraction.tile.chains, least);
   const int64_t cost = across / perUnit * (plan.unit.bytes + 2 * perUnit) + blocks * (across + 1);
   constexpr int64_t longest = 320; // instructions, about, of a loop's body
-  int64_t unroll = together;
+  int64_t unroll = least;
   while (unroll * 2 <= steps && steps % (unroll * 2) == 0 && unroll * 2 * cost <= longest)
     unroll *= 2;
   if (steps * cost <= 3 * longest)
@@ -461,6 +543,8 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
     sums.assign(loop.getResults().begin(), loop.getResults().end());
   }
 
+  if (together)
+    sums = opaque(sums);
   // The sums of a result: over chains, and over the lanes of a block.
   auto added = [&](Value a, Value b) {
     return isa<FloatType>(element) ? pure<arith::AddFOp>({a, b}, a, b) : pure<arith::AddIOp>({a, b}, a, b);

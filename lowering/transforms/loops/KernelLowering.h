@@ -249,8 +249,9 @@ private:
                     ArrayRef<Buffer> results);
   Values contractRange(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
                        ArrayRef<Fragment> fragments, Value from, Value to, Value step, ValueRange carried, bool inside);
+  Values opaque(ValueRange values);
   void contract(DotOp dot, const Contraction &contraction, const RegisterTile &tile, ArrayRef<Fragment> fragments,
-                FragmentValues &values);
+                FragmentValues &values, bool together);
   // For the rows of the atom from `row` on and its columns from `column` on, the part-th of a vector that is shared.
   Value leftOperand(DotOp dot, const Atom &atom, Coord row, Coord column, int64_t part);
   Value multiply(const Atom &atom, Value left, Value right, Value sum);

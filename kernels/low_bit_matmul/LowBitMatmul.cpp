@@ -37,11 +37,11 @@ template <class Scale> struct LowBitMatmul {
   Meta<int> biased_fields = Meta<int>::oneOf("none, low, all");
   Meta<int> x_rows = 1, x_lanes = 2; // of the activations: row by row, or packed as for the instruction
   Meta<bool> asymmetric = "zeros.given", x_asymmetric = "x_zeros.given", biased = "bias.given", clamped = false;
-  Meta<int> block_m = "max(x_rows, min(next_pow2(m), 16))";
+  Meta<int> block_m = "max(x_rows, min(next_pow2(m), 64))", block_n = "max(rows, 32)"; // multiples of x_rows and rows
   BITLOOM_PARAMS(x, weight, scales, x_scales, x_zeros, w_sums, zeros, x_sums, bias, out, lower, upper, bits, group, lanes,
-                 depth, rows, biased_fields, x_rows, x_lanes, asymmetric, x_asymmetric, biased, clamped, block_m)
+                 depth, rows, biased_fields, x_rows, x_lanes, asymmetric, x_asymmetric, biased, clamped, block_m, block_n)
 
-  Grid grid() const { return {ceil_div(out.extent(1), rows), ceil_div(out.extent(0), block_m)}; }
+  Grid grid() const { return {ceil_div(out.extent(1), block_n), ceil_div(out.extent(0), block_m)}; }
 
   void operator()() const {
     Packing packing{.bits = bits,
@@ -54,15 +54,14 @@ template <class Scale> struct LowBitMatmul {
     Packing activations{.bits = 8, .order = Packing::Order::LowFirst, .block = 8};
     if (x_rows > 1)
       activations = {.bits = 8, .order = Packing::Order::Columns, .block = depth, .rows = x_rows, .lanes = x_lanes};
-    auto panel = program_id(0);
-    auto cols = block_at(panel, rows), at = block_at(program_id(1), block_m);
-    auto panels = block_at(program_id(1), block_m / x_rows);
+    auto cols = block_at(program_id(0), block_n), at = block_at(program_id(1), block_m);
+    auto panels = block_at(program_id(0), block_n / rows), x_panels = block_at(program_id(1), block_m / x_rows);
 
-    auto total = bitloom::zeros<f32>({block_m, rows});
+    auto total = bitloom::zeros<f32>({block_m, block_n});
     for (auto g : range(0, scales.extent(0))) {
-      auto left = unpack<i8>(x(panels, block_at(g, group * x_rows)), activations);
-      auto bytes = weight(span(panel, 1), block_at(g, int64_t{group} * rows * bits / 8));
-      auto none = bitloom::zeros<i32>({block_m, rows});
+      auto left = unpack<i8>(x(x_panels, block_at(g, group * x_rows)), activations);
+      auto bytes = weight(panels, block_at(g, int64_t{group} * rows * bits / 8));
+      auto none = bitloom::zeros<i32>({block_m, block_n});
       auto product = cast<f32>(asymmetric ? dot(left, trans(unpack<u8>(bytes, packing)), none)
                                           : dot(left, trans(unpack<i8>(bytes, packing)), none));
       if (asymmetric)

@@ -17,10 +17,10 @@ struct VectorRow {
   bool isUnsigned;
 };
 constexpr VectorRow vectors[] = {
-    {.family = Family::Cpu_x86, .feature = "avx512vnni", .rows = 1, .lanes = 16, .block = 4, .together = 32, .isUnsigned = true},
-    {.family = Family::Cpu_x86, .feature = "avxvnni", .rows = 1, .lanes = 8, .block = 4, .together = 16, .isUnsigned = true},
+    {.family = Family::Cpu_x86, .feature = "avx512vnni", .rows = 1, .lanes = 16, .block = 4, .together = 64, .isUnsigned = true},
+    {.family = Family::Cpu_x86, .feature = "avxvnni", .rows = 1, .lanes = 8, .block = 4, .together = 32, .isUnsigned = true},
     {.family = Family::Cpu_x86, .feature = "", .rows = 1, .lanes = 16, .block = 1, .together = 16, .isUnsigned = false},
-    {.family = Family::Cpu_aarch64, .feature = "i8mm", .rows = 2, .lanes = 2, .block = 8, .together = 8, .isUnsigned = false},
+    {.family = Family::Cpu_aarch64, .feature = "i8mm", .rows = 2, .lanes = 2, .block = 8, .together = 4, .isUnsigned = false},
     {.family = Family::Cpu_aarch64, .feature = "dotprod", .rows = 1, .lanes = 4, .block = 4, .together = 32, .isUnsigned = false},
     {.family = Family::Cpu_aarch64, .feature = "", .rows = 1, .lanes = 16, .block = 1, .together = 16, .isUnsigned = false},
 };

@@ -67,17 +67,20 @@ TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &pa
   int registers = 1; // of an accumulator
   if (atom.left == Atom::Left::Repeated)
     registers = std::max(1, atom.lanes * atom.block * 32 / target.vectorBits);
-  int accumulators = std::max(1, budget / registers);
+  const int64_t accumulators = std::max(1, budget / registers);
   // A unit's values are all taken out at once.
-  int unit = packing.unit().values;
-  int across = packing.rows / packing.lanes;
-  while (across > accumulators && across > unit)
-    across /= 2;
-  int64_t blocks = std::max<int64_t>(1, accumulators / across);
-  blocks = std::min<int64_t>(blocks, std::bit_ceil(uint64_t((rows + atom.rows - 1) / atom.rows)));
-  TileShape shape{blocks * atom.rows, int64_t(across) * packing.lanes, 1};
+  const int64_t unit = packing.unit().values;
+  // Many rows by one unit's columns: what is taken apart is used as often as can be, and other rows' operands are only
+  // loaded. What the rows leave of the registers goes to more columns.
+  const int64_t wanted = int64_t(std::bit_ceil(uint64_t((rows + atom.rows - 1) / atom.rows)));
+  const int64_t blocks = std::clamp<int64_t>(accumulators / unit, 1, wanted);
+  int64_t across = unit;
+  while (across * 2 * atom.lanes <= packing.rows && across * 2 * blocks <= accumulators)
+    across *= 2;
+  TileShape shape{blocks * atom.rows, across * packing.lanes, 1};
   // Eight sums under way keep two pipelines of four cycles busy.
-  while (int64_t(across) * blocks * registers * shape.chains < 8 && across * blocks * registers * shape.chains * 2 <= budget)
+  const int64_t sums = across * blocks * registers;
+  while (sums * shape.chains < 8 && sums * shape.chains * 2 <= budget)
     shape.chains *= 2;
   return shape;
 }

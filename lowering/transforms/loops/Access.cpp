@@ -41,7 +41,8 @@ KernelLowering::Access KernelLowering::access(Operation *op, Value viewValue, Va
   auto type = cast<ViewType>(viewValue.getType());
   int vecDim = place.vec < 0 ? -1 : dims[place.vec];
   Access result;
-  SmallVector<Value> terms;
+  // Constant coordinates are added to the pointer last: the rows of a tile are then so many strides from the first one.
+  SmallVector<Value> terms, constants;
   Value inside = i1(true);
   for (int dim = 0; dim < int(type.getRank()); ++dim) {
     bool unit = dim == type.getRank() - 1 && !type.getStrided();
@@ -60,13 +61,17 @@ KernelLowering::Access KernelLowering::access(Operation *op, Value viewValue, Va
         parts.push_back(coord.dyn);
       if (coord.cst)
         parts.push_back(i64(coord.cst));
-      for (Value part : ArrayRef<Value>(parts).drop_front())
-        terms.push_back(scaled(part));
+      if (coord.dyn)
+        terms.push_back(scaled(coord.dyn));
+      if (coord.cst)
+        constants.push_back(scaled(i64(coord.cst)));
     }
     Value within = compare(below, sum(parts), memory.extents[dim]);
     inside = andI(inside, within);
   }
   result.pointer = address(memory.pointer, sum(terms), type.getElementType());
+  if (!constants.empty())
+    result.pointer = address(result.pointer, sum(constants), type.getElementType());
   result.inBounds = inside;
   if (place.vec < 0)
     return result;
@@ -157,13 +162,13 @@ Value KernelLowering::evaluateLoad(LoadOp op, const Place &place) {
   Value other = op.getOther() ? scalar(op.getOther()) : zero(element);
   ArrayRef<int64_t> shape = shapeOf(op.getType());
   Access from = access(op, op.getView(), op.getOffsets(), op.getDims(), shape, place);
-  const bool inside = insideLoads.contains(op);
+  const bool known = inside.contains(op);
   if (place.vec < 0)
-    return readScalar(from.pointer, inside ? i1(true) : from.inBounds, other, element);
+    return readScalar(from.pointer, known ? i1(true) : from.inBounds, other, element);
   int floor = memoryFloor;
-  if (!inside && isGuarded(from)) // the two parts read differently
+  if (!known && isGuarded(from)) // the two parts read differently
     memoryFloor = std::max(memoryFloor, currentSplit->outside + 1);
-  Value mask = inside ? Value() : maskOf(from, place, shape[place.vec]);
+  Value mask = known ? Value() : maskOf(from, place, shape[place.vec]);
   Value start = valueOf(place.at[place.vec]), value;
   if (from.stride) {
     Value first = broadcast(start, place.width), lane = iota(place.width, builder.getI64Type());
@@ -172,7 +177,7 @@ Value KernelLowering::evaluateLoad(LoadOp op, const Place &place) {
     index = pure<arith::MulIOp>({index, stride}, index, stride);
     value = readElements(address(from.pointer, index, element), mask, other, element, place.width);
   } else {
-    Value pointer = address(from.pointer, start, element);
+    Value pointer = address(from.pointer, place.at[place.vec], element);
     Type chunk = vectorOf(stored(element), place.width);
     if (mask) {
       Value rest = toStored(broadcast(other, place.width));
@@ -235,6 +240,8 @@ void KernelLowering::prefetchNext(LoadOp op, Value pointer, const Place &place) 
 }
 
 void KernelLowering::lowerStore(StoreOp op) {
+  if (done.contains(op))
+    return;
   Value tile = op.getValue();
   if (!isTile(tile))
     return storeAt(op, Place(), scalar(tile), nullptr);
@@ -282,7 +289,7 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreH
     LLVM::StoreOp::create(builder, loc, value, to.pointer, alignment);
     return;
   }
-  Value mask = maskOf(to, place, shape[place.vec]);
+  Value mask = inside.contains(op) ? Value() : maskOf(to, place, shape[place.vec]);
   if (hints)
     hints->end = select(to.bounds.inside, to.bounds.end, to.bounds.lo);
   Value start = valueOf(place.at[place.vec]);
@@ -298,7 +305,7 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreH
     LLVM::masked_scatter::create(builder, loc, value, pointers, mask, alignment);
     return;
   }
-  Value pointer = address(to.pointer, start, element);
+  Value pointer = address(to.pointer, place.at[place.vec], element);
   if (hints && mask && currentSplit && currentSplit->iv)
     hints->stream = shouldStream(op, to.pointer, place.width);
   bool stream = hints && hints->streaming;

@@ -253,6 +253,11 @@ Value Emitter::toStored(Value value) {
   return pure<arith::ExtUIOp>(value, vectorOf(builder.getI8Type(), lanesOf(value)), value);
 }
 
+Value Emitter::address(Value pointer, const Coord &index, Type element) {
+  Value at = index.dyn ? address(pointer, index.dyn, element) : pointer;
+  return address(at, i64(index.cst), element);
+}
+
 Value Emitter::address(Value pointer, Value index, Type element) {
   Type single = LLVM::LLVMPointerType::get(builder.getContext());
   hoist({pointer, index});

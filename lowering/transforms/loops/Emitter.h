@@ -153,6 +153,7 @@ public:
   Value fromStored(Value value, Type element);
   Value toStored(Value value);
   Value address(Value pointer, Value index, Type element); // index: i64 or a vector of them
+  Value address(Value pointer, const Coord &index, Type element); // the constant last, for LLVM to fold into accesses
 
 private:
   Value safeDivisor(Operation *op, Value dividend, Value divisor);

@@ -2,6 +2,7 @@
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
 
 using namespace mlir;
 using namespace bitloom::tile;
@@ -62,6 +63,17 @@ Value KernelLowering::gatherFragment(Value tile, const Fragment &fragment) {
   ArrayRef<int64_t> shape = shapeOf(tile.getType());
   const int64_t width = fragment.lanes / fragment.rows;
   if (shape[0] > 1 && shape[1] == 1) { // of each row a number
+    const int64_t native = target.vectorBits / 32;
+    Coord first = fragment.row;
+    if (fragment.rows > 1 && shape[0] % native == 0 && (!first.dyn || first.multiple % native == 0)) {
+      const int64_t skipped = first.cst % native; // of a vector that neighbours share
+      first.cst -= skipped;
+      Value all = evaluate(tile, Place{{first, Coord()}, 0, native});
+      SmallVector<int64_t> picked;
+      for (int64_t i = 0; i < fragment.lanes; ++i)
+        picked.push_back(skipped + i / width);
+      return shuffle(all, all, picked);
+    }
     Values rows;
     for (int64_t row = 0; row < fragment.rows; ++row) {
       Coord at = fragment.row + row;
@@ -82,13 +94,10 @@ Value KernelLowering::gatherFragment(Value tile, const Fragment &fragment) {
   // wide come from one load.
   int64_t native = std::max<int64_t>(width, target.vectorBits / (target.vectorBits > 128 ? 32 : 16));
   Coord column = fragment.column;
-  int64_t skipped = 0;
-  if (native > width && shape[1] % native == 0 && (!column.dyn || column.multiple % native == 0) && column.cst >= 0) {
-    skipped = column.cst % native;
-    column.cst -= skipped;
-  } else {
-    native = width;
-  }
+  while (native > width && (shape[1] % native || (column.dyn && column.multiple % native)))
+    native /= 2;
+  const int64_t skipped = column.cst % native;
+  column.cst -= skipped;
   Values rows;
   for (int64_t row = 0; row < (shape[0] > 1 ? fragment.rows : 1); ++row) {
     Coord at = shape[0] > 1 ? fragment.row + row : Coord();
@@ -104,19 +113,79 @@ Value KernelLowering::gatherFragment(Value tile, const Fragment &fragment) {
   return shuffle(rows[0], rows.size() > 1 ? rows[1] : rows[0], picked);
 }
 
-void KernelLowering::writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values) {
-  for (auto [fragment, value] : llvm::zip(fragments, values)) {
+// The low or the high halves of two vectors of four, as one instruction of words of 64 bits.
+Value KernelLowering::halvesOf(Value first, Value second, int64_t half) {
+  Type words = VectorType::get({2}, builder.getF64Type());
+  Value a = pure<vector::BitCastOp>(first, words, first), b = pure<vector::BitCastOp>(second, words, second);
+  Value both = shuffle(a, b, {half, 2 + half});
+  return pure<vector::BitCastOp>(both, first.getType(), both);
+}
+
+// Calls `visit` with the runs of rows that the fragments hold: their place and elements. Runs of neighbours that together
+// are no more than a native vector come as one.
+template <class Visit>
+void KernelLowering::forRuns(ArrayRef<Fragment> fragments, int64_t tileRows, llvm::function_ref<Value(size_t)> valueOf,
+                             Visit visit) {
+  for (size_t f = 0; f < fragments.size();) {
+    const Fragment &fragment = fragments[f];
     const int64_t width = fragment.lanes / fragment.rows;
+    const bool pair = f + 1 < fragments.size() && fragment.rows == 2 && fragment.lanes == 4 &&
+                      fragments[f + 1].row == fragment.row && fragments[f + 1].column == fragment.column + width;
+    Value first = valueOf(f), second = pair ? valueOf(f + 1) : first;
     for (int64_t row = 0; row < fragment.rows; ++row) {
       Coord at = fragment.row + row;
-      if (at.isConstant() && at.cst >= buffer.shape[0])
+      if (at.isConstant() && at.cst >= tileRows)
         continue; // no such row
-      Value part = value;
-      if (fragment.rows > 1)
-        part = shuffle(value, value, llvm::to_vector(llvm::seq(row * width, (row + 1) * width)));
-      write(buffer, Place{{at, fragment.column}, width > 1 ? 1 : -1, width}, part);
+      Value part = first;
+      if (fragment.rows > 1) {
+        SmallVector<int64_t> picked = llvm::to_vector(llvm::seq(row * width, (row + 1) * width));
+        part = pair ? halvesOf(first, second, row) : shuffle(first, second, picked);
+      }
+      const int64_t run = pair ? 2 * width : width;
+      visit(Place{{at, fragment.column}, run > 1 ? 1 : -1, run}, part);
     }
+    f += pair ? 2 : 1;
   }
+}
+
+void KernelLowering::writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values) {
+  forRuns(
+      fragments, buffer.shape[0], [&](size_t f) { return values[f]; },
+      [&](const Place &place, Value part) { write(buffer, place, part); });
+}
+
+void KernelLowering::storeFragments(const Contraction &contraction, scf::ForOp loop, const RegisterTile &tile,
+                                    ArrayRef<Fragment> fragments, ArrayRef<Value> values) {
+  StoreOp op = contraction.store;
+  Value within = andI(allInside(contraction.storeLoads, {}, {}), allInside(op, tile));
+  here();
+  auto branch = scf::IfOp::create(builder, loc, TypeRange(), within, /*addThenBlock=*/true, /*addElseBlock=*/true);
+  for (bool known : {true, false}) {
+    open(known ? branch.thenBlock() : branch.elseBlock(), branch);
+    int outerFloor = std::exchange(memoryFloor, depth()), outerCodeFloor = codeFloor;
+    if (known) {
+      inside.insert(op);
+      for (LoadOp load : contraction.storeLoads)
+        inside.insert(load);
+    } else {
+      codeFloor = depth();
+    }
+    FragmentValues held;
+    for (auto [i, result] : llvm::enumerate(loop.getResults()))
+      for (const Fragment &fragment : fragments)
+        held.known[{result, fragment.number}] = values[i * fragments.size() + size_t(fragment.number)];
+    forRuns(
+        fragments, shapeOf(op.getValue().getType())[0],
+        [&](size_t f) { return evaluateFragment(op.getValue(), fragments[f], held); },
+        [&](const Place &place, Value part) { storeAt(op, place, part, nullptr); });
+    here();
+    scf::YieldOp::create(builder, loc);
+    inside.clear();
+    memoryFloor = outerFloor;
+    codeFloor = outerCodeFloor;
+    close();
+  }
+  here();
 }
 
 } // namespace bitloom::loops

@@ -141,6 +141,7 @@ private:
   // The end of the part of [begin, end) without masks; a multiple of `step` past begin.
   Value fastEnd(const Split &split, int64_t begin, int64_t end, int64_t width, int64_t step);
   Value allInBounds(const Split &split, int64_t begin);
+  Value allOf(ArrayRef<Value> conditions); // i1
   void loop(int64_t begin, int64_t end, int64_t step, llvm::function_ref<void(Coord)> body);
   int64_t lanesFor(ValueRange tiles, int64_t extent);
   static int vectorDim(ArrayRef<int64_t> shape, const Fixed &fixed = {});
@@ -222,6 +223,15 @@ private:
     SmallVector<LoadOp> loads;        // of tiles that it reads
     Atom atom;
     TileShape tile;
+    int64_t atOnce = 1; // iterations
+    StoreOp store;      // of the results, done with them; or none
+    SmallVector<LoadOp> storeLoads; // that are read for it
+  };
+  struct Carried { // the fragments of a tile, one tile after the other
+    Values values{};
+    int64_t fragments, lanes;       // of a tile; of a fragment
+    int64_t inRegisters = 0;        // of a tile, the first ones
+    std::optional<Buffer> memory{}; // of all, where the others are
   };
   struct RegisterTile {
     Coord row, column;
@@ -240,16 +250,28 @@ private:
     llvm::DenseMap<std::pair<Value, int64_t>, Value> known;
     llvm::DenseMap<std::pair<Value, int64_t>, FragmentSum> sums; // of dots
   };
+  // The packed weight that is the dot's right operand: w in dot(a, transpose(unpack(w))).
+  static UnpackOp weightOf(DotOp dot);
   std::optional<Contraction> contractionOf(mlir::scf::ForOp op);
+  void findStore(mlir::scf::ForOp op, Contraction &contraction);
   bool lowerContraction(mlir::scf::ForOp op); // false: it is none
-  // Whether all that the iteration at `iv` and those before it read is in bounds, as far as it can be told, as i1.
+  // Whether all that the loads read is in bounds, as i1: in the iteration at `iv` and those before it, as far as it can be
+  // told; outside of a loop when there is none. And so for what of a store's view lies at these places of its tile.
   Value allInside(ArrayRef<LoadOp> loads, mlir::scf::ForOp loop, Value iv);
+  Value allInside(StoreOp store, const RegisterTile &tile);
   std::optional<Value> scalarAt(Value original, mlir::scf::ForOp loop, Value iv);
   void contractTile(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
                     ArrayRef<Buffer> results);
-  Values contractRange(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
-                       ArrayRef<Fragment> fragments, Value from, Value to, Value step, ValueRange carried, bool inside);
+  void moveCarried(Carried &carried, bool toMemory);
+  void contractRange(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
+                     ArrayRef<Fragment> fragments, Value from, Value to, Value step, Carried &carried, int64_t times,
+                     bool inside);
+  void contractIteration(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
+                         ArrayRef<Fragment> fragments, Carried &carried);
   Values opaque(ValueRange values);
+
+  //===- PackedDot.cpp -----------------------------------------------------------------------------------------===//
+
   void contract(DotOp dot, const Contraction &contraction, const RegisterTile &tile, ArrayRef<Fragment> fragments,
                 FragmentValues &values, bool together);
   // For the rows of the atom from `row` on and its columns from `column` on, the part-th of a vector that is shared.
@@ -266,6 +288,11 @@ private:
   Value evaluateFragment(Value tile, const Fragment &fragment, FragmentValues &values);
   Value gatherFragment(Value tile, const Fragment &fragment);
   Value scaled(const FragmentSum &sum, Type element);
+  Value halvesOf(Value first, Value second, int64_t half);
+  template <class Visit>
+  void forRuns(ArrayRef<Fragment> fragments, int64_t tileRows, llvm::function_ref<Value(size_t)> valueOf, Visit visit);
+  void storeFragments(const Contraction &contraction, mlir::scf::ForOp loop, const RegisterTile &tile,
+                      ArrayRef<Fragment> fragments, ArrayRef<Value> values);
   void writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values);
 
   //===- Packed.cpp --------------------------------------------------------------------------------------------===//
@@ -319,7 +346,7 @@ private:
   llvm::DenseSet<Value> filling;         // being materialised
   llvm::DenseMap<Value, Buffer> keeping; // kept by that nest, complete when it ends
   Split *currentSplit = nullptr;
-  llvm::SmallPtrSet<Operation *, 8> insideLoads; // all of whose elements are known to be in bounds here
+  llvm::SmallPtrSet<Operation *, 8> inside; // accesses all of whose elements are known to be in bounds here
   bool streams = false;                        // some store does
   llvm::DenseMap<Operation *, Buffer> inPlace; // dots that may write to their accumulator's memory
   llvm::SmallPtrSet<Operation *, 4> done;      // reductions lowered together with one before

@@ -75,6 +75,10 @@ Value KernelLowering::allInBounds(const Split &split, int64_t begin) {
     if (!guard.relative)
       both(i64(guard.last), guard.end);
   }
+  return allOf(conditions);
+}
+
+Value KernelLowering::allOf(ArrayRef<Value> conditions) {
   Value all = i1(true);
   for (int level = 0; level <= depth(); ++level) // so that what is known early is decided early
     for (Value condition : conditions)

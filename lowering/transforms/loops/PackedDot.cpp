@@ -1,0 +1,313 @@
+// One product of a tile with a packed weight: the weight's bytes are taken apart, and multiplied by the atom.
+#include "bitloom/lowering/transforms/loops/KernelLowering.h"
+
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+
+using namespace mlir;
+using namespace bitloom::tile;
+
+namespace bitloom::loops {
+
+Value KernelLowering::callIntrinsic(StringRef name, Type result, ValueRange operands) {
+  hoist(operands);
+  return LLVM::CallIntrinsicOp::create(builder, loc, result, builder.getStringAttr(name), operands).getResult(0);
+}
+
+static int64_t bytesIn(Value vector) { return cast<VectorType>(vector.getType()).getDimSize(0); }
+
+Value KernelLowering::insertBits(Value into, Value from, int shift) {
+  int64_t lanes = lanesOf(into);
+  auto splat = [&](int value) { return constant(builder.getI8IntegerAttr(int8_t(value)), lanes); };
+  bool left = shift > 0;
+  int by = left ? shift : -shift;
+  if (target.family == Family::Cpu_aarch64 && lanes == 16)
+    return callIntrinsic(left ? "llvm.aarch64.neon.vsli.v16i8" : "llvm.aarch64.neon.vsri.v16i8", into.getType(),
+                         {into, from, constant(builder.getI32IntegerAttr(by))});
+  Value moved = left ? index<arith::ShLIOp>(from, splat(by)) : index<arith::ShRUIOp>(from, splat(by));
+  Value kept = index<arith::AndIOp>(into, splat(left ? (1 << by) - 1 : ~(0xff >> by)));
+  return index<arith::OrIOp>(kept, moved);
+}
+
+KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, ArrayRef<Value> bytes) {
+  int64_t lanes = bytesIn(bytes[0]);
+  auto splat = [&](int value) { return constant(builder.getI8IntegerAttr(int8_t(value)), lanes); };
+  auto masked = [&](Value value, int mask) {
+    return (mask & 0xff) == 0xff ? value : index<arith::AndIOp>(value, splat(mask));
+  };
+  auto raised = [&](Value value, int by) { return by ? index<arith::ShLIOp>(value, splat(by)) : value; };
+  const int bits = plan.bits, all = (1 << bits) - 1, top = all << (8 - bits);
+  Values result;
+  for (int i = 0; i < plan.unit.values; ++i) {
+    SmallVector<Packing::UnitPiece> pieces;
+    for (const Packing::UnitPiece &piece : plan.unit.pieces)
+      if (piece.value == i)
+        pieces.push_back(piece);
+    const Packing::UnitPiece &low = pieces.front(), &high = pieces.back();
+    Value value = bytes[low.byte];
+    const bool flips = plan.fields[i].flips;
+    if (plan.method == FieldPlan::Method::Ladder) {
+      result.push_back(masked(value, (1 << (low.shift + bits)) - 1));
+      continue;
+    }
+    if (plan.method == FieldPlan::Method::Masked) {
+      value = masked(value, all << low.shift);
+      result.push_back(flips ? index<arith::XOrIOp>(value, splat(1 << (bits - 1 + low.shift))) : value);
+      continue;
+    }
+    if (bits == 1) { // a comparison gives all ones, which is -1
+      Value bit = index<arith::AndIOp>(value, splat(1 << low.shift)), none = zero(builder.getI8Type(), lanes);
+      Value set = compare(flips ? arith::CmpIPredicate::eq : arith::CmpIPredicate::ne, bit, none);
+      result.push_back(pure<arith::ExtSIOp>(set, value.getType(), set));
+      continue;
+    }
+    bool chain = llvm::all_of(pieces, [](const Packing::UnitPiece &piece) { return piece.shift == 0; });
+    if (pieces.size() == 1) {
+      value = raised(value, 8 - bits - low.shift);
+      if (low.shift)
+        value = masked(value, top);
+    } else if (chain) { // each above the one before it
+      for (const Packing::UnitPiece &piece : ArrayRef(pieces).drop_front())
+        value = insertBits(value, bytes[piece.byte], piece.valueShift);
+      value = raised(value, 8 - bits);
+    } else { // two: the high one at the top, the low one below it
+      assert(pieces.size() == 2 && "a unit with pieces like no other");
+      Value below = raised(value, 8 - low.bits - low.shift);
+      value = insertBits(raised(bytes[high.byte], 8 - high.bits - high.shift), below, -high.bits);
+      if (low.shift)
+        value = masked(value, top);
+    }
+    result.push_back(flips ? index<arith::XOrIOp>(value, splat(0x80)) : value);
+  }
+  return result;
+}
+
+Value KernelLowering::leftOperand(DotOp dot, const Atom &atom, Coord row, Coord column, int64_t part) {
+  Value a = dot.getA();
+  const int64_t rows = shapeOf(a.getType())[0], depth = shapeOf(a.getType())[1];
+  auto clamped = [&](int64_t by) { // a tile of few rows has them repeated, and the results go nowhere
+    Coord at = row + by;
+    return at.isConstant() ? Coord{{}, std::min(at.cst, rows - 1)} : at;
+  };
+  auto ofRow = [&](int64_t by, Coord from, int64_t width) {
+    return evaluate(a, Place{{clamped(by), from}, width > 1 ? 1 : -1, width});
+  };
+  auto repeated = [&](Value value, int64_t times) { // as a whole
+    SmallVector<int64_t> lanes;
+    for (int64_t i = 0; i < times * lanesOf(value); ++i)
+      lanes.push_back(i % lanesOf(value));
+    return shuffle(value, value, lanes);
+  };
+  auto words = [&](Value bytes) {
+    Type type = VectorType::get({bytesIn(bytes) / 4}, builder.getI32Type());
+    return pure<vector::BitCastOp>(bytes, type, bytes);
+  };
+  auto ofWord = [&](Value word) { // a vector of four bytes repeated
+    Value all = broadcast(word, atom.lanes);
+    return pure<vector::BitCastOp>(all, VectorType::get({atom.lanes * 4}, builder.getI8Type()), all);
+  };
+  switch (atom.left) {
+  case Atom::Left::Element: {
+    if (depth % 16 == 0) {
+      Value vector = words(ofRow(0, column + -part * atom.block, 16));
+      SmallVector<int64_t> picked(4, part);
+      Value four = shuffle(vector, vector, picked);
+      return pure<vector::BitCastOp>(four, VectorType::get({16}, builder.getI8Type()), four);
+    }
+    [[fallthrough]];
+  }
+  case Atom::Left::Broadcast:
+    return ofWord(lane(words(ofRow(0, column, 4)), 0));
+  case Atom::Left::Matrix: {
+    if (auto unpack = a.getDefiningOp<UnpackOp>()) {
+      Packing packing = Packing::parse(unpack.getPacking().getSpelling());
+      if (packing.order == Packing::Order::Columns) {
+        if (packing.bits != 8 || packing.lanes != atom.rows || packing.block != atom.block ||
+            packing.bias != Packing::Bias::None)
+          throw Unsupported{unpack, "activations in a packing of another instruction"};
+        Coord inPanel = modulo(row, packing.rows);
+        Coord byte = plus(times(dividedBy(column, packing.block), packing.bytesPerBlock()),
+                          times(inPanel, packing.block));
+        return evaluate(unpack.getBytes(), Place{{dividedBy(row, packing.rows), byte}, 1, atom.rows * atom.block});
+      }
+    }
+    Value first = ofRow(0, column, atom.block), second = ofRow(1, column, atom.block);
+    return shuffle(first, second, llvm::to_vector(llvm::seq<int64_t>(0, 2 * atom.block)));
+  }
+  case Atom::Left::Repeated: {
+    Type element = elementOf(dot.getType());
+    Value block = convert(ofRow(0, column, atom.block), element, /*isUnsigned=*/false);
+    return atom.block == 1 ? broadcast(block, atom.lanes) : repeated(block, atom.lanes);
+  }
+  }
+  llvm_unreachable("an atom with no left operand");
+}
+
+Value KernelLowering::multiply(const Atom &atom, Value left, Value right, Value sum) {
+  if (*atom.intrinsic) {
+    Values operands = {sum, left, right};
+    if (atom.left != Atom::Left::Matrix) // the weight is the first factor
+      std::swap(operands[1], operands[2]);
+    return callIntrinsic(atom.intrinsic, sum.getType(), operands);
+  }
+  Type element = cast<VectorType>(sum.getType()).getElementType();
+  if (isa<FloatType>(element)) {
+    Type words = vectorOf(builder.getI32Type(), lanesOf(right)); // no target converts bytes directly
+    right = pure<arith::ExtSIOp>(right, words, right);
+    right = pure<arith::SIToFPOp>(right, sum.getType(), right);
+    return pure<math::FmaOp>({left, right, sum}, left, right, sum);
+  }
+  right = pure<arith::ExtSIOp>(right, sum.getType(), right);
+  Value product = pure<arith::MulIOp>({left, right}, left, right);
+  return pure<arith::AddIOp>({product, sum}, product, sum);
+}
+
+Value KernelLowering::sumOfLeft(const Atom &atom, Value left, Value sum) {
+  if (*atom.intrinsic)
+    return multiply(atom, left, constant(builder.getI8IntegerAttr(1), bytesIn(left)), sum);
+  if (isa<FloatType>(cast<VectorType>(sum.getType()).getElementType()))
+    return pure<arith::AddFOp>({left, sum}, left, sum);
+  return pure<arith::AddIOp>({left, sum}, left, sum);
+}
+
+void KernelLowering::contract(DotOp dot, const Contraction &contraction, const RegisterTile &tile,
+                              ArrayRef<Fragment> fragments, FragmentValues &values, bool together) {
+  UnpackOp weight = weightOf(dot);
+  const Packing packing = Packing::parse(weight.getPacking().getSpelling());
+  Type element = elementOf(dot.getType());
+  const Atom atom = atomFor(target, packing, isa<FloatType>(element));
+  const FieldPlan plan = planFields(packing, weight.getIsSigned(), atom.unsignedRight);
+  const bool repeated = atom.left == Atom::Left::Repeated, byElement = atom.left == Atom::Left::Element;
+  const int64_t depth = shapeOf(dot.getA().getType())[1], steps = depth / atom.block;
+  const int64_t across = tile.columns / atom.lanes, blocks = tile.rows / atom.rows, perUnit = plan.unit.values;
+  const int64_t vectorBytes = atom.lanes * atom.block;
+  // Larger products would leave the accumulator's range only because of the scale.
+  if (element.isInteger(32) && depth > 65536)
+    throw Unsupported{dot, "a sum of more than 65536 products with a packed weight"};
+
+  // One step of the inner dimension is a block; steps that share a vector of the left operand, and chains, go together.
+  const bool shares = byElement && depth % 16 == 0;
+  int64_t least = shares ? 4 : 1;
+  least = std::max<int64_t>(least, contraction.tile.chains);
+  while (steps % least)
+    least /= 2;
+  const int64_t chains = std::min<int64_t>(contraction.tile.chains, least);
+  const int64_t cost = across / perUnit * (plan.unit.bytes + 2 * perUnit) + blocks * (across + 1);
+  constexpr int64_t longest = 320; // instructions, about, of a loop's body
+  // NEON's instruction that loads two registers reaches 1 KiB.
+  const int64_t reach = target.family == Family::Cpu_aarch64 ? 1024 / packing.bytesPerBlock() : steps;
+  int64_t unroll = least;
+  while (unroll * 2 <= std::min(steps, reach) && steps % (unroll * 2) == 0 && unroll * 2 * cost <= 2 * longest)
+    unroll *= 2;
+  if (steps * cost <= 3 * longest && steps <= reach)
+    unroll = steps;
+
+  // Sums by [chain][row block][column vector], then those of the left operand by row block.
+  Type sumType = VectorType::get({repeated ? vectorBytes : atom.lanes * atom.rows}, element);
+  const int64_t perChain = blocks * across;
+  Values sums(chains * perChain + (plan.needsSum() ? blocks : 0),
+              zero(element, cast<VectorType>(sumType).getDimSize(0)));
+  auto doSteps = [&](Coord first, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      Coord step = first + i, column = times(step, atom.block);
+      const int64_t chain = i % chains, part = shares ? i % 4 : 0;
+      Values right;
+      for (int64_t unit = 0; unit < across / perUnit; ++unit) {
+        Coord row = tile.column + unit * perUnit * atom.lanes;
+        Coord inPanel = dividedBy(modulo(row, packing.rows), perUnit * atom.lanes);
+        Coord byte = plus(times(step, packing.bytesPerBlock()), times(inPanel, plan.unit.bytes * vectorBytes));
+        Values bytes;
+        for (int64_t v = 0; v < plan.unit.bytes; ++v)
+          bytes.push_back(evaluate(weight.getBytes(),
+                                   Place{{dividedBy(row, packing.rows), byte + v * vectorBytes}, 1, vectorBytes}));
+        right.append(takeApart(plan, bytes));
+      }
+      for (int64_t block = 0; block < blocks; ++block) {
+        Value left = leftOperand(dot, atom, tile.row + block * atom.rows, column, part);
+        for (int64_t j = 0; j < across; ++j) {
+          Value &sum = sums[chain * perChain + block * across + j];
+          sum = multiply(atom, left, right[j], sum);
+        }
+        if (plan.needsSum() && part == 0) {
+          Value whole = left;
+          if (shares) // all sixteen at once, and lanes added at the end
+            whole = evaluate(dot.getA(), Place{{tile.row + block * atom.rows, column}, 1, 16});
+          Value &sum = sums[chains * perChain + block];
+          sum = sumOfLeft(atom, whole, sum);
+        }
+      }
+    }
+  };
+  if (unroll == steps) {
+    doSteps({}, steps);
+  } else {
+    Value from = i64(0), to = i64(steps), by = i64(unroll);
+    here();
+    auto loop = scf::ForOp::create(builder, loc, from, to, by, sums);
+    open(loop.getBody(), loop);
+    sums.assign(loop.getRegionIterArgs().begin(), loop.getRegionIterArgs().end());
+    doSteps({loop.getInductionVar(), 0, unroll & -unroll}, unroll);
+    here();
+    scf::YieldOp::create(builder, loc, sums);
+    close();
+    sums.assign(loop.getResults().begin(), loop.getResults().end());
+  }
+
+  if (together)
+    sums = opaque(sums);
+  // The sums of a result: over chains, and over the lanes of a block.
+  auto added = [&](Value a, Value b) {
+    return isa<FloatType>(element) ? pure<arith::AddFOp>({a, b}, a, b) : pure<arith::AddIOp>({a, b}, a, b);
+  };
+  auto joined = [&](Value sum) {
+    for (int64_t half = repeated ? atom.block / 2 : 0; half; half /= 2) {
+      SmallVector<int64_t> low, high;
+      for (int64_t i = 0; i < lanesOf(sum) / 2; ++i) {
+        low.push_back(i / half * 2 * half + i % half);
+        high.push_back(low.back() + half);
+      }
+      sum = added(shuffle(sum, sum, low), shuffle(sum, sum, high));
+    }
+    return sum;
+  };
+  for (int64_t width = chains / 2; width; width /= 2)
+    for (int64_t i = 0; i < width * perChain; ++i)
+      sums[i] = added(sums[i], sums[i + width * perChain]);
+  std::map<std::pair<int64_t, int>, Value> corrections; // by row block and factor
+  auto correction = [&](int64_t block, int factor) {
+    Value &known = corrections[{block, factor}];
+    if (known)
+      return known;
+    Value all = joined(sums[chains * perChain + block]);
+    if (shares)
+      for (int i = 0; i < 2; ++i)
+        all = callIntrinsic("llvm.aarch64.neon.addp.v4i32", all.getType(), {all, all});
+    Value times = isa<FloatType>(element) ? constant(builder.getFloatAttr(element, factor), lanesOf(all))
+                                          : constant(builder.getI32IntegerAttr(factor), lanesOf(all));
+    known = isa<FloatType>(element) ? pure<arith::MulFOp>({all, times}, all, times)
+                                    : pure<arith::MulIOp>({all, times}, all, times);
+    return known;
+  };
+  const bool fromZero = matchPattern(dot.getAcc(), m_Zero()) || matchPattern(dot.getAcc(), m_AnyZeroFloat());
+  for (const Fragment &fragment : fragments) {
+    const int64_t block = fragment.number / across, j = fragment.number % across;
+    const Field &field = plan.fields[j % perUnit];
+    Value sum = joined(sums[block * across + j]);
+    if (field.overlaps) {
+      Value before = joined(sums[block * across + j - 1]);
+      sum = pure<arith::SubIOp>({sum, before}, sum, before);
+    }
+    if (field.offset)
+      sum = added(sum, correction(block, field.offset << field.scale));
+    FragmentSum result{sum, field.scale};
+    if (!fromZero || isa<FloatType>(element)) {
+      Value whole = scaled(result, element);
+      if (!fromZero)
+        whole = added(whole, evaluateFragment(dot.getAcc(), fragment, values));
+      result = {whole, 0};
+    }
+    values.sums[{dot.getResult(), fragment.number}] = result;
+  }
+}
+
+} // namespace bitloom::loops

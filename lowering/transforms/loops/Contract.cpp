@@ -84,7 +84,11 @@ std::optional<KernelLowering::Contraction> KernelLowering::contractionOf(scf::Fo
   int64_t depth = 0;
   for (DotOp dot : result.dots)
     depth += shapeOf(dot.getA().getType())[1];
-  while (result.atOnce < 4 && *result.atom.intrinsic && depth * result.atOnce * 2 <= 128)
+  // NEON's instruction that loads two registers reaches 1 KiB.
+  const int64_t bytes = depth * result.tile.columns * packing.bits / 8;
+  const int64_t reach = target.family == Family::Cpu_aarch64 ? 1024 : INT64_MAX;
+  while (result.atOnce < 4 && *result.atom.intrinsic && depth * result.atOnce * 2 <= 128 &&
+         bytes * result.atOnce * 2 <= reach)
     result.atOnce *= 2;
   findStore(op, result);
   return result;
@@ -205,14 +209,11 @@ void KernelLowering::contractTile(scf::ForOp op, const Contraction &contraction,
   for (Value init : op.getInitArgs())
     for (const Fragment &fragment : fragments)
       carried.values.push_back(evaluateFragment(init, fragment, nothing));
-  // Together with the sums of products and the operands, what is carried may be too much for the registers. Then some of
-  // it is in memory, a load and a store each for every iteration; a register allocator left alone moves twice as much.
+  // Together with the sums of products and the operands, what is carried may be too much for the registers. Then it is
+  // in memory, a load and a store each for every iteration; a register allocator left alone moves twice as much.
   const int64_t tiles = op.getNumResults(), across = tile.columns / atom.lanes;
-  constexpr int64_t others = 14; // operands and masks, besides the columns'
-  int64_t left = target.vectorRegisters - carried.fragments - across - others;
-  carried.inRegisters = carried.fragments;
-  if (*atom.intrinsic && left < tiles * carried.fragments) {
-    carried.inRegisters = std::max<int64_t>(0, left / tiles / 2 * 2);
+  constexpr int64_t others = 4; // operands and masks, besides the columns'
+  if (*atom.intrinsic && (1 + tiles) * carried.fragments + across + others > target.vectorRegisters) {
     carried.memory = allocate({tiles * carried.fragments * carried.lanes}, getElementTypeOrSelf(carried.values[0].getType()));
     moveCarried(carried, /*toMemory=*/true);
   }
@@ -246,8 +247,6 @@ void KernelLowering::moveCarried(Carried &carried, bool toMemory) {
   Value own = opaque(carried.memory->pointer)[0]; // near: far from the stack pointer, pairs would be moved one by one
   Type type = vectorOf(carried.memory->element, carried.lanes);
   for (size_t i = 0; i < carried.values.size(); ++i) {
-    if (int64_t(i) % carried.fragments < carried.inRegisters)
-      continue;
     Value at = address(own, i64(int64_t(i) * carried.lanes), carried.memory->element);
     here();
     if (toMemory)
@@ -263,25 +262,16 @@ void KernelLowering::contractRange(scf::ForOp op, const Contraction &contraction
                                    ArrayRef<Fragment> fragments, Value from, Value to, Value step, Carried &carried,
                                    int64_t times, bool inside) {
   Value stride = times > 1 ? mul(step, i64(times)) : step;
-  SmallVector<size_t> kept; // in registers
-  Values inits;
-  for (size_t i = 0; i < carried.values.size(); ++i)
-    if (int64_t(i) % carried.fragments < carried.inRegisters) {
-      kept.push_back(i);
-      inits.push_back(carried.values[i]);
-    }
-  auto set = [&](ValueRange values) {
-    for (auto [i, value] : llvm::zip(kept, values))
-      carried.values[i] = value;
-  };
   here();
-  auto loop = scf::ForOp::create(builder, op.getLoc(), from, to, stride, inits);
+  auto loop = scf::ForOp::create(builder, op.getLoc(), from, to, stride,
+                                 carried.memory ? ValueRange() : ValueRange(carried.values));
   open(loop.getBody(), loop);
   int outerStatement = std::exchange(statement, depth()), outerFloor = std::exchange(memoryFloor, depth());
   int outerCodeFloor = std::exchange(codeFloor, inside ? codeFloor : depth());
   Block *outerBlock = std::exchange(statementBlock, op.getBody());
   Operation *outerOp = std::exchange(statementOp, op.getOperation());
-  set(loop.getRegionIterArgs());
+  if (!carried.memory)
+    carried.values.assign(loop.getRegionIterArgs().begin(), loop.getRegionIterArgs().end());
   for (int64_t i = 0; i < times; ++i) {
     scopes.back()->values.clear(); // of the iteration before
     scopes.back()->bounds.clear();
@@ -297,13 +287,10 @@ void KernelLowering::contractRange(scf::ForOp op, const Contraction &contraction
     contractIteration(op, contraction, tile, fragments, carried);
     this->inside.clear();
   }
-  if (!kept.empty()) {
-    Values next;
-    for (size_t i : kept)
-      next.push_back(carried.values[i]);
+  if (!carried.memory) {
     here();
-    scf::YieldOp::create(builder, op.getLoc(), next);
-    set(loop.getResults());
+    scf::YieldOp::create(builder, op.getLoc(), carried.values);
+    carried.values.assign(loop.getResults().begin(), loop.getResults().end());
   }
   statement = outerStatement;
   memoryFloor = outerFloor;
@@ -320,28 +307,26 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
   auto know = [&](size_t tile, size_t fragment, Value value) {
     values.known[{op.getRegionIterArg(unsigned(tile)), int64_t(fragment)}] = value;
   };
-  const size_t inRegisters = size_t(carried.inRegisters);
-  for (size_t i = 0; i < tiles; ++i)
-    for (size_t f = 0; f < inRegisters; ++f)
+  for (size_t i = 0; !carried.memory && i < tiles; ++i)
+    for (size_t f = 0; f < count; ++f)
       know(i, f, carried.values[i * count + f]);
   for (DotOp dot : contraction.dots)
     contract(dot, contraction, tile, fragments, values, /*together=*/carried.memory.has_value());
-  Values next;
-  for (Value value : op.getYieldedValues())
-    for (size_t f = 0; f < inRegisters; ++f)
-      next.push_back(evaluateFragment(value, fragments[f], values));
-  for (size_t i = 0; i < tiles; ++i)
-    for (size_t f = 0; f < inRegisters; ++f)
-      carried.values[i * count + f] = next[i * inRegisters + f];
-  if (!carried.memory)
+  if (!carried.memory) {
+    Values next;
+    for (Value value : op.getYieldedValues())
+      for (const Fragment &fragment : fragments)
+        next.push_back(evaluateFragment(value, fragment, values));
+    carried.values = next;
     return;
+  }
   Value own = opaque(carried.memory->pointer)[0];
   const int64_t lanes = carried.lanes;
-  const size_t together = (count - inRegisters) % 2 ? 1 : 2; // one instruction loads or stores two of NEON's registers
+  const size_t together = count % 2 ? 1 : 2; // one instruction loads or stores two of NEON's registers
   auto placeOf = [&](size_t tile, size_t f) {
     return address(own, i64(int64_t(tile * count + f) * lanes), carried.memory->element);
   };
-  for (size_t f = inRegisters; f < count; f += together) {
+  for (size_t f = 0; f < count; f += together) {
     for (size_t i = 0; i < tiles; ++i) {
       Value from = placeOf(i, f);
       hoistRead(from);

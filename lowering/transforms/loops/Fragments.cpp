@@ -170,6 +170,27 @@ void KernelLowering::storeFragments(const Contraction &contraction, scf::ForOp l
     } else {
       codeFloor = depth();
     }
+    // From row to row by strides, from a pointer of which LLVM does not know that each row's could be known earlier.
+    Value origin;
+    auto type = cast<ViewType>(op.getView().getType());
+    const bool plain = known && !type.getStrided() && op.getDims().size() == 2 && type.getRank() == 2;
+    if (plain) {
+      origin = access(op, op.getView(), op.getOffsets(), op.getDims(), shapeOf(op.getValue().getType()),
+                      Place{{tile.row, tile.column}})
+                   .pointer;
+      origin = opaque(origin)[0];
+    }
+    std::map<int64_t, Value> ofRow;
+    auto pointerTo = [&](int64_t row) {
+      Value pointer = origin;
+      for (int64_t r = 0; r <= row; ++r) {
+        Value &known = ofRow[r];
+        if (!known)
+          known = r ? address(pointer, view(op.getView(), op).strides[0], type.getElementType()) : origin;
+        pointer = known;
+      }
+      return pointer;
+    };
     FragmentValues held;
     for (auto [i, result] : llvm::enumerate(loop.getResults()))
       for (const Fragment &fragment : fragments)
@@ -177,7 +198,15 @@ void KernelLowering::storeFragments(const Contraction &contraction, scf::ForOp l
     forRuns(
         fragments, shapeOf(op.getValue().getType())[0],
         [&](size_t f) { return evaluateFragment(op.getValue(), fragments[f], held); },
-        [&](const Place &place, Value part) { storeAt(op, place, part, nullptr); });
+        [&](const Place &place, Value part) {
+          if (!plain)
+            return storeAt(op, place, part, nullptr);
+          Value to = address(pointerTo(place.at[0].cst - tile.row.cst), i64(place.at[1].cst - tile.column.cst),
+                             type.getElementType());
+          part = toStored(part);
+          here();
+          LLVM::StoreOp::create(builder, loc, part, to, bytesOf(type.getElementType()));
+        });
     here();
     scf::YieldOp::create(builder, loc);
     inside.clear();

@@ -230,8 +230,7 @@ private:
   struct Carried { // the fragments of a tile, one tile after the other
     Values values{};
     int64_t fragments, lanes;       // of a tile; of a fragment
-    int64_t inRegisters = 0;        // of a tile, the first ones
-    std::optional<Buffer> memory{}; // of all, where the others are
+    std::optional<Buffer> memory{}; // where they are instead, between iterations
   };
   struct RegisterTile {
     Coord row, column;

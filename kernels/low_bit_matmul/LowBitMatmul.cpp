@@ -12,7 +12,8 @@ namespace bitloom::kernels {
 //
 //   out[i, j] = x_scale[i] · (Σ_g scale[g, j] · (Σ_k q_x · q_w − zero[g, j] · x_sum[g, i]) − x_zero[i] · w_sum[j]) + bias[j]
 //
-// where x_sum[g, i] is the sum of row i's q_x in group g, and w_sum[j] that of row j of the dequantised weight.
+// where x_sum[g, i] is the sum of row i's q_x in group g, and w_sum[j] that of row j of the dequantised weight. The sums
+// of x also spare a product with signed weights, all of whose fields are stored biased, from adding x up once more.
 template <class Scale> struct LowBitMatmul {
   static constexpr auto name = "low_bit_matmul";
   static constexpr auto summary = "out = x · dequantised(weight)^T, 8-bit activations, weights of 1 to 8 bits";
@@ -26,7 +27,7 @@ template <class Scale> struct LowBitMatmul {
   View<const Scale, 2> scales{"groups, n"};
   View<const f32, 1> x_scales{"m"};
   View<const f32, 1> x_zeros{"m * x_asymmetric"}, w_sums{"n * x_asymmetric"};
-  View<const f32, 2> zeros{"groups * asymmetric, n"}, x_sums{"groups * asymmetric, m"};
+  View<const f32, 2> zeros{"groups * asymmetric, n"}, x_sums{"groups * max(asymmetric, summed), m"};
   View<const f32, 1> bias{"n * biased"};
   View<f32, 2> out{"m, n"};
   Param<f32> lower = 0.0f, upper = 6.0f; // when clamped
@@ -36,10 +37,10 @@ template <class Scale> struct LowBitMatmul {
   Meta<int> lanes = 4, depth = 4, rows = "max(lanes * 8, 32)";
   Meta<int> biased_fields = Meta<int>::oneOf("none, low, all");
   Meta<int> x_rows = 1, x_lanes = 2; // of the activations: row by row, or packed as for the instruction
-  Meta<bool> asymmetric = "zeros.given", x_asymmetric = "x_zeros.given", biased = "bias.given", clamped = false;
+  Meta<bool> asymmetric = "zeros.given", summed = "x_sums.given", x_asymmetric = "x_zeros.given", biased = "bias.given", clamped = false;
   Meta<int> block_m = "max(x_rows, min(next_pow2(m), 64))", block_n = "max(rows, 32)"; // multiples of x_rows and rows
   BITLOOM_PARAMS(x, weight, scales, x_scales, x_zeros, w_sums, zeros, x_sums, bias, out, lower, upper, bits, group, lanes,
-                 depth, rows, biased_fields, x_rows, x_lanes, asymmetric, x_asymmetric, biased, clamped, block_m, block_n)
+                 depth, rows, biased_fields, x_rows, x_lanes, asymmetric, summed, x_asymmetric, biased, clamped, block_m, block_n)
 
   Grid grid() const { return {ceil_div(out.extent(1), block_n), ceil_div(out.extent(0), block_m)}; }
 
@@ -54,6 +55,10 @@ template <class Scale> struct LowBitMatmul {
     Packing activations{.bits = 8, .order = Packing::Order::LowFirst, .block = 8};
     if (x_rows > 1)
       activations = {.bits = 8, .order = Packing::Order::Columns, .block = depth, .rows = x_rows, .lanes = x_lanes};
+    // Biased fields read as unsigned are numbers with one and the same zero point.
+    const bool offset = summed && !asymmetric && packing.bias == Packing::Bias::All;
+    if (offset)
+      packing.bias = Packing::Bias::None;
     auto cols = block_at(program_id(0), block_n), at = block_at(program_id(1), block_m);
     auto panels = block_at(program_id(0), block_n / rows), x_panels = block_at(program_id(1), block_m / x_rows);
 
@@ -62,10 +67,12 @@ template <class Scale> struct LowBitMatmul {
       auto left = unpack<i8>(x(x_panels, block_at(g, group * x_rows)), activations);
       auto bytes = weight(panels, block_at(g, int64_t{group} * rows * bits / 8));
       auto none = bitloom::zeros<i32>({block_m, block_n});
-      auto product = cast<f32>(asymmetric ? dot(left, trans(unpack<u8>(bytes, packing)), none)
+      auto product = cast<f32>(asymmetric || offset ? dot(left, trans(unpack<u8>(bytes, packing)), none)
                                           : dot(left, trans(unpack<i8>(bytes, packing)), none));
       if (asymmetric)
         product = product - expand(x_sums(g, at), 1) * expand(zeros(g, cols), 0);
+      if (offset)
+        product = product - expand(x_sums(g, at), 1) * float(1 << (bits - 1));
       total = total + product * expand(cast<f32>(scales(g, cols)), 0);
     }
     if (x_asymmetric)

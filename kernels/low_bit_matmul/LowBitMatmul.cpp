@@ -7,13 +7,15 @@ namespace bitloom::kernels {
 // activationPackingFor (lib/packing/PackingFor.h) say how a target wants them. Both are filled up with zeros to whole
 // panels and whole groups of columns.
 //
-// A group of a row of the weight shares a scale: the value of a field q is scale · q, q signed, or scale · (q − zero), q
-// unsigned. The activations of a row are x_scale · (q − x_zero), q signed. So
+// A group of a row of the weight shares a scale: the value of a field q is scale · q, q signed, or scale · (q − zero),
+// q unsigned. The activations of a row are x_scale · (q − x_zero), q signed. So
 //
-//   out[i, j] = x_scale[i] · (Σ_g scale[g, j] · (Σ_k q_x · q_w − zero[g, j] · x_sum[g, i]) − x_zero[i] · w_sum[j]) + bias[j]
+//   out[i, j] = x_scale[i] · (Σ_g scale[g, j] · (Σ_k q_x · q_w − zero[g, j] · x_sum[g, i]) − x_zero[i] · w_sum[j]) +
+//   bias[j]
 //
-// where x_sum[g, i] is the sum of row i's q_x in group g, and w_sum[j] that of row j of the dequantised weight. The sums
-// of x also spare a product with signed weights, all of whose fields are stored biased, from adding x up once more.
+// where x_sum[g, i] is the sum of row i's q_x in group g, and w_sum[j] that of row j of the dequantised weight. The
+// sums of x also spare a product with signed weights, all of whose fields are stored biased, from adding x up once
+// more.
 template <class Scale> struct LowBitMatmul {
   static constexpr auto name = "low_bit_matmul";
   static constexpr auto summary = "out = x · dequantised(weight)^T, 8-bit activations, weights of 1 to 8 bits";
@@ -37,10 +39,12 @@ template <class Scale> struct LowBitMatmul {
   Meta<int> lanes = 4, depth = 4, rows = "max(lanes * 8, 32)";
   Meta<int> biased_fields = Meta<int>::oneOf("none, low, all");
   Meta<int> x_rows = 1, x_lanes = 2; // of the activations: row by row, or packed as for the instruction
-  Meta<bool> asymmetric = "zeros.given", summed = "x_sums.given", x_asymmetric = "x_zeros.given", biased = "bias.given", clamped = false;
+  Meta<bool> asymmetric = "zeros.given", summed = "x_sums.given", x_asymmetric = "x_zeros.given", biased = "bias.given",
+             clamped = false;
   Meta<int> block_m = "max(x_rows, min(next_pow2(m), 64))", block_n = "max(rows, 32)"; // multiples of x_rows and rows
-  BITLOOM_PARAMS(x, weight, scales, x_scales, x_zeros, w_sums, zeros, x_sums, bias, out, lower, upper, bits, group, lanes,
-                 depth, rows, biased_fields, x_rows, x_lanes, asymmetric, summed, x_asymmetric, biased, clamped, block_m, block_n)
+  BITLOOM_PARAMS(x, weight, scales, x_scales, x_zeros, w_sums, zeros, x_sums, bias, out, lower, upper, bits, group,
+                 lanes, depth, rows, biased_fields, x_rows, x_lanes, asymmetric, summed, x_asymmetric, biased, clamped,
+                 block_m, block_n)
 
   Grid grid() const { return {ceil_div(out.extent(1), block_n), ceil_div(out.extent(0), block_m)}; }
 
@@ -68,7 +72,7 @@ template <class Scale> struct LowBitMatmul {
       auto bytes = weight(panels, block_at(g, int64_t{group} * rows * bits / 8));
       auto none = bitloom::zeros<i32>({block_m, block_n});
       auto product = cast<f32>(asymmetric || offset ? dot(left, trans(unpack<u8>(bytes, packing)), none)
-                                          : dot(left, trans(unpack<i8>(bytes, packing)), none));
+                                                    : dot(left, trans(unpack<i8>(bytes, packing)), none));
       if (asymmetric)
         product = product - expand(x_sums(g, at), 1) * expand(zeros(g, cols), 0);
       if (offset)

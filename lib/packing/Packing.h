@@ -17,10 +17,11 @@
 //
 // A new width is a sum of powers of two already; a new order is a row of the table in Packing.cpp.
 //
-// The order `columns` packs `rows` rows of a matrix together, for processors that multiply vectors of bytes. A vector is
-// `lanes` rows by `block` columns, row by row, and the fields of one byte belong to different rows with the same column:
-// what is read with one load and one mask goes to accumulators of its own. U vectors of values, of consecutive rows,
-// share V vectors of bytes, a *unit*; a piece of a value is a run of its bits in one byte (units() in Columns.cpp):
+// The order `columns` packs `rows` rows of a matrix together, for processors that multiply vectors of bytes. A vector
+// is `lanes` rows by `block` columns, row by row, and the fields of one byte belong to different rows with the same
+// column: what is read with one load and one mask goes to accumulators of its own. U vectors of values, of consecutive
+// rows, share V vectors of bytes, a *unit*; a piece of a value is a run of its bits in one byte (units() in
+// Columns.cpp):
 //
 //   bits   U in V    pieces of value i, from the low end
 //   1 2 4  8/b in 1  all bits at shift i·b
@@ -30,10 +31,10 @@
 //   6      4 in 3    i < 3: in byte i at 2; the last: 2 bits in each byte at 0
 //   7      8 in 7    i < 7: in byte i at 1; the last: 1 bit in each byte at 0
 //
-// Each is a permutation of bits, and the vectors of a block of `rows` by `block` follow each other. `bias` says in which
-// fields the top bit of the value is stored inverted, so that a two's complement number reads as an unsigned one that is
-// larger by 2^(bits-1): what a processor wants whose instructions multiply unsigned bytes (all), or which masks a byte
-// and takes it whole (low: all but those at the top of the byte).
+// Each is a permutation of bits, and the vectors of a block of `rows` by `block` follow each other. `bias` says in
+// which fields the top bit of the value is stored inverted, so that a two's complement number reads as an unsigned one
+// that is larger by 2^(bits-1): what a processor wants whose instructions multiply unsigned bytes (all), or which masks
+// a byte and takes it whole (low: all but those at the top of the byte).
 #pragma once
 
 #include "bitloom/lib/layout/LinearLayout.h"
@@ -115,11 +116,12 @@ struct Packing {
   int lowest(bool isSigned) const { return isSigned ? -(1 << (bits - 1)) : 0; }
   int highest(bool isSigned) const { return (1 << (isSigned ? bits - 1 : bits)) - 1; }
 
-  // "bits=4,order=planar,block=128", "bits=4,order=columns,block=4,rows=32,lanes=4,bias=low"; parse takes the keys in any order and throws UserError.
+  // "bits=4,order=planar,block=128", "bits=4,order=columns,block=4,rows=32,lanes=4,bias=low"; parse takes the keys in
+  // any order and throws UserError.
   std::string toString() const;
   static Packing parse(std::string_view text);
-  // Not of the order columns. A block as a table: a row per byte, the bits of the byte from 7 to 0, each cell "value.bit". The middle of planes
-  // of more than eight bytes is left out.
+  // Not of the order columns. A block as a table: a row per byte, the bits of the byte from 7 to 0, each cell
+  // "value.bit". The middle of planes of more than eight bytes is left out.
   std::string drawing() const;
 
   bool operator==(const Packing &) const = default;

@@ -1,10 +1,11 @@
 #include "bitloom/python/src/Module.h"
 #include "bitloom/python/src/Tensors.h"
 
-#include "bitloom/lib/packing/Packing.h"
+#include "bitloom/lib/packing/PackingFor.h"
 #include "bitloom/lib/support/Error.h"
 
-#include <array>
+#include <algorithm>
+#include <vector>
 
 namespace bitloom::python {
 
@@ -47,20 +48,55 @@ template <class T> static std::span<T> elementsOf(const TensorRef &tensor) {
   return {static_cast<T *>(tensor.data), size_t(tensor.elementCount())};
 }
 
+// Of all that comes before the columns; for packings of several rows together, those rows.
+static int64_t rowsOf(const Packing &packing, Dims &extents, int64_t by, const std::string &where) {
+  int64_t rows = 1;
+  if (packing.rows > 1) {
+    if (extents.size() < 2)
+      throw UserError(where + ": expected 2 dimensions or more for " + packing.toString() + ", got 1");
+    int64_t &own = extents[extents.size() - 2];
+    if (by > 1 && own % by)
+      throw UserError(where + ": expected a multiple of " + std::to_string(by) + " rows, got " + std::to_string(own));
+    own = by > 1 ? own / by : own * packing.rows;
+  }
+  for (int i = 0; i + 1 < extents.size(); ++i)
+    rows *= extents[i];
+  return by > 1 ? rows * by : rows;
+}
+
+template <class T>
+static void packInto(const Packing &packing, const TensorRef &from, int64_t rows, const TensorRef &to) {
+  std::span<const T> values = elementsOf<const T>(from);
+  if (packing.order != Packing::Order::Columns)
+    return pack(packing, values, elementsOf<uint8_t>(to));
+  std::vector<uint8_t> bytes = packRows(packing, values, rows, rows ? int64_t(values.size()) / rows : 0);
+  std::ranges::copy(bytes, elementsOf<uint8_t>(to).begin());
+}
+
 static py::object packArray(py::handle values, const Packing &packing) {
   packing.check();
   Array from = readBytes(values, "pack: argument values", true);
   Dims extents = from.tensor.extents;
+  const int64_t rows = rowsOf(packing, extents, packing.rows, "pack: argument values");
   int64_t &columns = extents[extents.size() - 1];
   columns = packing.bytesPerRow(columns);
   py::object made = allocate(*from.borrowed.type, DType::u8, extents, {}, "pack");
   Array to(made, "pack: result");
   py::gil_scoped_release release;
   if (from.tensor.dtype == DType::i8)
-    pack(packing, elementsOf<const int8_t>(from.tensor), elementsOf<uint8_t>(to.tensor));
+    packInto<int8_t>(packing, from.tensor, rows, to.tensor);
   else
-    pack(packing, elementsOf<const uint8_t>(from.tensor), elementsOf<uint8_t>(to.tensor));
+    packInto<uint8_t>(packing, from.tensor, rows, to.tensor);
   return made;
+}
+
+template <class T>
+static void unpackInto(const Packing &packing, const TensorRef &from, int64_t rows, const TensorRef &to) {
+  std::span<T> values = elementsOf<T>(to);
+  std::span<const uint8_t> bytes = elementsOf<const uint8_t>(from);
+  if (packing.order != Packing::Order::Columns)
+    return unpack(packing, bytes, values);
+  unpackRows(packing, bytes, rows, rows ? int64_t(values.size()) / rows : 0, values);
 }
 
 static py::object unpackArray(py::handle bytes, const Packing &packing, bool isSigned) {
@@ -72,13 +108,14 @@ static py::object unpackArray(py::handle bytes, const Packing &packing, bool isS
     throw UserError("unpack: argument bytes: expected a multiple of " + std::to_string(packing.bytesPerBlock()) +
                     " bytes in a row, got " + std::to_string(columns));
   columns = columns / packing.bytesPerBlock() * packing.block;
+  const int64_t rows = rowsOf(packing, extents, 1, "unpack: argument bytes");
   py::object made = allocate(*from.borrowed.type, isSigned ? DType::i8 : DType::u8, extents, {}, "unpack");
   Array to(made, "unpack: result");
   py::gil_scoped_release release;
   if (isSigned)
-    unpack(packing, elementsOf<const uint8_t>(from.tensor), elementsOf<int8_t>(to.tensor));
+    unpackInto<int8_t>(packing, from.tensor, rows, to.tensor);
   else
-    unpack(packing, elementsOf<const uint8_t>(from.tensor), elementsOf<uint8_t>(to.tensor));
+    unpackInto<uint8_t>(packing, from.tensor, rows, to.tensor);
   return made;
 }
 
@@ -86,7 +123,8 @@ void bindPacking(py::module_ &module) {
   py::class_<Packing>(module, "Packing", R"(Where each bit of a packed weight sits.
 
 bits: of a value, 1 to 8. order: of the values in a plane: low, high or planar.
-block: values packed together, a power of two from 8 to 65536.)")
+block: values packed together, a power of two from 8 to 65536. The order columns, of weights for a processor's own
+instructions, comes from for_target or parse, and packs `rows` rows of a matrix together.)")
       .def(py::init([](int bits, const std::string &order, int block) {
              Packing packing{bits, orderNamed(order), block};
              packing.check();
@@ -94,9 +132,23 @@ block: values packed together, a power of two from 8 to 65536.)")
            }),
            py::arg("bits") = 4, py::arg("order") = "low", py::arg("block") = 8)
       .def_static("parse", &Packing::parse, py::arg("text"), "Of text such as \"bits=4,order=planar,block=128\".")
+      .def_static(
+          "for_target",
+          [](const std::string &target, int bits, int64_t rows) { return packingFor(parseTarget(target), bits, rows); },
+          py::arg("target"), py::arg("bits") = 4, py::arg("rows") = 1,
+          R"(What a CPU target multiplies fastest: the weight of low_bit_matmul.
+
+rows: of the activations; from 2 on, another instruction may be chosen than for a vector.)")
+      .def_static(
+          "of_activations_for_target",
+          [](const std::string &target, int64_t rows) { return activationPackingFor(parseTarget(target), rows); },
+          py::arg("target"), py::arg("rows") = 1, "Of the 8-bit activations of the same product.")
       .def_readonly("bits", &Packing::bits)
       .def_property_readonly("order", [](const Packing &packing) { return nameOf(packing.order); })
       .def_readonly("block", &Packing::block)
+      .def_readonly("rows", &Packing::rows)
+      .def_readonly("lanes", &Packing::lanes)
+      .def_property_readonly("bias", [](const Packing &packing) { return nameOf(packing.bias); })
       .def("bytes_per_row", &Packing::bytesPerRow, py::arg("columns"))
       .def("drawing", &Packing::drawing, "A block as a table: which bit of which value each bit of each byte is.")
       .def(
@@ -109,7 +161,8 @@ block: values packed together, a power of two from 8 to 65536.)")
              R"(The packed bytes of integers.
 
 values: i8 (signed fields) or u8, of shape (..., columns), on the CPU and contiguous; columns a multiple of the block.
-Returns u8 of shape (..., packing.bytes_per_row(columns)), of the library of values.
+Returns u8 of shape (..., packing.bytes_per_row(columns)), of the library of values. In the order columns, of shape
+(..., rows, columns) for values of (..., rows * packing.rows, columns).
 Raises UserError for a value that does not fit packing.bits.)");
   module.def("unpack", &unpackArray, py::arg("bytes"), py::arg("packing"), py::arg("signed") = false,
              R"(The integers of packed bytes: the inverse of pack.

@@ -112,11 +112,58 @@ def low_bit():
     table(["low_bit_gemv f32, one thread", "ms", "ns per MAC", "x torch f32 mv"], rows)
 
 
+def quantised(m, group, bits=4):
+    """low_bit_matmul, 4096x4096, of activations that are 8-bit already: ns for each multiplication."""
+    n = k = 4096
+    packing = bitloom.Packing.for_target("host", bits, m)
+    weight = torch.randint(0, 256, (n // packing.rows, packing.bytes_per_row(k)), dtype=torch.uint8)
+    x = torch.randn(m, k)
+    q, x_scales, sums = bitloom.quantize_rows(x, group=group)
+    scales = torch.rand(k // group, n).to(torch.bfloat16)
+    out = torch.empty(m, n)
+    sets = {"bits": bits, "group": group, "lanes": packing.lanes, "depth": packing.block, "rows": packing.rows}
+    sets |= {"biased_fields": ("none", "low", "all").index(packing.bias)}
+    dense = torch.randn(n, k)
+    times = interleaved(
+        {
+            "bitloom": lambda: bitloom.low_bit_matmul(q, weight, scales, x_scales, x_sums=sums, out=out, **sets),
+            "quantize": lambda: bitloom.quantize_rows(x, group=group),
+            "torch": lambda: torch.mm(x, dense.T),
+        }
+    )
+    nanoseconds = [f"{times[who] * 1e9 / (m * n * k):.4f}" for who in ("bitloom", "quantize")]
+    return [f"M={m} W{bits} g{group}", *nanoseconds, f"{times['torch'] / times['bitloom']:.2f}"]
+
+
+def products():
+    bitloom.set_num_threads(1)
+    torch.set_num_threads(1)
+    rows = [quantised(m, group) for m in (1, 64) for group in (32, 128)]
+    table(["low_bit_matmul 4096x4096, one thread", "ns per MAC", "quantize_rows", "x torch f32"], rows)
+
+
+def dense():
+    n = 2048
+    a, b = torch.randn(n, n), torch.randn(n, n)
+    out, theirs = torch.empty(n, n), torch.empty(n, n)
+    contenders = {"bitloom": lambda: bitloom.matmul(a, b, out=out), "torch": lambda: torch.mm(a, b, out=theirs)}
+    times = interleaved(contenders, rounds=7)
+    gigaflops = [f"{2 * n**3 / times[who] / 1e9:.0f}" for who in contenders]
+    table(
+        ["matmul f32", "GF/s", "torch GF/s", "x torch"],
+        [[f"{n}x{n}x{n}", *gigaflops, f"{times['torch'] / times['bitloom']:.2f}"]],
+    )
+
+
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)
     bitloom.set_num_threads(THREADS)
     print(f"{torch.__config__.parallel_info().splitlines()[0]}, torch {torch.__version__}, {THREADS} threads; medians")
     memory_bound()
     print()
+    dense()
+    print()
     low_bit()
+    print()
+    products()
     sys.exit(0)

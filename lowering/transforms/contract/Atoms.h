@@ -6,8 +6,8 @@
 
 namespace bitloom::loops {
 
-// acc += left · right, where `right` is a vector of values of the weight, `lanes` of its rows by `block` of its columns,
-// and `left` has `rows` rows of as many columns. An accumulator has rows × lanes numbers, row by row.
+// acc += left · right, where `right` is a vector of values of the weight, `lanes` of its rows by `block` of its
+// columns, and `left` has `rows` rows of as many columns. An accumulator has rows × lanes numbers, row by row.
 struct Atom {
   enum class Left {
     Element,   // four bytes of a vector, picked by their number

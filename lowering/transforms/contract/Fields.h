@@ -1,7 +1,7 @@
 // How the values of a unit of packed bytes (Packing::unit) come to be operands of an atom, in few instructions.
 //
-// A value need not be brought to the low end of its byte: what is 2^s too large in every product is so in the sum, which
-// is divided once. Three ways:
+// A value need not be brought to the low end of its byte: what is 2^s too large in every product is so in the sum,
+// which is divided once. Three ways:
 //
 //   aligned  the value at the top of a byte, zeros below: a signed number times 2^(8-b); one shift or one mask, both in
 //            the middle of a byte

@@ -1,7 +1,7 @@
 // Products with packed weights. A loop that only adds up products of tiles is turned inside out: a tile of the result
-// that fits the registers goes through the whole loop, then the next one. What is carried from one iteration to the next
-// is held in *fragments*, registers in the order of the sums of the instruction that multiplies (contract/Atoms.h), and
-// the weight's bytes are taken apart once for all of the tile's rows (contract/Fields.h).
+// that fits the registers goes through the whole loop, then the next one. What is carried from one iteration to the
+// next is held in *fragments*, registers in the order of the sums of the instruction that multiplies
+// (contract/Atoms.h), and the weight's bytes are taken apart once for all of the tile's rows (contract/Fields.h).
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 using namespace mlir;
@@ -94,8 +94,8 @@ std::optional<KernelLowering::Contraction> KernelLowering::contractionOf(scf::Fo
   return result;
 }
 
-// The store that the loop's results go to, element by element, if it is their only use and may be done for one tile after
-// the other.
+// The store that the loop's results go to, element by element, if it is their only use and may be done for one tile
+// after the other.
 void KernelLowering::findStore(scf::ForOp op, Contraction &contraction) {
   StoreOp store;
   for (Value result : op.getResults())
@@ -146,8 +146,8 @@ bool KernelLowering::lowerContraction(scf::ForOp op) {
 
 //===- A tile of the result ---------------------------------------------------------------------------------------===//
 
-// A scalar of the loop's body for the iteration at `iv`; none where it is more than sums and products, of which it would
-// not be known that they grow with it.
+// A scalar of the loop's body for the iteration at `iv`; none where it is more than sums and products, of which it
+// would not be known that they grow with it.
 std::optional<Value> KernelLowering::scalarAt(Value original, scf::ForOp loop, Value iv) {
   if (original == loop.getInductionVar())
     return iv;
@@ -214,7 +214,8 @@ void KernelLowering::contractTile(scf::ForOp op, const Contraction &contraction,
   const int64_t tiles = op.getNumResults(), across = tile.columns / atom.lanes;
   constexpr int64_t others = 4; // operands and masks, besides the columns'
   if (*atom.intrinsic && (1 + tiles) * carried.fragments + across + others > target.vectorRegisters) {
-    carried.memory = allocate({tiles * carried.fragments * carried.lanes}, getElementTypeOrSelf(carried.values[0].getType()));
+    carried.memory =
+        allocate({tiles * carried.fragments * carried.lanes}, getElementTypeOrSelf(carried.values[0].getType()));
     moveCarried(carried, /*toMemory=*/true);
   }
 
@@ -256,8 +257,8 @@ void KernelLowering::moveCarried(Carried &carried, bool toMemory) {
   }
 }
 
-// The loop from `from` to `to`, `times` iterations at once. Where something may be out of bounds, what is read is copied
-// first, with zeros for the rest.
+// The loop from `from` to `to`, `times` iterations at once. Where something may be out of bounds, what is read is
+// copied first, with zeros for the rest.
 void KernelLowering::contractRange(scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
                                    ArrayRef<Fragment> fragments, Value from, Value to, Value step, Carried &carried,
                                    int64_t times, bool inside) {
@@ -351,8 +352,8 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
 }
 
 // The same values, but all are there at once, and LLVM does not know where they come from. It neither moves what is in
-// memory to registers, there are enough or not, nor begins to use some sums before others are complete, which takes more
-// registers for what they still have to come from.
+// memory to registers, there are enough or not, nor begins to use some sums before others are complete, which takes
+// more registers for what they still have to come from.
 KernelLowering::Values KernelLowering::opaque(ValueRange values) {
   std::string out, in;
   for (auto [i, value] : llvm::enumerate(values)) {
@@ -366,10 +367,10 @@ KernelLowering::Values KernelLowering::opaque(ValueRange values) {
     type = LLVM::LLVMStructType::getLiteral(builder.getContext(), SmallVector<Type>(values.getTypes()));
   here();
   auto dialect = LLVM::AsmDialectAttr::get(builder.getContext(), LLVM::AsmDialect::AD_ATT);
-  Value all = LLVM::InlineAsmOp::create(builder, loc, type, values, "", out + in, /*has_side_effects=*/true,
-                                        /*is_align_stack=*/false, LLVM::tailcallkind::TailCallKind::None, dialect,
-                                        ArrayAttr())
-                  .getResult(0);
+  Value all =
+      LLVM::InlineAsmOp::create(builder, loc, type, values, "", out + in, /*has_side_effects=*/true,
+                                /*is_align_stack=*/false, LLVM::tailcallkind::TailCallKind::None, dialect, ArrayAttr())
+          .getResult(0);
   if (values.size() == 1)
     return {all};
   Values results;

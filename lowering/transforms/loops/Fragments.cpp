@@ -90,8 +90,8 @@ Value KernelLowering::gatherFragment(Value tile, const Fragment &fragment) {
   }
   if (shape[1] == 1)
     return broadcast(evaluate(tile, Place{{Coord(), Coord()}}), fragment.lanes);
-  // Short runs are picked from a vector that their neighbours share; two of NEON's registers of numbers that were 16 bits
-  // wide come from one load.
+  // Short runs are picked from a vector that their neighbours share; two of NEON's registers of numbers that were 16
+  // bits wide come from one load.
   int64_t native = std::max<int64_t>(width, target.vectorBits / (target.vectorBits > 128 ? 32 : 16));
   Coord column = fragment.column;
   while (native > width && (shape[1] % native || (column.dyn && column.multiple % native)))
@@ -121,8 +121,8 @@ Value KernelLowering::halvesOf(Value first, Value second, int64_t half) {
   return pure<vector::BitCastOp>(both, first.getType(), both);
 }
 
-// Calls `visit` with the runs of rows that the fragments hold: their place and elements. Runs of neighbours that together
-// are no more than a native vector come as one.
+// Calls `visit` with the runs of rows that the fragments hold: their place and elements. Runs of neighbours that
+// together are no more than a native vector come as one.
 template <class Visit>
 void KernelLowering::forRuns(ArrayRef<Fragment> fragments, int64_t tileRows, llvm::function_ref<Value(size_t)> valueOf,
                              Visit visit) {

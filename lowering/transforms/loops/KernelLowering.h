@@ -223,8 +223,8 @@ private:
     SmallVector<LoadOp> loads;        // of tiles that it reads
     Atom atom;
     TileShape tile;
-    int64_t atOnce = 1; // iterations
-    StoreOp store;      // of the results, done with them; or none
+    int64_t atOnce = 1;             // iterations
+    StoreOp store;                  // of the results, done with them; or none
     SmallVector<LoadOp> storeLoads; // that are read for it
   };
   struct Carried { // the fragments of a tile, one tile after the other
@@ -254,8 +254,8 @@ private:
   std::optional<Contraction> contractionOf(mlir::scf::ForOp op);
   void findStore(mlir::scf::ForOp op, Contraction &contraction);
   bool lowerContraction(mlir::scf::ForOp op); // false: it is none
-  // Whether all that the loads read is in bounds, as i1: in the iteration at `iv` and those before it, as far as it can be
-  // told; outside of a loop when there is none. And so for what of a store's view lies at these places of its tile.
+  // Whether all that the loads read is in bounds, as i1: in the iteration at `iv` and those before it, as far as it can
+  // be told; outside of a loop when there is none. And so for what of a store's view lies at these places of its tile.
   Value allInside(ArrayRef<LoadOp> loads, mlir::scf::ForOp loop, Value iv);
   Value allInside(StoreOp store, const RegisterTile &tile);
   std::optional<Value> scalarAt(Value original, mlir::scf::ForOp loop, Value iv);
@@ -345,7 +345,7 @@ private:
   llvm::DenseSet<Value> filling;         // being materialised
   llvm::DenseMap<Value, Buffer> keeping; // kept by that nest, complete when it ends
   Split *currentSplit = nullptr;
-  llvm::SmallPtrSet<Operation *, 8> inside; // accesses all of whose elements are known to be in bounds here
+  llvm::SmallPtrSet<Operation *, 8> inside;    // accesses all of whose elements are known to be in bounds here
   bool streams = false;                        // some store does
   llvm::DenseMap<Operation *, Buffer> inPlace; // dots that may write to their accumulator's memory
   llvm::SmallPtrSet<Operation *, 4> done;      // reductions lowered together with one before

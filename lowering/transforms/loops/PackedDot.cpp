@@ -126,8 +126,8 @@ Value KernelLowering::leftOperand(DotOp dot, const Atom &atom, Coord row, Coord 
             packing.bias != Packing::Bias::None)
           throw Unsupported{unpack, "activations in a packing of another instruction"};
         Coord inPanel = modulo(row, packing.rows);
-        Coord byte = plus(times(dividedBy(column, packing.block), packing.bytesPerBlock()),
-                          times(inPanel, packing.block));
+        Coord byte =
+            plus(times(dividedBy(column, packing.block), packing.bytesPerBlock()), times(inPanel, packing.block));
         return evaluate(unpack.getBytes(), Place{{dividedBy(row, packing.rows), byte}, 1, atom.rows * atom.block});
       }
     }

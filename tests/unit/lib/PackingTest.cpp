@@ -65,7 +65,79 @@ template <typename T> void roundTrip(const Packing &packing) {
   }
 }
 
+// Vectors of bytes of several shapes, with one unit and with several in a block.
+template <typename Check> void forEveryColumnsPacking(Check check) {
+  struct Vector {
+    int lanes, block;
+  };
+  for (int bits = 1; bits <= 8; ++bits)
+    for (auto [lanes, block] : {Vector{1, 1}, Vector{2, 8}, Vector{4, 4}, Vector{16, 1}, Vector{16, 4}})
+      for (int units : {1, 4})
+        for (auto bias : {Packing::Bias::None, Packing::Bias::Low, Packing::Bias::All}) {
+          if (bias == Packing::Bias::Low && !(bits == 1 || bits == 2 || bits == 4))
+            continue;
+          Packing packing{.bits = bits, .order = Order::Columns, .block = block, .lanes = lanes, .bias = bias};
+          packing.rows = packing.unit().values * lanes * units;
+          SCOPED_TRACE(packing.toString());
+          packing.check();
+          check(packing);
+        }
+}
+
+template <typename T> void roundTripColumns(const Packing &packing) {
+  const int codes = 1 << packing.bits, lowest = packing.lowest(std::is_signed_v<T>);
+  const int64_t rows = 3 * packing.rows, columns = 5 * packing.block;
+  std::vector<T> values;
+  for (int64_t i = 0; i < rows * columns; ++i)
+    values.push_back(static_cast<T>(lowest + i * 37 % codes));
+  Bytes bytes = packRows(packing, values, rows, columns);
+  ASSERT_EQ(bytes.size(), static_cast<size_t>(rows * columns * packing.bits / 8));
+  std::vector<T> again(values.size(), T{1});
+  unpackRows(packing, bytes, rows, columns, again);
+  ASSERT_EQ(again, values);
+}
+
 } // namespace
+
+TEST(Packing, RowsInColumnsComeBack) {
+  forEveryColumnsPacking([](const Packing &packing) {
+    EXPECT_EQ(Packing::parse(packing.toString()), packing);
+    roundTripColumns<int8_t>(packing);
+    roundTripColumns<uint8_t>(packing);
+  });
+}
+
+TEST(Packing, ColumnsUseEveryBitOnce) {
+  forEveryColumnsPacking([](const Packing &packing) {
+    std::vector<int> used(static_cast<size_t>(packing.bytesPerBlock())), known(size_t(packing.rows * packing.block));
+    for (const Packing::Piece &piece : packing.pieces()) {
+      int &byte = used[size_t(piece.byte)], &value = known[size_t(piece.row * packing.block + piece.column)];
+      EXPECT_EQ(byte & piece.mask() << piece.shift, 0);
+      EXPECT_EQ(value & piece.mask() << piece.valueShift, 0);
+      byte |= piece.mask() << piece.shift;
+      value |= piece.mask() << piece.valueShift;
+    }
+    EXPECT_EQ(used, std::vector<int>(used.size(), 0xff));
+    EXPECT_EQ(known, std::vector<int>(known.size(), (1 << packing.bits) - 1));
+  });
+}
+
+// Two rows by two columns of four bits in a byte: rows share bytes, columns do not; the lower row is biased.
+TEST(Packing, ColumnsByHand) {
+  Packing packing = Packing::parse("bits=4,order=columns,block=2,rows=2,lanes=1,bias=low");
+  const std::vector<int8_t> values = {1, -2, 3, -4};
+  EXPECT_EQ(packRows(packing, values, 2, 2), (Bytes{0x39, 0xc6}));
+}
+
+TEST(Packing, IllegalColumns) {
+  auto message = [](const char *text) { return messageOf([&] { Packing::parse(text).check(); }); };
+  EXPECT_EQ(message("bits=4,order=columns,block=3,rows=32,lanes=4,bias=none"),
+            "expected a power of two in [1, 16] as block of order=columns, got 3");
+  EXPECT_EQ(message("bits=4,order=columns,block=4,rows=4,lanes=4,bias=none"),
+            "expected a power of two that is a multiple of 8 and at most 4096 as rows, got 4");
+  EXPECT_EQ(message("bits=3,order=columns,block=4,rows=32,lanes=4,bias=low"),
+            "expected bias=low with 1, 2 or 4 bits, got 3");
+}
 
 TEST(Packing, RoundTripsEveryCodeInEveryColumn) {
   forEveryPacking([](const Packing &packing) {

@@ -1,0 +1,41 @@
+#include "bitloom/lib/packing/PackingFor.h"
+#include "bitloom/lib/support/Error.h"
+
+#include <gtest/gtest.h>
+
+using namespace bitloom;
+
+namespace {
+
+std::string spelled(const char *target, int bits, int64_t rows) {
+  return packingFor(parseTarget(target), bits, rows).toString();
+}
+
+} // namespace
+
+TEST(PackingFor, EachInstructionHasItsVectors) {
+  EXPECT_EQ(spelled("aarch64+dotprod", 4, 1), "bits=4,order=columns,block=4,rows=32,lanes=4,bias=low");
+  EXPECT_EQ(spelled("aarch64+dotprod", 3, 1), "bits=3,order=columns,block=4,rows=32,lanes=4,bias=none");
+  EXPECT_EQ(spelled("aarch64", 4, 1), "bits=4,order=columns,block=1,rows=32,lanes=16,bias=low");
+  EXPECT_EQ(spelled("x86-64-v3", 8, 1), "bits=8,order=columns,block=1,rows=16,lanes=16,bias=none");
+  EXPECT_EQ(spelled("x86-64-v4+avx512vnni", 4, 1), "bits=4,order=columns,block=4,rows=64,lanes=16,bias=all");
+}
+
+// Matrices are for two rows or more, and activations lie as they take them.
+TEST(PackingFor, MatricesNeedRows) {
+  EXPECT_EQ(spelled("aarch64+dotprod+i8mm", 4, 1), spelled("aarch64+dotprod", 4, 1));
+  EXPECT_EQ(spelled("aarch64+dotprod+i8mm", 4, 2), "bits=4,order=columns,block=8,rows=4,lanes=2,bias=none");
+  Target matrices = parseTarget("aarch64+dotprod+i8mm");
+  EXPECT_EQ(activationPackingFor(matrices, 1).rows, 1);
+  EXPECT_EQ(activationPackingFor(matrices, 16).toString(), "bits=8,order=columns,block=8,rows=8,lanes=2,bias=none");
+}
+
+TEST(PackingFor, IsLegalForEveryWidth) {
+  for (const char *target : {"aarch64", "aarch64+dotprod", "aarch64+dotprod+i8mm", "x86-64", "x86-64-v3", "x86-64-v4",
+                             "x86-64-v4+avx512vnni"})
+    for (int bits = 1; bits <= 8; ++bits)
+      for (int64_t rows : {1, 2, 64})
+        EXPECT_EQ(packingFor(parseTarget(target), bits, rows).bits, bits);
+}
+
+TEST(PackingFor, GpusHaveNone) { EXPECT_THROW(packingFor(parseTarget("sm_90a"), 4, 1), UserError); }

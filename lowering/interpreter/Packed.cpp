@@ -62,18 +62,19 @@ static void compilePack(Compiler &compiler, Operation &op) {
   auto pack = cast<tile::PackOp>(op);
   const Packing packing = Packing::parse(pack.getPacking().getSpelling());
   Slot values = compiler.slotOf(pack.getValues()), out = compiler.define(pack);
-  compiler.add([=, pieces = packing.pieces(), flips = flipsOf(packing), type = pack.getValues().getType()](Frame &frame) {
-    Blocks blocks(packing, type);
-    Cell *to = frame.at(out);
-    std::fill_n(to, blocks.count() * packing.bytesPerBlock(), Cell{});
-    for (int64_t block = 0; block < blocks.count(); ++block, to += packing.bytesPerBlock()) {
-      const Cell *from = frame.at(values) + blocks.values(block);
-      for (const Packing::Piece &piece : pieces) {
-        std::uint64_t value = from[piece.row * blocks.columns + piece.column].bits ^ flips[piece.row];
-        to[piece.byte].bits |= (value >> piece.valueShift & std::uint64_t(piece.mask())) << piece.shift;
-      }
-    }
-  });
+  compiler.add(
+      [=, pieces = packing.pieces(), flips = flipsOf(packing), type = pack.getValues().getType()](Frame &frame) {
+        Blocks blocks(packing, type);
+        Cell *to = frame.at(out);
+        std::fill_n(to, blocks.count() * packing.bytesPerBlock(), Cell{});
+        for (int64_t block = 0; block < blocks.count(); ++block, to += packing.bytesPerBlock()) {
+          const Cell *from = frame.at(values) + blocks.values(block);
+          for (const Packing::Piece &piece : pieces) {
+            std::uint64_t value = from[piece.row * blocks.columns + piece.column].bits ^ flips[piece.row];
+            to[piece.byte].bits |= (value >> piece.valueShift & std::uint64_t(piece.mask())) << piece.shift;
+          }
+        }
+      });
 }
 
 static void compileLut(Compiler &compiler, Operation &op) {

@@ -152,7 +152,7 @@ public:
   int64_t bytesOf(Type element);
   Value fromStored(Value value, Type element);
   Value toStored(Value value);
-  Value address(Value pointer, Value index, Type element); // index: i64 or a vector of them
+  Value address(Value pointer, Value index, Type element);        // index: i64 or a vector of them
   Value address(Value pointer, const Coord &index, Type element); // the constant last, for LLVM to fold into accesses
 
 private:

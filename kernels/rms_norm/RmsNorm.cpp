@@ -1,44 +1,67 @@
 #include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/rms_norm/Scaling.h"
 
 namespace bitloom::kernels {
 
-// Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+// Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019). Gemma adds 1 to its weight: `offset`. Where there
+// is no weight, there is no offset. out may be x.
 template <class T> struct RmsNorm {
   static constexpr auto name = "rms_norm";
-  static constexpr auto summary = "out = x / sqrt(mean(x^2) + eps) * weight, row by row";
-  static constexpr auto tests = "rows=1 cols=1; rows=3 cols=17; rows=17 cols=199; rows=3 cols=4097; rows=2 cols=20000";
-  static constexpr auto benchmarks = "rows=4096 cols=4096; rows=8192 cols=8192";
+  static constexpr auto summary = "out = x / sqrt(mean(x^2) + eps) * (weight + offset), row by row; rstd on request";
+  static constexpr auto tests =
+      "rows=1 cols=1 weighted=1; rows=3 cols=17 weighted=1; rows=17 cols=199 weighted=1; rows=3 cols=4097 weighted=1; "
+      "rows=2 cols=20000 weighted=1; rows=199 cols=128 weighted=1 with_rstd=1; rows=17 cols=192 weighted=1 offset=1; "
+      "rows=3 cols=17 weighted=1 casting=1 offset=1; rows=3 cols=4097 weighted=1 casting=2 with_rstd=1; "
+      "rows=2 cols=20000 with_rstd=1; rows=2 cols=20000 weighted=1 casting=1; rows=5 cols=33 casting=2";
+  static constexpr auto benchmarks =
+      "rows=4096 cols=4096 weighted=1; rows=8192 cols=8192 weighted=1; rows=524288 cols=128 weighted=1";
 
   View<const T, 2> x{"rows, cols"};
-  View<const T, 1> weight{"cols"};
+  View<const T, 1> weight{"cols * weighted"};
   View<T, 2> out{"rows, cols"};
-  Param<f32> eps = 1e-6f;
+  Param<f32> eps = 1e-6f, offset = 0.0f;
+  View<f32, 1> rstd{"rows * with_rstd"}; // 1 / sqrt(mean(x²) + eps)
+  Meta<int> casting = Meta<int>::oneOf(castingNames);
+  Meta<bool> weighted = "weight.given", with_rstd = "rstd.given";
   Meta<int> block = "min(round_up(cols, 128), 16384)";
+  Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<bool> resident = "cols <= block"; // the row is one tile
-  BITLOOM_PARAMS(x, weight, out, eps, block, resident)
+  BITLOOM_PARAMS(x, weight, out, eps, offset, rstd, casting, weighted, with_rstd, block, block_rows, resident)
 
-  Grid grid() const { return {x.extent(0)}; }
+  Grid grid() const { return {ceil_div(x.extent(0), block_rows)}; }
 
   void operator()() const {
-    auto row = program_id(0);
+    auto rows = block_at(program_id(0), block_rows);
     auto cols = x.extent(1);
-    auto count = cast<f32>(cols);
+    auto scaleOf = [&](const Tile<f32, 1> &squares) {
+      auto scale = rsqrt(squares / cast<f32>(cols) + eps);
+      if (with_rstd)
+        rstd(rows) = scale;
+      return expand(scale, 1);
+    };
+    auto write = [&](const Span &here, const Tile<f32, 2> &v, const Tile<f32, 2> &scale) {
+      if (!weighted) {
+        out(rows, here) = scaled<T, 2>(v, scale, nullptr, casting);
+        return;
+      }
+      auto factor = expand(cast<f32>(weight(here)) + offset, 0);
+      out(rows, here) = scaled<T>(v, scale, &factor, casting);
+    };
     if (resident) {
       auto here = span(0, block);
-      auto v = cast<f32>(x(row, here));
-      auto scale = rsqrt(sum(v * v, 0) / count + eps);
-      out(row, here) = cast<T>(v * scale * cast<f32>(weight(here)));
+      auto v = cast<f32>(x(rows, here));
+      write(here, v, scaleOf(sum(v * v, 1)));
       return;
     }
-    auto squares = zeros<f32>({block});
+    auto squares = zeros<f32>({block_rows, block});
     for (auto c : range(0, cols, block)) {
-      auto v = cast<f32>(x(row, span(c, block)));
+      auto v = cast<f32>(x(rows, span(c, block)));
       squares = squares + v * v;
     }
-    auto scale = rsqrt(sum(squares, 0) / count + eps);
+    auto scale = scaleOf(sum(squares, 1));
     for (auto c : range(0, cols, block)) {
       auto here = span(c, block);
-      out(row, here) = cast<T>(cast<f32>(x(row, here)) * scale * cast<f32>(weight(here)));
+      write(here, cast<f32>(x(rows, here)), scale);
     }
   }
 };

@@ -286,8 +286,11 @@ def test_use_target_holds_for_its_block_and_thread(arrays):
 
 
 def test_signatures_come_from_the_registry():
-    signature = inspect.signature(bitloom.rms_norm)
-    assert str(signature) == "(x, weight, eps=1e-06, *, out=None, block=None, resident=None)"
+    signature = inspect.signature(bitloom.rms_norm_backward)
+    assert str(signature) == (
+        "(dy, x, weight=None, rstd=None, eps=1e-06, offset=0, *, dx=None, dweight=None, weighted=None, has_rstd=None, "
+        "block=None, block_rows=None, programs=None, resident=None)"
+    )
     assert bitloom.rms_norm.__module__ == "bitloom" and bitloom.rms_norm.__name__ == "rms_norm"
     assert str(inspect.signature(bitloom.vector_add)) == "(x, y, *, out=None, block=1024)"
     assert "zeros=None" in str(inspect.signature(bitloom.low_bit_gemv))
@@ -295,7 +298,7 @@ def test_signatures_come_from_the_registry():
 
 def test_docstrings_say_types_shapes_and_defaults():
     text = bitloom.rms_norm.__doc__
-    assert text.startswith("out = x / sqrt(mean(x^2) + eps) * weight, row by row\n")
+    assert text.startswith("out = x / sqrt(mean(x^2) + eps) * (weight + offset), row by row; rstd on request\n")
     assert "x : f32, f16 or bf16 of shape (rows, cols)\n" in text
     assert "eps : f32, default 1e-06\n" in text
     assert "out : f32, f16 or bf16 of shape (rows, cols), written; made when not given\n" in text

@@ -29,7 +29,7 @@ USER_ERRORS = {
     "rank": (lambda: bitloom.rms_norm(X[0], WEIGHT), "x: expected 2 dimensions, got 1"),
     "shape": (
         lambda: bitloom.rms_norm(X, WEIGHT[:16]),
-        "weight: expected extent 17 in dimension 0 (cols, as x in dimension 1), got 16",
+        "weight: expected extent 17 in dimension 0 (cols * weighted), got 16",
     ),
     "shape of an output": (
         lambda: bitloom.rms_norm(X, WEIGHT, out=X[:2].copy()),
@@ -104,10 +104,10 @@ USER_ERRORS = {
 }
 
 CALL_ERRORS = {
-    "missing": (lambda: bitloom.rms_norm(X), "rms_norm() missing required argument 'weight'"),
+    "missing": (lambda: bitloom.layer_norm(), "layer_norm() missing required argument 'x'"),
     "too many": (
-        lambda: bitloom.rms_norm(X, WEIGHT, 1e-6, X),
-        "rms_norm() takes 3 positional arguments but 4 were given",
+        lambda: bitloom.rms_norm(X, WEIGHT, 1e-6, 0.0, X),
+        "rms_norm() takes 4 positional arguments but 5 were given",
     ),
     "unknown": (
         lambda: bitloom.rms_norm(X, WEIGHT, epz=1),

@@ -11,13 +11,14 @@ def test_kernels_describe_themselves():
     row = bitloom.kernels()["rms_norm"]
     assert row.name == "rms_norm" and row.source.endswith("kernels/rms_norm/RmsNorm.cpp")
     assert [variant[0].dtype for variant in row.variants] == ["f32", "f16", "bf16"]
-    x, weight, out, eps, block, resident = row.variants[0]
+    parameters = {parameter.name: parameter for parameter in row.variants[0]}
+    x, weight, out, eps, block = (parameters[name] for name in ("x", "weight", "out", "eps", "block"))
     assert (x.name, x.kind, x.rank, x.output, x.shape) == ("x", "view", 2, False, ["rows", "cols"])
-    assert out.output and weight.shape == ["cols"]
+    assert out.output and weight.shape == ["cols * weighted"]
     assert eps.kind == "scalar" and eps.default == pytest.approx(1e-6)
     assert block.kind == "meta" and block.default == "min(round_up(cols, 128), 16384)"
-    assert resident.dtype == "b1"
-    assert "rows=3 cols=17" in row.tests and row.benchmarks
+    assert parameters["resident"].dtype == "b1"
+    assert "rows=3 cols=17 weighted=1" in row.tests and row.benchmarks
 
 
 def test_shapes_of_a_call():
@@ -66,12 +67,15 @@ def test_stub_declares_every_function():
     functions = {node.name: node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)}
     assert functions.keys() - {"add"} == bitloom.kernels().keys()
     arguments = functions["rms_norm_backward"].args
-    assert [argument.arg for argument in arguments.args] == ["dy", "x", "weight", "eps"]
+    assert [argument.arg for argument in arguments.args] == ["dy", "x", "weight", "rstd", "eps", "offset"]
     assert {argument.arg: ast.unparse(argument.annotation) for argument in arguments.kwonlyargs} == {
         "dx": "Array | None",
         "dweight": "Array | None",
-        "programs": "int | None",
+        "weighted": "bool | None",
+        "has_rstd": "bool | None",
         "block": "int | None",
+        "block_rows": "int | None",
+        "programs": "int | None",
         "resident": "bool | None",
     }
-    assert ast.unparse(functions["rms_norm_backward"].returns) == "tuple[A, A]"
+    assert ast.unparse(functions["rms_norm_backward"].returns) == "A | tuple[A, A]"

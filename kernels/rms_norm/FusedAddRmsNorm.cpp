@@ -1,0 +1,76 @@
+#include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/rms_norm/Scaling.h"
+
+namespace bitloom::kernels {
+
+// What a transformer does between two sublayers: the residual stream takes up a sublayer's output, and the next one
+// gets it normalised. The sum is rounded before its norm is taken, as it is where the two are separate.
+template <class T> struct FusedAddRmsNorm {
+  static constexpr auto name = "fused_add_rms_norm";
+  static constexpr auto summary = "sum = x + residual, out = rms_norm(sum), row by row; rstd on request";
+  static constexpr auto tests =
+      "rows=1 cols=1 weighted=1; rows=3 cols=17 weighted=1 with_rstd=1; rows=17 cols=199 weighted=1; rows=3 cols=4097 "
+      "weighted=1 casting=1; rows=2 cols=20000 weighted=1 with_rstd=1; rows=199 cols=128 weighted=1 offset=1; "
+      "rows=3 cols=192 weighted=1 casting=2 offset=1; rows=2 cols=20000 weighted=1 casting=1; rows=5 cols=33";
+  static constexpr auto benchmarks =
+      "rows=4096 cols=4096 weighted=1; rows=8192 cols=8192 weighted=1; rows=16384 cols=4096 weighted=1";
+
+  View<const T, 2> x{"rows, cols"}, residual{"rows, cols"};
+  View<const T, 1> weight{"cols * weighted"};
+  View<T, 2> out{"rows, cols"}, sum{"rows, cols"};
+  Param<f32> eps = 1e-6f, offset = 0.0f;
+  View<f32, 1> rstd{"rows * with_rstd"};
+  Meta<int> casting = Meta<int>::oneOf(castingNames);
+  Meta<bool> weighted = "weight.given", with_rstd = "rstd.given";
+  Meta<int> block = "min(round_up(cols, 128), 16384)";
+  Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
+  Meta<bool> resident = "cols <= block"; // the row is one tile
+  BITLOOM_PARAMS(x, residual, weight, out, sum, eps, offset, rstd, casting, weighted, with_rstd, block, block_rows,
+                 resident)
+
+  Grid grid() const { return {ceil_div(x.extent(0), block_rows)}; }
+
+  void operator()() const {
+    auto rows = block_at(program_id(0), block_rows);
+    auto cols = x.extent(1);
+    auto add = [&](const Span &here) {
+      auto total = cast<T>(cast<f32>(x(rows, here)) + cast<f32>(residual(rows, here)));
+      sum(rows, here) = total;
+      return cast<f32>(total);
+    };
+    auto scaleOf = [&](const Tile<f32, 1> &squares) {
+      auto scale = rsqrt(squares / cast<f32>(cols) + eps);
+      if (with_rstd)
+        rstd(rows) = scale;
+      return expand(scale, 1);
+    };
+    auto write = [&](const Span &here, const Tile<f32, 2> &v, const Tile<f32, 2> &scale) {
+      if (!weighted) {
+        out(rows, here) = scaled<T, 2>(v, scale, nullptr, casting);
+        return;
+      }
+      auto factor = expand(cast<f32>(weight(here)) + offset, 0);
+      out(rows, here) = scaled<T>(v, scale, &factor, casting);
+    };
+    if (resident) {
+      auto here = span(0, block);
+      auto v = add(here);
+      write(here, v, scaleOf(bitloom::sum(v * v, 1)));
+      return;
+    }
+    auto squares = zeros<f32>({block_rows, block});
+    for (auto c : range(0, cols, block)) {
+      auto v = add(span(c, block));
+      squares = squares + v * v;
+    }
+    auto scale = scaleOf(bitloom::sum(squares, 1));
+    for (auto c : range(0, cols, block)) {
+      auto here = span(c, block);
+      write(here, cast<f32>(sum(rows, here)), scale);
+    }
+  }
+};
+
+BITLOOM_REGISTER(FusedAddRmsNorm<f32>, FusedAddRmsNorm<f16>, FusedAddRmsNorm<bf16>)
+
+} // namespace bitloom::kernels

@@ -6,48 +6,81 @@ namespace bitloom::kernels {
 // E[x²] − E[x]², which cancels when the mean is large.
 template <class T> struct LayerNorm {
   static constexpr auto name = "layer_norm";
-  static constexpr auto summary = "out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, row by row";
-  static constexpr auto tests = "rows=1 cols=1; rows=3 cols=17; rows=17 cols=199; rows=3 cols=4097; rows=2 cols=20000";
-  static constexpr auto benchmarks = "rows=4096 cols=4096; rows=8192 cols=8192";
+  static constexpr auto summary =
+      "out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, row by row; mean and rstd on request";
+  static constexpr auto tests =
+      "rows=1 cols=1 weighted=1 biased=1; rows=3 cols=17 weighted=1 biased=1; rows=17 cols=199 weighted=1 biased=1; "
+      "rows=3 cols=4097 weighted=1 biased=1 with_mean=1 with_rstd=1; rows=2 cols=20000 weighted=1 biased=1 "
+      "with_mean=1 with_rstd=1; rows=199 cols=128 weighted=1; rows=5 cols=192 with_rstd=1; rows=2 cols=20000";
+  static constexpr auto benchmarks = "rows=4096 cols=4096 weighted=1 biased=1; rows=8192 cols=8192 weighted=1 "
+                                     "biased=1; rows=4096 cols=16384 weighted=1 biased=1";
 
   View<const T, 2> x{"rows, cols"};
-  View<const T, 1> weight{"cols"}, bias{"cols"};
+  View<const T, 1> weight{"cols * weighted"}, bias{"cols * biased"};
   View<T, 2> out{"rows, cols"};
   Param<f32> eps = 1e-5f;
+  View<f32, 1> mean{"rows * with_mean"}, rstd{"rows * with_rstd"}; // rstd: 1 / sqrt(var(x) + eps)
+  Meta<bool> weighted = "weight.given", biased = "bias.given";
+  Meta<bool> with_mean = "mean.given", with_rstd = "rstd.given";
   Meta<int> block = "min(round_up(cols, 128), 16384)";
+  Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<bool> resident = "cols <= block";
-  BITLOOM_PARAMS(x, weight, bias, out, eps, block, resident)
+  Meta<bool> whole = "cols % block == 0"; // no tile reaches past the row
+  BITLOOM_PARAMS(x, weight, bias, out, eps, mean, rstd, weighted, biased, with_mean, with_rstd, block, block_rows,
+                 resident, whole)
 
-  Grid grid() const { return {x.extent(0)}; }
+  Grid grid() const { return {ceil_div(x.extent(0), block_rows)}; }
 
   void operator()() const {
-    auto row = program_id(0);
+    auto rows = block_at(program_id(0), block_rows);
     auto cols = x.extent(1);
     auto count = cast<f32>(cols);
+    auto meanOf = [&](const Tile<f32, 1> &sums) {
+      auto average = sums / count;
+      if (with_mean)
+        mean(rows) = average;
+      return expand(average, 1);
+    };
+    auto scaleOf = [&](const Tile<f32, 1> &squares) {
+      auto scale = rsqrt(squares / count + eps);
+      if (with_rstd)
+        rstd(rows) = scale;
+      return expand(scale, 1);
+    };
+    auto squaresOf = [&](const Span &here, const Tile<f32, 2> &v, const Tile<f32, 2> &average) {
+      auto difference = v - average;
+      if (!whole)
+        difference = where(broadcast(expand(here.indices() < cols, 0), {block_rows, block}), difference, 0.0f);
+      return difference * difference;
+    };
+    auto write = [&](const Span &here, const Tile<f32, 2> &v, const Tile<f32, 2> &average, const Tile<f32, 2> &scale) {
+      auto result = (v - average) * scale;
+      if (weighted)
+        result = result * expand(cast<f32>(weight(here)), 0);
+      if (biased)
+        result = result + expand(cast<f32>(bias(here)), 0);
+      out(rows, here) = cast<T>(result);
+    };
     if (resident) {
       auto here = span(0, block);
-      auto v = cast<f32>(x(row, here));
-      auto mean = sum(v, 0) / count;
-      auto difference = where(here.indices() < cols, v - mean, 0.0f);
-      auto scale = rsqrt(sum(difference * difference, 0) / count + eps);
-      out(row, here) = cast<T>((v - mean) * scale * cast<f32>(weight(here)) + cast<f32>(bias(here)));
+      auto v = cast<f32>(x(rows, here));
+      auto average = meanOf(sum(v, 1));
+      write(here, v, average, scaleOf(sum(squaresOf(here, v, average), 1)));
       return;
     }
-    auto sums = zeros<f32>({block});
+    auto sums = zeros<f32>({block_rows, block});
     for (auto c : range(0, cols, block))
-      sums = sums + cast<f32>(x(row, span(c, block)));
-    auto mean = sum(sums, 0) / count;
-    auto squares = zeros<f32>({block});
+      sums = sums + cast<f32>(x(rows, span(c, block)));
+    auto average = meanOf(sum(sums, 1));
+    auto squares = zeros<f32>({block_rows, block});
     for (auto c : range(0, cols, block)) {
       auto here = span(c, block);
-      auto difference = where(here.indices() < cols, cast<f32>(x(row, here)) - mean, 0.0f);
-      squares = squares + difference * difference;
+      squares = squares + squaresOf(here, cast<f32>(x(rows, here)), average);
     }
-    auto scale = rsqrt(sum(squares, 0) / count + eps);
+    auto scale = scaleOf(sum(squares, 1));
     for (auto c : range(0, cols, block)) {
       auto here = span(c, block);
-      out(row, here) =
-          cast<T>((cast<f32>(x(row, here)) - mean) * scale * cast<f32>(weight(here)) + cast<f32>(bias(here)));
+      write(here, cast<f32>(x(rows, here)), average, scale);
     }
   }
 };

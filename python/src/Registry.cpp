@@ -31,7 +31,12 @@ static Stage stageOf(const std::string &name) {
 static Call describedCall(const KernelRow &row, const std::optional<std::string> &dtype,
                           const std::map<std::string, int64_t> &sizes) {
   Call call(row);
-  if (dtype) {
+  size_t variant = 0;
+  while (dtype && variant < row.variants.size() && nameOf(row, variant) != *dtype)
+    ++variant;
+  if (dtype && variant < row.variants.size()) {
+    call.chooseVariant(variant);
+  } else if (dtype) {
     auto chosen = dtypeNamed(*dtype);
     if (!chosen)
       throw UserError(row.name + ": expected an element type such as f32, got '" + *dtype + "'");
@@ -122,6 +127,15 @@ void bindRegistry(py::module_ &module) {
             return all;
           },
           "the parameters in call order, for each choice of element types")
+      .def_property_readonly(
+          "variant_names",
+          [](const KernelRow &row) {
+            std::vector<std::string> names;
+            for (size_t v = 0; v < row.variants.size(); ++v)
+              names.push_back(bitloom::nameOf(row, v));
+            return names;
+          },
+          "the dtypes in which each variant differs from the others: f32, or bf16/f32")
       .def_readonly("tests", &KernelRow::tests, "sizes to test with")
       .def_readonly("benchmarks", &KernelRow::benchmarks, "sizes to measure with")
       .def_property_readonly(

@@ -33,7 +33,7 @@ def reference_of(kernel: str):
 
     It defines, for kernel k, ``k`` on float64 and int64 numpy arrays, ``k_torch`` on tensors of the kernel's types, and
     where the outputs are not the results themselves ``k_results``. Each takes the views, scalars and Meta parameters by
-    name and gives one result or a tuple. Where random inputs will not do, ``k_inputs`` changes the tensors of a dict,
+    name, ``k_torch`` also the variant's name as ``dtype``, and gives one result or a tuple. Where random inputs will not do, ``k_inputs`` changes the tensors of a dict,
     given numpy's generator too.
     """
     source = Path(bitloom.kernels()[kernel].source)
@@ -47,8 +47,8 @@ def reference_of(kernel: str):
 @dataclass(frozen=True)
 class Case:
     kernel: str
-    dtype: str  # of the first parameter
-    sizes: str  # as in the registry: "rows=3 cols=17"
+    dtype: str  # the variant's name
+    sizes: str  # as in the registry: "rows=3 cols=17"; decimal numbers for scalars
 
     @property
     def row(self):
@@ -56,21 +56,23 @@ class Case:
 
     @property
     def parameters(self):
-        return next(variant for variant in self.row.variants if variant[0].dtype == self.dtype)
+        return self.row.variants[self.row.variant_names.index(self.dtype)]
 
     @property
-    def values(self) -> dict[str, int]:
-        return {name: int(value) for name, value in (item.split("=") for item in self.sizes.split())}
+    def values(self) -> dict[str, int | float]:
+        pairs = (item.split("=") for item in self.sizes.split())
+        return {name: float(value) if "." in value else int(value) for name, value in pairs}
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        return self.row.shapes(self.dtype, **self.values)
+        sizes = {name: value for name, value in self.values.items() if isinstance(value, int)}
+        return self.row.shapes(self.dtype, **sizes)
 
     def numbers(self) -> dict[str, object]:
         """Scalars and Meta parameters that a reference may want: as in the sizes, else their defaults."""
         numbers = {p.name: p.default for p in self.parameters if p.kind != "view" and not isinstance(p.default, str)}
         return numbers | {p.name: self.values[p.name] for p in self.parameters if p.name in self.values}
 
-    def metas(self) -> dict[str, int]:
+    def metas(self) -> dict[str, int | float]:
         """Those to pass: what says how a view lies in memory is for the call to find out."""
         return {
             p.name: self.values[p.name]
@@ -110,9 +112,9 @@ class Case:
 
 def all_cases() -> list[Case]:
     return [
-        Case(name, variant[0].dtype, sizes)
+        Case(name, variant, sizes)
         for name, row in bitloom.kernels().items()
-        for variant in row.variants
+        for variant in row.variant_names
         for sizes in row.tests
     ]
 
@@ -139,4 +141,4 @@ def expected(case: Case, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, .
 
 def by_torch(case: Case, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, ...]:
     function = getattr(reference_of(case.kernel), f"{case.kernel}_torch")
-    return tuple(exact(tensor.detach()) for tensor in as_tuple(function(**inputs, **case.numbers())))
+    return tuple(exact(tensor.detach()) for tensor in as_tuple(function(**inputs, **case.numbers(), dtype=case.dtype)))

@@ -1,0 +1,40 @@
+// The activations of gated linear units, with their derivatives.
+#pragma once
+
+#include "bitloom/dsl/Ops.h"
+
+#include <utility>
+
+namespace bitloom::kernels {
+
+// x · σ(x) (Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units", 2017) and its derivative
+// σ(x) · (1 + x · (1 − σ(x))).
+struct Silu {
+  template <int R> static Tile<f32, R> value(const Tile<f32, R> &x) { return x / (1.0f + exp(-x)); }
+  template <int R> static std::pair<Tile<f32, R>, Tile<f32, R>> withDerivative(const Tile<f32, R> &x) {
+    auto sigmoid = 1.0f / (1.0f + exp(-x));
+    auto value = x * sigmoid;
+    return {value, sigmoid + value * (1.0f - sigmoid)};
+  }
+};
+
+// ½ · x · (1 + tanh(u)) with u = √(2/π) · (x + 0.044715 · x³) (Hendrycks and Gimpel, "Gaussian Error Linear Units",
+// 2016). As (1 + tanh(u)) / 2 = σ(2u), it is x · σ(2u), one exponential; its derivative is
+// σ(2u) · (1 + x · 2u' · (1 − σ(2u))).
+struct GeluTanh {
+  static constexpr float linear = 1.5957691216057308f, cubic = 0.071354816272600248f; // of 2u: 2·√(2/π), times 0.044715
+
+  template <int R> static Tile<f32, R> sigmoid(const Tile<f32, R> &x) {
+    return 1.0f / (1.0f + exp(-x * (linear + cubic * x * x)));
+  }
+  template <int R> static Tile<f32, R> value(const Tile<f32, R> &x) {
+    return x / (1.0f + exp(-x * (linear + cubic * x * x)));
+  }
+  template <int R> static std::pair<Tile<f32, R>, Tile<f32, R>> withDerivative(const Tile<f32, R> &x) {
+    auto s = sigmoid(x);
+    auto value = x * s;
+    return {value, s + value * (linear + 3.0f * cubic * x * x) * (1.0f - s)};
+  }
+};
+
+} // namespace bitloom::kernels

@@ -151,13 +151,14 @@ std::optional<int64_t> Call::named(std::string_view name) const {
     auto found = sizes.find(std::string(name));
     return found == sizes.end() ? std::nullopt : std::optional(found->second);
   }
-  const std::optional<TensorRef> &view = views[indexOf(name.substr(0, dot), {Kind::View})];
   std::string_view fact = name.substr(dot + 1);
+  size_t i = indexOf(name.substr(0, dot), {Kind::View, Kind::Scalar});
+  const std::optional<TensorRef> &view = views[i];
   if (fact == "given")
-    return view && view->elementCount();
+    return declared(*row)[i].kind == Kind::Scalar ? scalars[i].has_value() : view && view->elementCount();
   if (fact == "transposed")
     return view && liesTransposed(*view);
-  throw UserError(row->name + ": expected 'given' or 'transposed' of a view, got '" + std::string(name) + "'");
+  throw UserError(row->name + ": expected 'given' or 'transposed' of a parameter, got '" + std::string(name) + "'");
 }
 
 std::optional<int64_t> Call::defaultOf(const Parameter &meta) const {

@@ -231,10 +231,10 @@ public:
 
 // A parameter known while tracing: each value of it is another machine code. Its default is a number or, as text, an
 // expression of the names of the extents (see View) and of Meta parameters before it: "next_pow2(cols)". The functions
-// are min, max, ceil_div, round_up(x, multiple), next_pow2; "x.given" is whether a call passes elements of the view x.
-// Where the default is "x.transposed" alone, the parameter says that the view x lies in memory with its last two
-// dimensions swapped, and a call finds it out from the tensor's strides. The kernel speaks of x as it is declared all
-// the same: what it reads is read as it lies and transposed.
+// are min, max, ceil_div, round_up(x, multiple), next_pow2; "x.given" is whether a call passes elements of the view x,
+// or the scalar x. Where the default is "x.transposed" alone, the parameter says that the view x lies in memory with
+// its last two dimensions swapped, and a call finds it out from the tensor's strides. The kernel speaks of x as it is
+// declared all the same: what it reads is read as it lies and transposed.
 template <class T> class Meta {
   static_assert(std::is_same_v<T, int> || std::is_same_v<T, bool>, "expected Meta<int> or Meta<bool>");
 

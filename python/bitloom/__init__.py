@@ -94,9 +94,9 @@ def inspect(kernel: str, *, target: str = "host", emit: str = "tile", dtype: str
     """The text of a kernel after a stage of its lowering, without running it.
 
     emit: tile, layout, llvm or asm (on a GPU, PTX). target: a name of ``targets()``, with features where wanted.
-    dtype: of the first parameter, or a variant's name, where the kernel has several. sizes: values for the extents' names and the Meta
-    parameters, ``inspect("rms_norm", emit="asm", target="sm_90a", cols=8192)``; those of the kernel's first benchmark
-    where not given.
+    dtype: of the first parameter, or a variant's name, where the kernel has several. sizes: values for the extents'
+    names and the Meta parameters, ``inspect("rms_norm", emit="asm", target="sm_90a", cols=8192)``; those of the
+    kernel's first benchmark where not given.
     Raises UserError for names that are unknown.
     """
     return _inspect(kernel, target, emit, dtype, _with_usual(kernel, sizes))

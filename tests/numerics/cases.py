@@ -33,8 +33,8 @@ def reference_of(kernel: str):
 
     It defines, for kernel k, ``k`` on float64 and int64 numpy arrays, ``k_torch`` on tensors of the kernel's types, and
     where the outputs are not the results themselves ``k_results``. Each takes the views, scalars and Meta parameters by
-    name, ``k_torch`` also the variant's name as ``dtype``, and gives one result or a tuple. Where random inputs will not do, ``k_inputs`` changes the tensors of a dict,
-    given numpy's generator too.
+    name, ``k_torch`` also the variant's name as ``dtype``, and gives one result or a tuple. Where random inputs will
+    not do, ``k_inputs`` changes the tensors of a dict, given numpy's generator too.
     """
     source = Path(bitloom.kernels()[kernel].source)
     path = ROOT / "kernels" / source.parent.name / "reference.py"

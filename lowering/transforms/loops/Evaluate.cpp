@@ -37,6 +37,7 @@ Value KernelLowering::evaluate(Value tile, Place place) {
   if (Value known = find(key)) {
     if (keep && mayKeepHere(tile, place))
       keepHere(tile, place, known);
+    keepOperandsHere(tile, place, known);
     return known;
   }
   if (const Buffer *buffer = bufferOf(tile))

@@ -70,6 +70,19 @@ void KernelLowering::keepHere(Value tile, const Place &place, Value value) {
   write(keeping[tile], place, value);
 }
 
+void KernelLowering::keepOperandsHere(Value tile, const Place &place, Value known) {
+  Operation *op = tile.getDefiningOp();
+  if (!op || !OpTrait::hasElementwiseMappableTraits(op) || !mayKeepHere(tile, place))
+    return;
+  Key key = keyOf(tile, place);
+  key[0] = 3;
+  if (!scopes.back()->values.emplace(key, known).second)
+    return;
+  for (Value operand : op->getOperands())
+    if (keepsSomething(operand))
+      evaluate(operand, place);
+}
+
 bool KernelLowering::keepsSomething(Value tile) {
   Operation *op = tile.getDefiningOp();
   if (!isTile(tile) || !op || !isInline(op) || bufferOf(tile))

@@ -121,6 +121,8 @@ private:
   void fill(const Buffer &buffer, Value tile); // a nest of its own
   bool mayKeepHere(Value tile, const Place &place);
   void keepHere(Value tile, const Place &place, Value value);
+  // For a value that is known: it may have been written outside of this block, what it was computed from with it.
+  void keepOperandsHere(Value tile, const Place &place, Value known);
   bool keepsSomething(Value tile); // among the inline values under it
 
   //===- Nest.cpp: loops over an index space -------------------------------------------------------------------===//

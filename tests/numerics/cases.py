@@ -34,7 +34,8 @@ def reference_of(kernel: str):
     It defines, for kernel k, ``k`` on float64 and int64 numpy arrays, ``k_torch`` on tensors of the kernel's types, and
     where the outputs are not the results themselves ``k_results``. Each takes the views, scalars and Meta parameters by
     name, ``k_torch`` also the variant's name as ``dtype``, and gives one result or a tuple. Where random inputs will
-    not do, ``k_inputs`` changes the tensors of a dict, given numpy's generator too.
+    not do, ``k_inputs`` changes the tensors of a dict, given numpy's generator too. ``k_reads`` names the outputs that
+    the kernel reads too.
     """
     source = Path(bitloom.kernels()[kernel].source)
     path = ROOT / "kernels" / source.parent.name / "reference.py"
@@ -90,7 +91,9 @@ class Case:
         generator = np.random.default_rng(zlib.crc32(repr(self).encode()))
         inputs = {}
         for parameter in self.parameters:
-            if parameter.kind != "view" or parameter.output or parameter.name not in self.shapes():
+            if parameter.kind != "view" or parameter.name not in self.shapes():
+                continue
+            if parameter.output and parameter.name not in self.reads():
                 continue
             name, shape = self.shapes()[parameter.name]
             dtype = TORCH[name]
@@ -105,6 +108,10 @@ class Case:
         if amend := getattr(reference_of(self.kernel), f"{self.kernel}_inputs", None):
             amend(generator, inputs)
         return inputs
+
+    def reads(self) -> tuple[str, ...]:
+        """The outputs that are inputs too."""
+        return getattr(reference_of(self.kernel), f"{self.kernel}_reads", ())
 
     def outputs(self) -> list[str]:
         return [parameter.name for parameter in self.parameters if parameter.kind == "view" and parameter.output]

@@ -1,0 +1,89 @@
+"""cross_entropy and scale_rows in float64, and as torch computes them."""
+
+import numpy as np
+import torch
+
+
+def cross_entropy_inputs(generator, inputs):
+    """Targets are columns, some of them ignored; class weights are positive."""
+    rows, cols = inputs["logits"].shape
+    target = torch.from_numpy(generator.integers(0, cols, rows))
+    if rows > 2:
+        target[1] = -100
+    inputs["target"] = target
+    if "weight" in inputs:
+        inputs["weight"] = inputs["weight"].abs() + 0.1
+
+
+def scale_rows(x, scale, **_):
+    return x * scale[:, None]
+
+
+def scale_rows_torch(x, scale, **_):
+    return x * scale[:, None].to(x.dtype)
+
+
+def scale_rows_inputs(generator, inputs):
+    """Some rows are left alone."""
+    inputs["scale"][::2] = 1
+
+
+scale_rows_reads = ("x",)
+
+
+def results(loss, dlogits, lse, z_loss, predicted, correct, counts, given, none):
+    """Those that are asked for, in the kernel's order."""
+    asked = [
+        (dlogits, "with_gradient"),
+        (loss, None),
+        (lse, "with_lse"),
+        (z_loss, "with_z_loss"),
+        (predicted, "with_predicted"),
+        (correct & counts, "with_correct"),
+    ]
+    return tuple(value if name is None or given.get(name) else value[:0] for value, name in asked) + (none,)
+
+
+def cross_entropy(logits, target, ignore_index, label_smoothing, lse_square_scale, softcap, weight=None, **given):
+    capped = np.tanh(logits / softcap) if softcap else None
+    x = softcap * capped if softcap else logits
+    rows, cols = x.shape
+    counts = target != ignore_index
+    y = np.where(counts, target, 0)
+    at = np.arange(rows)
+    w = np.ones(cols) if weight is None else weight
+    top = x.max(axis=1)
+    lse = top + np.log(np.exp(x - top[:, None]).sum(axis=1))
+    even = label_smoothing / cols
+    loss = (1 - label_smoothing) * w[y] * (lse - x[at, y]) + even * (w * (lse[:, None] - x)).sum(axis=1)
+    z_loss = lse_square_scale * lse**2
+    share = (1 - label_smoothing) * w[y] + even * w.sum() + 2 * lse_square_scale * lse
+    gradient = np.exp(x - lse[:, None]) * share[:, None] - even * w
+    gradient[at, y] -= (1 - label_smoothing) * w[y]
+    if softcap:
+        gradient *= 1 - capped**2
+    gradient *= (counts * given.get("scale", 1))[:, None]
+    predicted = x.argmax(axis=1)
+    none = np.zeros(given.get("checked", 0), dtype=np.int64)
+    return results(
+        (loss + z_loss) * counts, gradient, lse, z_loss * counts, predicted, predicted == target, counts, given, none
+    )
+
+
+def cross_entropy_torch(logits, target, ignore_index, label_smoothing, lse_square_scale, softcap, weight=None, **given):
+    logits = logits.clone().requires_grad_()
+    x = softcap * torch.tanh(logits / softcap) if softcap else logits
+    counts = target != ignore_index
+    usual = {"ignore_index": ignore_index, "reduction": "none", "label_smoothing": label_smoothing}
+    loss = torch.nn.functional.cross_entropy(x, target, weight if weight is None else weight.to(x.dtype), **usual)
+    lse = torch.logsumexp(x, 1)
+    z_loss = lse_square_scale * lse**2 * counts
+    (gradient,) = torch.autograd.grad(((loss + z_loss) * given.get("scale", 1)).sum(), logits)
+    predicted = x.argmax(1)
+    none = torch.zeros(given.get("checked", 0), dtype=torch.int32)
+    return results(loss + z_loss, gradient, lse, z_loss, predicted, predicted == target, counts, given, none)
+
+
+def cross_entropy_results(dlogits, loss, lse, z_loss, predicted, correct, error):
+    """The error word starts as the test's pattern, which is larger than any row."""
+    return dlogits, loss, lse, z_loss, predicted, correct, error * 0

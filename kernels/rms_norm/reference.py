@@ -53,10 +53,11 @@ def rms_norm_backward_results(dx, dweight):
     return dx, dweight.sum(axis=0)
 
 
-def rms_norm_backward_inputs(generator, inputs, x="x"):
+def rms_norm_backward_inputs(generator, inputs):
     """rstd as the forward gives it, with the default eps."""
     if "rstd" in inputs:
-        inputs["rstd"] = torch.rsqrt(inputs[x].double().square().mean(-1) + 1e-6).float()
+        x = inputs["x"] if "x" in inputs else inputs["sum"]
+        inputs["rstd"] = torch.rsqrt(x.double().square().mean(-1) + 1e-6).float()
 
 
 def fused_add_rms_norm(x, residual, eps, offset, **others):
@@ -82,5 +83,4 @@ def fused_add_rms_norm_backward_torch(dy, sum, dsum=0, **others):
 fused_add_rms_norm_backward_results = rms_norm_backward_results
 
 
-def fused_add_rms_norm_backward_inputs(generator, inputs):
-    rms_norm_backward_inputs(generator, inputs, "sum")
+fused_add_rms_norm_backward_inputs = rms_norm_backward_inputs

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import inspect
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ def reference_of(kernel: str):
     It defines, for kernel k, ``k`` on float64 and int64 numpy arrays, ``k_torch`` on tensors of the kernel's types, and
     where the outputs are not the results themselves ``k_results``. Each takes the views, scalars and Meta parameters by
     name, ``k_torch`` also the variant's name as ``dtype``, and gives one result or a tuple. Where random inputs will
-    not do, ``k_inputs`` changes the tensors of a dict, given numpy's generator too. ``k_reads`` names the outputs that
+    not do, ``k_inputs`` changes the tensors of a dict, given numpy's generator too and, where it takes more, the
+    scalars and Meta parameters. ``k_reads`` names the outputs that
     the kernel reads too.
     """
     source = Path(bitloom.kernels()[kernel].source)
@@ -106,7 +108,8 @@ class Case:
                 values = torch.from_numpy(generator.integers(limits.min, limits.max, shape, endpoint=True)).to(dtype)
             inputs[parameter.name] = values
         if amend := getattr(reference_of(self.kernel), f"{self.kernel}_inputs", None):
-            amend(generator, inputs)
+            wanted = inspect.signature(amend).parameters
+            amend(generator, inputs, **(self.numbers() if len(wanted) > 2 else {}))
         return inputs
 
     def reads(self) -> tuple[str, ...]:

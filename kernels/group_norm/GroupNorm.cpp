@@ -1,0 +1,85 @@
+#include "bitloom/dsl/Kernel.h"
+
+namespace bitloom::kernels {
+
+// Wu and He, "Group Normalization" (2018). A tensor of channels is one of groups of `depth` channels, and whatever
+// follows them is `space`: its strides say how they lie. A group is read twice: each lane finds the mean and the
+// squared differences of its own elements as they come (Welford, "Note on a Method for Calculating Corrected Sums of
+// Squares and Products", 1962), and the lanes' are put together as Chan, Golub and LeVeque do ("Updating Formulae and a
+// Pairwise Algorithm for Computing Sample Variances", 1979), so that a large mean cancels nothing.
+template <class T> struct GroupNorm {
+  static constexpr auto name = "group_norm";
+  static constexpr auto summary = "out = (x - mean) / sqrt(var + eps) * weight + bias, mean and var of each group of "
+                                  "channels; mean and rstd on request";
+  static constexpr auto tests =
+      "batch=1 groups=1 depth=1 space=1 weighted=1 biased=1; batch=2 groups=3 depth=2 space=17 weighted=1 biased=1 "
+      "with_mean=1 with_rstd=1; batch=3 groups=4 depth=16 space=1 weighted=1 biased=1; batch=1 groups=2 depth=3 "
+      "space=4097 weighted=1 biased=1 with_rstd=1; batch=2 groups=1 depth=5 space=192; batch=1 groups=17 depth=1 "
+      "space=199 weighted=1; batch=1 groups=2 depth=33 space=49 biased=1";
+  static constexpr auto benchmarks = "batch=32 groups=32 depth=16 space=4096 weighted=1 biased=1";
+
+  View<const T, 4> x{"batch, groups, depth, space"};
+  View<const T, 2> weight{"groups * weighted, depth"}, bias{"groups * biased, depth"};
+  View<T, 4> out{"batch, groups, depth, space"};
+  Param<f32> eps = 1e-5f;
+  View<f32, 2> mean{"batch * with_mean, groups"}, rstd{"batch * with_rstd, groups"}; // rstd: 1 / sqrt(var + eps)
+  Meta<bool> weighted = "weight.given", biased = "bias.given";
+  Meta<bool> with_mean = "mean.given", with_rstd = "rstd.given";
+  Meta<int> block = "min(next_pow2(space), 2048)";
+  Meta<int> block_depth = "min(next_pow2(depth), 2048 / block)";
+  BITLOOM_PARAMS(x, weight, bias, out, eps, mean, rstd, weighted, biased, with_mean, with_rstd, block, block_depth)
+
+  Grid grid() const { return {x.extent(1), x.extent(0)}; }
+
+  void operator()() const {
+    auto group = program_id(0), batch = program_id(1);
+    auto depth = x.extent(2), space = x.extent(3);
+    auto means = zeros<f32>({block_depth, block}), squares = means, counts = means;
+    for (auto c : range(0, depth, block_depth)) {
+      auto channels = span(c, block_depth);
+      for (auto s : range(0, space, block)) {
+        auto here = span(s, block);
+        auto v = cast<f32>(x(batch, group, channels, here));
+        auto inside = (expand(channels.indices(), 1) < depth) & (expand(here.indices(), 0) < space);
+        auto more = counts + where(inside, full<f32>({block_depth, block}, 1.0f), 0.0f);
+        auto difference = where(inside, v - means, 0.0f);
+        means = means + difference / maximum(more, 1.0f);
+        squares = squares + difference * (v - means);
+        counts = more;
+      }
+    }
+    using Moments = std::tuple<Scalar<f32>, Scalar<f32>, Scalar<f32>>; // mean, squared differences, count
+    auto together = [](const Moments &a, const Moments &b) {
+      auto [meanA, squaresA, countA] = a;
+      auto [meanB, squaresB, countB] = b;
+      auto count = countA + countB;
+      auto share = countB / maximum(count, 1.0f);
+      auto difference = meanB - meanA;
+      return Moments(meanA + difference * share, squaresA + squaresB + difference * difference * countA * share, count);
+    };
+    auto flat = [](const auto &tile) { return reshape<1>(tile, {-1}); };
+    auto [average, total, count] = reduce(std::tuple(flat(means), flat(squares), flat(counts)), 0, together);
+    auto scale = rsqrt(total / count + eps);
+    if (with_mean)
+      mean(batch, group) = average;
+    if (with_rstd)
+      rstd(batch, group) = scale;
+
+    for (auto c : range(0, depth, block_depth)) {
+      auto channels = span(c, block_depth);
+      for (auto s : range(0, space, block)) {
+        auto here = span(s, block);
+        auto result = (cast<f32>(x(batch, group, channels, here)) - average) * scale;
+        if (weighted)
+          result = result * expand(cast<f32>(weight(group, channels)), 1);
+        if (biased)
+          result = result + expand(cast<f32>(bias(group, channels)), 1);
+        out(batch, group, channels, here) = cast<T>(result);
+      }
+    }
+  }
+};
+
+BITLOOM_REGISTER(GroupNorm<f32>, GroupNorm<f16>, GroupNorm<bf16>)
+
+} // namespace bitloom::kernels

@@ -24,42 +24,56 @@ def gelu(x):
     return 0.5 * x * (1 + t), 0.5 * (1 + t) + 0.5 * x * (1 - t**2) * slope
 
 
-def forward(activation):
-    def run(gate, up, gate_multiplier, down_multiplier, **_):
-        return activation(gate * gate_multiplier)[0] * up * down_multiplier
-
-    return run
-
-
-def backward(activation):
-    def run(dy, gate, up, gate_multiplier, down_multiplier, **_):
-        value, derivative = activation(gate * gate_multiplier)
-        d = dy * down_multiplier
-        return d * derivative * up * gate_multiplier, d * value
-
-    return run
-
-
-def forward_torch(activation):
-    def run(gate, up, gate_multiplier, down_multiplier, **_):
-        return activation(gate * gate_multiplier) * up * down_multiplier
-
-    return run
-
-
-def backward_torch(activation):
-    def run(dy, gate, up, **others):
-        gate, up = gate.clone().requires_grad_(), up.clone().requires_grad_()
-        return torch.autograd.grad(forward_torch(activation)(gate, up, **others), (gate, up), dy)
-
-    return run
-
-
 def gelu_torch(x):
     return torch.nn.functional.gelu(x, approximate="tanh")
 
 
-swiglu, swiglu_backward = forward(silu), backward(silu)
-geglu, geglu_backward = forward(gelu), backward(gelu)
-swiglu_torch, swiglu_backward_torch = forward_torch(torch.nn.functional.silu), backward_torch(torch.nn.functional.silu)
-geglu_torch, geglu_backward_torch = forward_torch(gelu_torch), backward_torch(gelu_torch)
+def forward(activation, gate, up, gate_multiplier, down_multiplier):
+    return activation(gate * gate_multiplier)[0] * up * down_multiplier
+
+
+def backward(activation, dy, gate, up, gate_multiplier, down_multiplier):
+    value, derivative = activation(gate * gate_multiplier)
+    d = dy * down_multiplier
+    return d * derivative * up * gate_multiplier, d * value
+
+
+def forward_torch(activation, gate, up, gate_multiplier, down_multiplier):
+    return activation(gate * gate_multiplier) * up * down_multiplier
+
+
+def backward_torch(activation, dy, gate, up, *multipliers):
+    gate, up = gate.clone().requires_grad_(), up.clone().requires_grad_()
+    return torch.autograd.grad(forward_torch(activation, gate, up, *multipliers), (gate, up), dy)
+
+
+def swiglu(gate, up, gate_multiplier, down_multiplier, **_):
+    return forward(silu, gate, up, gate_multiplier, down_multiplier)
+
+
+def swiglu_torch(gate, up, gate_multiplier, down_multiplier, **_):
+    return forward_torch(torch.nn.functional.silu, gate, up, gate_multiplier, down_multiplier)
+
+
+def swiglu_backward(dy, gate, up, gate_multiplier, down_multiplier, **_):
+    return backward(silu, dy, gate, up, gate_multiplier, down_multiplier)
+
+
+def swiglu_backward_torch(dy, gate, up, gate_multiplier, down_multiplier, **_):
+    return backward_torch(torch.nn.functional.silu, dy, gate, up, gate_multiplier, down_multiplier)
+
+
+def geglu(gate, up, gate_multiplier, down_multiplier, **_):
+    return forward(gelu, gate, up, gate_multiplier, down_multiplier)
+
+
+def geglu_torch(gate, up, gate_multiplier, down_multiplier, **_):
+    return forward_torch(gelu_torch, gate, up, gate_multiplier, down_multiplier)
+
+
+def geglu_backward(dy, gate, up, gate_multiplier, down_multiplier, **_):
+    return backward(gelu, dy, gate, up, gate_multiplier, down_multiplier)
+
+
+def geglu_backward_torch(dy, gate, up, gate_multiplier, down_multiplier, **_):
+    return backward_torch(gelu_torch, dy, gate, up, gate_multiplier, down_multiplier)

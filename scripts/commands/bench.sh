@@ -1,4 +1,4 @@
-# measure beside the peers: host, train (training kernels, CPU or GPU), counts (instructions, under qemu), gpu, gemm (on a GPU); the scripts are tests/perf
+# measure beside the peers: host, train, counts (instructions, under qemu), gpu or gemm (on a GPU); scripts of tests/perf
 source scripts/machine.sh
 
 run_command() {

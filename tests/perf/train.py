@@ -33,7 +33,10 @@ def as_tuple(value):
 
 
 class Peer:
-    """A function of torch's kind with its graph: forward as it is, backward through autograd."""
+    """A function of torch's kind with its graph: forward as it is, backward through autograd.
+
+    Each callable keeps its last results until the next, so that the heap, too, rotates through more than a cache.
+    """
 
     def __init__(self, op, function):
         self.op, self.function = op, function
@@ -41,18 +44,27 @@ class Peer:
     def leaves(self, inputs):
         return {name: x.detach().requires_grad_() if name in self.op.wrt else x for name, x in inputs.items()}
 
+    def keeping(self, function):
+        kept = []
+
+        def run():
+            kept[:] = function()
+            return kept
+
+        return run
+
     def forward(self, inputs):
         def run():
             with torch.no_grad():
                 return as_tuple(self.function(**inputs))
 
-        return run
+        return self.keeping(run)
 
     def backward(self, gradients, inputs):
         leaves = self.leaves(inputs)
         outputs = as_tuple(self.function(**leaves))
         wanted = [leaves[name] for name in self.op.wrt]
-        return lambda: torch.autograd.grad(outputs, wanted, gradients, retain_graph=True)
+        return self.keeping(lambda: torch.autograd.grad(outputs, wanted, gradients, retain_graph=True))
 
     def both(self, inputs):
         def run():
@@ -60,7 +72,7 @@ class Peer:
             outputs = as_tuple(self.function(**leaves))
             return *(x.detach() for x in outputs), *torch.autograd.grad(outputs, [leaves[name] for name in self.op.wrt])
 
-        return run
+        return self.keeping(run)
 
 
 def normal(dtype):

@@ -27,7 +27,9 @@ template <class T> struct GroupNorm {
   Meta<bool> with_mean = "mean.given", with_rstd = "rstd.given";
   Meta<int> block = "min(next_pow2(space), 2048)";
   Meta<int> block_depth = "min(next_pow2(depth), 2048 / block)";
-  BITLOOM_PARAMS(x, weight, bias, out, eps, mean, rstd, weighted, biased, with_mean, with_rstd, block, block_depth)
+  Meta<bool> whole = "space % block + depth % block_depth == 0"; // no tile reaches past the group
+  BITLOOM_PARAMS(x, weight, bias, out, eps, mean, rstd, weighted, biased, with_mean, with_rstd, block, block_depth,
+                 whole)
 
   Grid grid() const { return {x.extent(1), x.extent(0)}; }
 
@@ -35,19 +37,29 @@ template <class T> struct GroupNorm {
     auto group = program_id(0), batch = program_id(1);
     auto depth = x.extent(2), space = x.extent(3);
     auto means = zeros<f32>({block_depth, block}), squares = means, counts = means;
+    Scalar<f32> tiles = 0.0f;
     for (auto c : range(0, depth, block_depth)) {
       auto channels = span(c, block_depth);
       for (auto s : range(0, space, block)) {
         auto here = span(s, block);
         auto v = cast<f32>(x(batch, group, channels, here));
-        auto inside = (expand(channels.indices(), 1) < depth) & (expand(here.indices(), 0) < space);
-        auto more = counts + where(inside, full<f32>({block_depth, block}, 1.0f), 0.0f);
-        auto difference = where(inside, v - means, 0.0f);
-        means = means + difference / maximum(more, 1.0f);
-        squares = squares + difference * (v - means);
-        counts = more;
+        if (whole) { // every lane has seen as many
+          tiles = tiles + 1.0f;
+          auto difference = v - means;
+          means = means + difference * (1.0f / tiles);
+          squares = squares + difference * (v - means);
+        } else {
+          auto inside = (expand(channels.indices(), 1) < depth) & (expand(here.indices(), 0) < space);
+          auto more = counts + where(inside, full<f32>({block_depth, block}, 1.0f), 0.0f);
+          auto difference = where(inside, v - means, 0.0f);
+          means = means + difference / maximum(more, 1.0f);
+          squares = squares + difference * (v - means);
+          counts = more;
+        }
       }
     }
+    if (whole)
+      counts = full<f32>({block_depth, block}, tiles);
     using Moments = std::tuple<Scalar<f32>, Scalar<f32>, Scalar<f32>>; // mean, squared differences, count
     auto together = [](const Moments &a, const Moments &b) {
       auto [meanA, squaresA, countA] = a;

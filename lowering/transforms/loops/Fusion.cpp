@@ -189,11 +189,18 @@ static bool readsInPlace(Value tile, Operation *load) {
   return !seen.contains(load);
 }
 
+// Whether each element of the load is read before, if at all, the store writes its place: along every dimension of the
+// view the two start at one offset, or are one element wide, so that they are one rectangle or have none in common.
 static bool isInPlace(Operation *load, Operation *write) {
   auto rectangle = dyn_cast<LoadOp>(load);
   auto store = dyn_cast<StoreOp>(write);
-  return rectangle && store && rectangle.getOffsets() == store.getOffsets() && rectangle.getDims() == store.getDims() &&
-         shapeOf(rectangle.getType()) == shapeOf(store.getValue().getType()) && readsInPlace(store.getValue(), load);
+  if (!rectangle || !store || rectangle.getDims() != store.getDims() ||
+      shapeOf(rectangle.getType()) != shapeOf(store.getValue().getType()))
+    return false;
+  for (auto [dim, offsets] : llvm::enumerate(llvm::zip(rectangle.getOffsets(), store.getOffsets())))
+    if (std::get<0>(offsets) != std::get<1>(offsets) && extentAlong(rectangle.getDims(), rectangle.getType(), dim) != 1)
+      return false;
+  return readsInPlace(store.getValue(), load);
 }
 
 void Fusion::keepWhatIsOverwritten(Operation *load, ArrayRef<Operation *> writes) {

@@ -289,6 +289,22 @@ TEST(TileToLoops, ReadsBeforeItOverwrites) {
     }
 }
 
+// Two rows of one view are the same row, read in place, or apart; shifted along the row, they overlap.
+TEST(TileToLoops, CopiesRowsOverTheirView) {
+  for (const char *to : {"[%zero, %zero]", "[%two, %zero]", "[%two, %one]", "[%zero, %one]"})
+    for (bool same : {false, true}) {
+      Arrays arrays = {{DType::f32, {3, 100}}, {DType::f32, {3, 100}}};
+      agree(kernel(arrays, replaced(R"(
+        %one = arith.constant 1 : i64
+        %two = arith.constant 2 : i64
+        %x = tile.load %a[%zero, %zero] dims [1] : !tile.view<?x?xf32> -> tensor<128xf32>
+        %y = arith.mulf %x, %x : tensor<128xf32>
+        tile.store %y, %bTO dims [1] : tensor<128xf32>, !tile.view<?x?xf32>)",
+                                    "TO", to)),
+            arrays, {1, 1, 1}, 1e-5, {}, same ? std::vector<int>{0, 0} : std::vector<int>{});
+    }
+}
+
 //===- Control flow -----------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, CarriesTilesThroughRegions) {

@@ -194,10 +194,13 @@ Value KernelLowering::evaluateLoad(LoadOp op, const Place &place) {
   return value;
 }
 
-// A scalar of the kernel as it is in the next program along x; none where it is the same there.
-std::optional<Value> KernelLowering::inNextProgram(Value original) {
+// A scalar of the kernel as it is in the next iteration of `loop`, or, without one, in the next program along x; none
+// where it is the same there.
+std::optional<Value> KernelLowering::inNextRound(Value original, scf::ForOp loop) {
+  if (loop && original == loop.getInductionVar())
+    return add(scalar(original), scalar(loop.getStep()));
   if (auto id = original.getDefiningOp<ProgramIdOp>())
-    return id.getAxis() == 0 ? std::optional(add(programIds[0], i64(1))) : std::nullopt;
+    return !loop && id.getAxis() == 0 ? std::optional(add(programIds[0], i64(1))) : std::nullopt;
   Operation *op = original.getDefiningOp();
   if (!op || op->getNumRegions() || op->getNumResults() != 1 || !isMemoryEffectFree(op) ||
       isa<TileDialect>(op->getDialect()))
@@ -205,7 +208,7 @@ std::optional<Value> KernelLowering::inNextProgram(Value original) {
   bool changes = false;
   Values operands;
   for (Value operand : op->getOperands()) {
-    std::optional<Value> next = inNextProgram(operand);
+    std::optional<Value> next = inNextRound(operand, loop);
     changes |= next.has_value();
     operands.push_back(next ? *next : scalar(operand));
   }
@@ -213,7 +216,7 @@ std::optional<Value> KernelLowering::inNextProgram(Value original) {
 }
 
 // The first statement that reads a row waits for memory; a later one finds it in a cache and leaves memory idle. There
-// the same row of the next program is asked for.
+// the row that the loop around it, or without one the next program, has in this one's place is asked for.
 void KernelLowering::prefetchNext(LoadOp op, Value pointer, const Place &place) {
   Type element = elementOf(op.getType());
   int64_t bytes = bytesOf(element), line = 64;
@@ -227,7 +230,7 @@ void KernelLowering::prefetchNext(LoadOp op, Value pointer, const Place &place) 
   const View &memory = view(op.getView(), op);
   SmallVector<Value> steps;
   for (auto [offset, stride] : llvm::zip(op.getOffsets(), memory.strides))
-    if (std::optional<Value> next = inNextProgram(offset))
+    if (std::optional<Value> next = inNextRound(offset, op->getParentOfType<scf::ForOp>()))
       steps.push_back(mul(sub(*next, scalar(offset)), stride));
   if (steps.empty())
     return;
@@ -237,6 +240,15 @@ void KernelLowering::prefetchNext(LoadOp op, Value pointer, const Place &place) 
     here();
     LLVM::Prefetch::create(builder, loc, target, /*rw=*/0, /*hint=*/2, /*cache=*/1);
   }
+}
+
+// Of a tile that the first statement has kept.
+void KernelLowering::prefetchNext(LoadOp op, const Place &place) {
+  if (!currentSplit || !currentSplit->fast || place.vec < 0 || !readFirst.contains(op))
+    return;
+  Access from = access(op, op.getView(), op.getOffsets(), op.getDims(), shapeOf(op.getType()), place);
+  if (!from.stride)
+    prefetchNext(op, address(from.pointer, valueOf(place.at[place.vec]), elementOf(op.getType())), place);
 }
 
 void KernelLowering::lowerStore(StoreOp op) {

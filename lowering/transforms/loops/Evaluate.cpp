@@ -40,8 +40,11 @@ Value KernelLowering::evaluate(Value tile, Place place) {
     keepOperandsHere(tile, place, known);
     return known;
   }
-  if (const Buffer *buffer = bufferOf(tile))
+  if (const Buffer *buffer = bufferOf(tile)) {
+    if (auto load = tile.getDefiningOp<LoadOp>())
+      prefetchNext(load, place);
     return remember(key, read(*buffer, place));
+  }
   Operation *op = tile.getDefiningOp();
   if (!op || !isInline(op))
     throw Unsupported{op ? op : kernel, "a tile from this operation"};

@@ -159,7 +159,8 @@ private:
   Value maskOf(const Access &access, const Place &place, int64_t extent);
   Value evaluateLoad(LoadOp op, const Place &place);
   void prefetchNext(LoadOp op, Value pointer, const Place &place);
-  std::optional<Value> inNextProgram(Value original);
+  void prefetchNext(LoadOp op, const Place &place);
+  std::optional<Value> inNextRound(Value original, mlir::scf::ForOp loop);
   Value evaluateGather(GatherOp op, const Place &place);
   void lowerStore(StoreOp op);
   void lowerScatter(ScatterOp op);

@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import json
 import os
+import time
 
 # As torch comes, its idle threads keep a processor busy for milliseconds, at the expense of whatever runs next.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -113,7 +114,7 @@ def error_of(op, which, size, dtype):
     return max(float(a / (2 * b + 1e-4)) for a, b in zip(ours, theirs, strict=True))
 
 
-def measure(name, which, size, dtype, rounds):
+def measure(name, which, size, dtype, rounds, clock):
     op = OPS[name]
     first = op.inputs(normal(dtype), *size)
     moved = op.bytes(**first)[which == "backward"]
@@ -125,7 +126,7 @@ def measure(name, which, size, dtype, rounds):
         seconds = {who: milliseconds(lambda i, calls=calls: calls[i](), count) / 1e3 for who, calls in runs.items()}
     else:
         turns = {who: rotating(calls) for who, calls in runs.items()}
-        seconds = interleaved(turns, rounds=rounds, warmup=count)
+        seconds = interleaved(turns, rounds=rounds, warmup=count, clock=clock)
     return {
         "op": name,
         "pass": which,
@@ -160,9 +161,15 @@ def main():
         "--dtype", default="", help="f32, f16 or bf16, separated by commas; f32,bf16 on the CPU, else bf16"
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="on the CPU")
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="on a CPU that others use: processor time of all threads over their number, not the time that passed",
+    )
     parser.add_argument("--json", help="also write the rows to this file")
     options = parser.parse_args()
     cuda = options.device == "cuda"
+    clock = (lambda: time.process_time() / THREADS) if options.busy else time.perf_counter
     if not cuda:
         torch.set_num_threads(THREADS)
         bitloom.set_num_threads(THREADS)
@@ -178,7 +185,7 @@ def main():
         for dtype in (options.dtype or ("bf16" if cuda else "f32,bf16")).split(","):
             for size in getattr(OPS[name], options.device):
                 for which in ["forward", "backward"] if OPS[name].backward else ["both"]:
-                    rows.append(measure(name, which, size, DTYPES[dtype], options.rounds) | {"dtype": dtype})
+                    rows.append(measure(name, which, size, DTYPES[dtype], options.rounds, clock) | {"dtype": dtype})
     if options.json:
         with open(options.json, "w") as file:
             json.dump(rows, file, indent=1)

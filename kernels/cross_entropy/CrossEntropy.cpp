@@ -13,8 +13,8 @@ namespace bitloom::kernels {
 // that is neither that nor a column gives a NaN for its loss and no gradient, and 1 + its row in `error`, at the
 // largest.
 //
-// dlogits may be logits. A row of up to 32768 columns is one tile, read once. A longer one is read twice, a running
-// maximum and sum in each lane first (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+// dlogits may be logits. A row of up to 32768 columns (of f32 on a GPU: 16384) is one tile, read once. A longer one is
+// read twice, a running maximum and sum in each lane first (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 template <class T> struct CrossEntropy {
   static constexpr auto name = "cross_entropy";
   static constexpr auto summary =
@@ -46,7 +46,12 @@ template <class T> struct CrossEntropy {
   Meta<bool> with_lse = "lse.given", with_z_loss = "z_loss.given", with_predicted = "predicted.given";
   Meta<bool> with_correct = "correct.given", checked = "error.given";
   Meta<bool> smoothed = "label_smoothing.given", capped = "softcap.given";
-  Meta<int> block = "min(round_up(cols, 128), 16384 + 16384 * (cols <= 32768))";
+  // A whole row where that fits the registers of a GPU, else a fourth of what would: the lanes' sums take more.
+  Meta<int> block = sizeof(T) == 4
+                        ? "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 8192 * (cols <= 16384)) + "
+                          "(compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))"
+                        : "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 24576 * (cols <= 32768)) + "
+                          "(compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))";
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<int> lanes =
       "min(block, 2048)"; // of the running maximum; a divisor of block where the row is more than one tile

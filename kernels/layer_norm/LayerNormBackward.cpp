@@ -27,9 +27,10 @@ template <class T> struct LayerNormBackward {
   View<T, 2> dx{"rows, cols"};
   View<f32, 2> dweight{"programs * with_dweight, cols"}, dbias{"programs * with_dbias, cols"};
   Meta<bool> weighted = "weight.given", with_dweight = "dweight.given", with_dbias = "dbias.given";
-  Meta<int> block = "min(round_up(cols, 128), 16384)";
+  // Of a GPU's registers, the row's partial sums take as many as its values.
+  Meta<int> block = "min(round_up(cols, 128), 16384 - 8192 * (compute_capability > 0))";
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
-  Meta<int> programs = "min(ceil_div(rows, block_rows), 132 * max(1, 8192 / next_pow2(block * block_rows)))";
+  Meta<int> programs = "min(ceil_div(rows, block_rows), max(132, multiprocessors) * max(1, 8192 / next_pow2(block * block_rows)))";
   Meta<bool> resident = "cols <= block";
   BITLOOM_PARAMS(dy, x, mean, rstd, weight, dx, dweight, dbias, weighted, with_dweight, with_dbias, block, block_rows,
                  programs, resident)

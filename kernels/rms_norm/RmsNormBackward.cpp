@@ -21,9 +21,10 @@ template <class T> struct RmsNormBackward {
   View<f32, 2> dweight{"programs * weighted, cols"};
   Param<f32> eps = 1e-6f, offset = 0.0f;
   Meta<bool> weighted = "weight.given", has_rstd = "rstd.given";
-  Meta<int> block = "min(round_up(cols, 128), 16384)";
+  // Of a GPU's registers, the row's partial sums take as many as its values.
+  Meta<int> block = "min(round_up(cols, 128), 16384 - 8192 * (compute_capability > 0))";
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
-  Meta<int> programs = "min(ceil_div(rows, block_rows), 132 * max(1, 8192 / next_pow2(block * block_rows)))";
+  Meta<int> programs = "min(ceil_div(rows, block_rows), max(132, multiprocessors) * max(1, 8192 / next_pow2(block * block_rows)))";
   Meta<bool> resident = "cols <= block";
   BITLOOM_PARAMS(dy, x, weight, rstd, dx, dweight, eps, offset, weighted, has_rstd, block, block_rows, programs,
                  resident)

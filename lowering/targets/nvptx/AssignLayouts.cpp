@@ -596,10 +596,30 @@ namespace {
 struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
   using AssignLayoutsBase::AssignLayoutsBase;
 
+  // Fields that cross rows are placed for the instructions of CPUs.
+  LogicalResult checkPackings(func::FuncOp func) {
+    auto check = [&](Operation *op, tile::PackingAttr packing) -> WalkResult {
+      if (Packing::parse(packing.getSpelling()).order != Packing::Order::Columns)
+        return WalkResult::advance();
+      return op->emitError() << "expected a packing in the order low, high or planar on " << target << ", got "
+                             << packing.getSpelling() << ": the order columns is that of CPUs";
+    };
+    WalkResult result = func.walk([&](Operation *op) {
+      if (auto unpack = dyn_cast<tile::UnpackOp>(op))
+        return check(op, unpack.getPacking());
+      if (auto pack = dyn_cast<tile::PackOp>(op))
+        return check(op, pack.getPacking());
+      return WalkResult::advance();
+    });
+    return failure(result.wasInterrupted());
+  }
+
   void runOnOperation() override {
     func::FuncOp func = getOperation();
     if (!func->hasAttr(tile::kernelAttr))
       return;
+    if (failed(checkPackings(func)))
+      return signalPassFailure();
     auto warps = func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr);
     if (warps && (warps.getInt() < 1 || warps.getInt() > 32 || !llvm::isPowerOf2_64(warps.getInt()))) {
       func.emitError() << tile::numWarpsAttr << ": expected a power of two from 1 to 32, got " << warps.getInt();

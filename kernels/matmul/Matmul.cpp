@@ -7,23 +7,27 @@ namespace bitloom::kernels {
 // accumulate exactly in i32, floats in f32; products of full f32 operands in blocks along k, whose error grows with
 // k / block_k + block_k rather than k (Higham, "The Accuracy of Floating Point Summation", 1993). So do those of 8-bit
 // floats, since Hopper's tensor cores keep some 14 bits of their sums ("DeepSeek-V3 Technical Report", 2024, 3.3.2);
-// fast_sums leaves them there. Operands that were quantised with one scale each pass what multiplies them back.
+// fast_sums leaves them there. Operands that were quantised with one scale each pass what multiplies them back. The
+// addend may be out itself: so a product is added to what is there, in f32 where out is.
 template <class T, class Out> struct Matmul {
   static constexpr auto name = "matmul";
-  static constexpr auto summary = "out = activation(scale_a · scale_b · a · b + bias)";
+  static constexpr auto summary = "out = activation(scale_a · scale_b · a · b + bias + addend)";
   static constexpr auto tests =
       "m=1 n=1 k=1; m=17 n=33 k=65; m=129 n=257 k=199 biased=1; m=3 n=199 k=17 activation=1; m=17 n=1 k=4097; "
       "m=33 n=65 k=17 b_transposed=1; m=129 n=31 k=70 a_transposed=1; m=65 n=70 k=199 a_transposed=1 b_transposed=1; "
-      "m=33 n=48 k=64 block_m=16 block_n=32 block_k=16; m=129 n=272 k=208 b_transposed=1 biased=1 stream_k=1";
+      "m=33 n=48 k=64 block_m=16 block_n=32 block_k=16; m=129 n=272 k=208 b_transposed=1 biased=1 stream_k=1; "
+      "m=129 n=70 k=199 a_transposed=1 added=1";
   static constexpr auto benchmarks = "m=4096 n=4096 k=4096 b_transposed=1; m=16 n=14336 k=4096 b_transposed=1";
 
   View<const T, 2> a{"m, k"}, b{"k, n"};
   View<const Out, 1> bias{"n * biased"};
   View<const f32, 1> scale_a{"1 * scaled_a"}, scale_b{"1 * scaled_b"}; // of floats
+  View<const Out, 2> addend{"m * added, n"};
   View<Out, 2> out{"m, n"};
   Meta<int> activation = Meta<int>::oneOf("none, relu, silu, gelu"); // integers: none, relu
   Meta<bool> biased = "bias.given";
   Meta<bool> scaled_a = "scale_a.given", scaled_b = "scale_b.given";
+  Meta<bool> added = "addend.given";
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
   Meta<bool> tf32 = false;      // f32 operands may be rounded to 10 bits of mantissa
   Meta<bool> fast_sums = false; // of 8-bit floats
@@ -46,8 +50,8 @@ template <class T, class Out> struct Matmul {
                     "(2 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= multiprocessors)";
   Meta<bool> stream_k = false; // whether thread blocks share the steps along k of all tiles evenly
   Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
-  BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, out, activation, biased, scaled_a, scaled_b, a_transposed, b_transposed,
-                 tf32, fast_sums, block_m, block_n, block_k, split, stream_k, stages)
+  BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, addend, out, activation, biased, scaled_a, scaled_b, added, a_transposed,
+                 b_transposed, tf32, fast_sums, block_m, block_n, block_k, split, stream_k, stages)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_m), ceil_div(out.extent(1), block_n)}; }
 
@@ -82,11 +86,13 @@ template <class T, class Out> struct Matmul {
     }
     if (biased)
       acc = acc + cast<Sum>(expand(bias(cols), 0));
+    if (added)
+      acc = acc + cast<Sum>(addend(rows, cols));
     out(rows, cols) = cast<Out>(activated(acc, activation));
   }
 };
 
 BITLOOM_REGISTER(Matmul<f32, f32>, Matmul<f16, f16>, Matmul<bf16, bf16>, Matmul<i8, i32>, Matmul<f8e4m3, bf16>,
-                 Matmul<f8e5m2, bf16>)
+                 Matmul<f8e5m2, bf16>, Matmul<f16, f32>, Matmul<bf16, f32>)
 
 } // namespace bitloom::kernels

@@ -16,16 +16,20 @@ def activated(x, activation):
     return x
 
 
-def matmul(a, b, activation, bias=0, scale_a=1, scale_b=1, **_):
-    return activated(a @ b * scale_a * scale_b + bias, activation)
+def matmul(a, b, activation, bias=0, scale_a=1, scale_b=1, addend=0, **_):
+    return activated(a @ b * scale_a * scale_b + bias + addend, activation)
 
 
-def matmul_torch(a, b, activation, bias=None, **_):
+def matmul_torch(a, b, activation, bias=None, addend=None, dtype="", **_):
+    if dtype.endswith("/f32"):
+        a, b = a.float(), b.float()
     if not a.is_floating_point():
         product = a.to(torch.int32) @ b.to(torch.int32) + (0 if bias is None else bias)
     elif a.dtype.itemsize == 1:  # torch._scaled_mm wants shapes of multiples of 16
         product = (a.float() @ b.float() + (0 if bias is None else bias)).to(torch.bfloat16)
     else:
         product = a @ b if bias is None else torch.addmm(bias, a, b)
+    if addend is not None:
+        product = product + addend
     function = (lambda x: x, torch.relu, torch.nn.functional.silu, torch.nn.functional.gelu)[activation]
     return function(product)

@@ -24,7 +24,8 @@ template <class T> struct FusedAddRmsNormBackward {
   // Of a GPU's registers, the row's partial sums take as many as its values.
   Meta<int> block = "min(round_up(cols, 128), 16384 - 8192 * (compute_capability > 0))";
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
-  Meta<int> programs = "min(ceil_div(rows, block_rows), max(132, multiprocessors) * max(1, 8192 / next_pow2(block * block_rows)))";
+  Meta<int> programs = "max(1, min(ceil_div(rows, block_rows), max(multiprocessors, 64) * "
+                       "max(1, 8192 / next_pow2(block * block_rows))))";
   Meta<bool> resident = "cols <= block";
   BITLOOM_PARAMS(dy, sum, weight, dsum, rstd, dx, dweight, eps, offset, weighted, added, has_rstd, block, block_rows,
                  programs, resident)

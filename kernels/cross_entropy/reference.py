@@ -87,3 +87,43 @@ def cross_entropy_torch(logits, target, ignore_index, label_smoothing, lse_squar
 def cross_entropy_results(dlogits, loss, lse, z_loss, predicted, correct, error):
     """The error word starts as the test's pattern, which is larger than any row."""
     return dlogits, loss, lse, z_loss, predicted, correct, error * 0
+
+
+cross_entropy_part_reads = ("lse", "own", "spread")
+
+
+def cross_entropy_part(logits, target, lse, own, spread, first, softcap, weight=1, **_):
+    x = softcap * np.tanh(logits / softcap) if softcap else logits
+    columns = np.arange(x.shape[1]) + first
+    top = x.max(axis=1)
+    part = top + np.log(np.exp(x - top[:, None]).sum(axis=1))
+    spread = spread + (x * weight).sum(axis=1) if len(spread) else spread
+    return np.logaddexp(lse, part), own + (x * (columns == target[:, None])).sum(axis=1), spread
+
+
+def cross_entropy_part_torch(logits, target, lse, own, spread, first, softcap, weight=1, **_):
+    x = softcap * torch.tanh(logits / softcap) if softcap else logits
+    columns = torch.arange(x.shape[1]) + first
+    part = torch.logsumexp(x, 1)
+    spread = spread + (x * weight).sum(1) if len(spread) else spread
+    return torch.logaddexp(lse, part.float()), own + (x * (columns == target[:, None])).sum(1), spread
+
+
+def cross_entropy_part_backward(logits, target, lse, slope, least, first, softcap, weight=1, even=None, **_):
+    capped = np.tanh(logits / softcap) if softcap else None
+    x = softcap * capped if softcap else logits
+    columns = np.arange(x.shape[1]) + first
+    gradient = np.exp(x - lse[:, None]) * slope[:, None] - (columns == target[:, None]) * least[:, None]
+    if even is not None:
+        gradient = gradient - even[:, None] * weight
+    return gradient * (1 - capped**2) if softcap else gradient
+
+
+def cross_entropy_part_backward_torch(logits, target, lse, slope, least, first, softcap, weight=1, even=None, **_):
+    capped = torch.tanh(logits / softcap) if softcap else None
+    x = softcap * capped if softcap else logits
+    columns = torch.arange(x.shape[1]) + first
+    gradient = torch.exp(x - lse[:, None]) * slope[:, None] - (columns == target[:, None]) * least[:, None]
+    if even is not None:
+        gradient = gradient - even[:, None] * weight
+    return (gradient * (1 - capped**2) if softcap else gradient).to(logits.dtype)

@@ -1,0 +1,175 @@
+"""The Jensen-Shannon divergence of the results of two linear layers, a student's and a teacher's, whose logits are
+never there all at once."""
+
+import torch
+from torch import Tensor
+
+import bitloom
+
+from .checks import check_choice, check_constant, check_range, check_shapes, check_temperature
+from .chunks import CHUNK, Chunks, fake_gradients, scaled
+from .divergences import REDUCTIONS, mean_factor, row_scale, rows_formula, run
+from .operator import formula_operator, gradients_of, operator
+from .shapes import as_type_of, like, rows
+
+
+def _run(chunks, teacher, teacher_weight, teacher_bias, beta, temperature, scale):
+    """The rows' losses; gradients are of these times scale, (n,) or None."""
+    losses = like(teacher, len(teacher), torch.float32)
+    for span in chunks.spans:
+        logits = chunks.logits(span)
+        target = bitloom.matmul(teacher[span], teacher_weight.t(), teacher_bias)
+        factor = scale[span] if scale is not None and chunks.any else None
+        outputs = {"loss": losses[span]} | ({"dinput": logits} if chunks.any else {})
+        run("jsd", logits, target, "logits", "logits", beta, temperature, factor, **outputs)
+        if chunks.any:
+            chunks.add(span, logits)
+    return losses
+
+
+def _formula(x, weight, bias, teacher, teacher_weight, teacher_bias, labels, beta, temperature, *others):
+    ignore_index, reduction, _ = others
+
+    def linear(x, weight, bias):
+        return torch.nn.functional.linear(rows(x).float(), weight.float(), None if bias is None else bias.float())
+
+    logits = linear(x, weight, bias)
+    with torch.no_grad():
+        target = linear(teacher, teacher_weight, teacher_bias)
+    losses = rows_formula("jsd", logits, target, "logits", "logits", beta, temperature)
+    labels = None if labels is None else labels.flatten()
+    scale = row_scale(logits.shape, labels, ignore_index, reduction, x.device)
+    losses = losses if scale is None else torch.where(scale != 0, losses, 0) * scale
+    return losses.view(x.shape[:-1]) if reduction == "none" else losses.sum()
+
+
+def _gradients(grad, x, weight, bias, teacher, teacher_weight, teacher_bias, labels, *others):
+    beta, temperature, ignore_index, reduction, chunk, dx, dweight, dbias = others
+    flat, labels = rows(x), None if labels is None else labels.flatten()
+    own = row_scale((len(flat), len(weight)), labels, ignore_index, reduction, x.device)
+    scale = grad.flatten().expand(len(flat))
+    chunks = Chunks(flat, weight, bias, chunk, dx, dweight, dbias)
+    _run(chunks, rows(teacher), teacher_weight, teacher_bias, beta, temperature, scale if own is None else scale * own)
+    dx, dweight, dbias = chunks.gradients()
+    return dx.view(x.shape) if dx.dim() > 1 else dx, dweight.to(weight.dtype), dbias.to(weight.dtype)
+
+
+def _second_order(*arguments):
+    *arguments, dx, dweight, dbias = arguments
+    found = iter(
+        gradients_of(_formula, 1, tuple(i for i, wanted in enumerate((dx, dweight, dbias)) if wanted))(*arguments)
+    )
+    return tuple(next(found) if wanted else None for wanted in (dx, dweight, dbias))
+
+
+_arguments = (
+    "Tensor input, Tensor weight, Tensor? bias, Tensor teacher_input, Tensor teacher_weight, Tensor? teacher_bias, "
+    "Tensor? labels, float beta, float temperature, int ignore_index, str reduction, int chunk_size, "
+    "bool dinput, bool dweight, bool dbias"
+)
+fused_linear_jsd_backward = formula_operator(
+    f"fused_linear_jsd_backward(Tensor grad, {_arguments}) -> (Tensor, Tensor, Tensor)",
+    _gradients,
+    lambda grad, x, weight, *others: fake_gradients(x, weight, *others[-3:], weight.dtype),
+    _second_order,
+)
+
+
+def _forward(x, weight, bias, teacher, teacher_weight, teacher_bias, labels, *others):
+    beta, temperature, ignore_index, reduction, chunk, *wanted = others
+    flat, labels = rows(x), None if labels is None else labels.flatten()
+    shape = len(flat), len(weight)
+    scale = row_scale(shape, labels, ignore_index, reduction, x.device)
+    chunks = Chunks(flat, weight, bias, chunk, *wanted)
+    # Gradients of 16 bits without an exponent's range keep theirs until the mean's factor comes with the loss's scale.
+    early = row_scale(shape, labels, ignore_index, "sum", x.device) if x.dtype == torch.float16 else scale
+    losses = _run(chunks, rows(teacher), teacher_weight, teacher_bias, beta, temperature, early)
+    if scale is not None:
+        losses = torch.where(scale != 0, losses, 0) * scale
+    total = losses.view(x.shape[:-1]) if reduction == "none" else bitloom.sum_scaled(losses).view(())
+    dx, dweight, dbias = chunks.gradients()
+    return total, dx.view(x.shape) if dx.dim() > 1 else dx, dweight, dbias
+
+
+def _fake(x, weight, *others):
+    *_, reduction, _, dx, dweight, dbias = others
+    kind = torch.float32 if x.dtype == torch.float16 else weight.dtype
+    shape = x.shape[:-1] if reduction == "none" else ()
+    return like(x, shape, torch.float32), *fake_gradients(x, weight, dx, dweight, dbias, kind)
+
+
+def _setup(ctx, inputs, output):
+    *tensors, ctx.beta, ctx.temperature, ctx.ignore_index, ctx.reduction, ctx.chunk = inputs[:12]
+    ctx.save_for_backward(*tensors)
+    ctx.asked = inputs[12:]
+    ctx.gradients = output[1:] if any(ctx.asked) else None
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad, *_):
+    if grad is None:
+        return (None,) * 15
+    x, weight, *_, labels = saved = ctx.saved_tensors
+    gradients, ctx.gradients = ctx.gradients, None  # they go out: another backward through here computes its own
+    wanted = list(ctx.needs_input_grad[:3])
+    if gradients is None or any(w and not a for w, a in zip(wanted, ctx.asked)) or torch.is_grad_enabled():
+        numbers = ctx.beta, ctx.temperature, ctx.ignore_index, ctx.reduction, ctx.chunk
+        gradients = fused_linear_jsd_backward(grad, *saved, *numbers, *wanted)
+    else:
+        if x.dtype == torch.float16:
+            shape, labels = (rows(x).shape[0], weight.shape[0]), None if labels is None else labels.flatten()
+            factor = mean_factor(shape, labels, ctx.ignore_index, ctx.reduction, x.device)
+            grad = grad if factor is None else grad * factor[0]
+        gradients = scaled(gradients, grad)
+    return *(value.to(x.dtype) if w else None for value, w in zip(gradients, wanted)), *(None,) * 12
+
+
+_fused_linear_jsd = operator(
+    f"fused_linear_jsd({_arguments}) -> (Tensor, Tensor, Tensor, Tensor)", _forward, _fake, _setup, _backward
+)
+
+
+def fused_linear_jsd(
+    input: Tensor,
+    weight: Tensor,
+    teacher_input: Tensor,
+    teacher_weight: Tensor,
+    labels: Tensor | None = None,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    reduction: str = "batchmean",
+    *,
+    bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    chunk_size: int = CHUNK,
+) -> Tensor:
+    """jsd(linear(input, weight, bias), linear(teacher_input, teacher_weight, teacher_bias), beta, labels, logits=True),
+    with the logits of chunk_size rows at once.
+
+    input: (..., hidden) of f32, f16 or bf16. weight: (classes, hidden). The teacher's may be of another hidden size
+    and have no gradient. Sums over chunks are in f32. The rest is as for jsd and fused_linear_cross_entropy.
+    """
+    name = "fused_linear_jsd"
+    check_choice(name, "reduction", reduction, REDUCTIONS)
+    check_range(name, "beta", beta, 0, 1)
+    check_range(name, "chunk_size", chunk_size, 1)
+    check_temperature(name, temperature)
+    teacher = {"teacher_input": teacher_input, "teacher_weight": teacher_weight, "teacher_bias": teacher_bias}
+    for argument, value in teacher.items():
+        check_constant(name, argument, value)
+    check_shapes(
+        name,
+        weight=(weight, (weight.shape[0], input.shape[-1])),
+        bias=(bias, weight.shape[:1]),
+        teacher_input=(teacher_input, (*input.shape[:-1], teacher_input.shape[-1])),
+        teacher_weight=(teacher_weight, (weight.shape[0], teacher_input.shape[-1])),
+        teacher_bias=(teacher_bias, weight.shape[:1]),
+        labels=(labels, input.shape[:-1]),
+    )
+    weight, bias, *teacher = (as_type_of(input, x) for x in (weight, bias, *teacher.values()))
+    early = torch.is_grad_enabled() and reduction != "none"
+    wanted = [early and x is not None and x.requires_grad for x in (input, weight, bias)]
+    numbers = float(beta), float(temperature), ignore_index, reduction, chunk_size
+    return _fused_linear_jsd(input, weight, bias, *teacher, labels, *numbers, *wanted)[0]

@@ -1,0 +1,207 @@
+"""Losses of logits."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import bitloom
+
+from .checks import check_choice, check_constant, check_range
+from .operator import formula_operator, gradients_of, is_eager, operator
+from .shapes import like, rows
+from .targets import error_word, look_at
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+# ---- cross_entropy -----------------------------------------------------------------------------------------------
+
+
+def _mean_scale(target, weight, ignore_index):
+    if weight is None:
+        return bitloom.target_scale(target, ignore_index)
+    return bitloom.target_weight_scale(target, weight.detach(), ignore_index)
+
+
+# What a mean over the targets multiplies by, (1,): 0 where no target counts.
+mean_scale = operator(
+    "mean_scale(Tensor target, Tensor? weight, int ignore_index) -> Tensor",
+    _mean_scale,
+    lambda target, weight, ignore_index: like(target, 1, torch.float32),
+)
+
+
+def cross_entropy_formula(logits, target, weight, ignore_index, smoothing, z, softcap, reduction):
+    x = rows(logits).float()
+    x = softcap * torch.tanh(x / softcap) if softcap else x
+    target, weight = target.flatten(), None if weight is None else weight.detach()
+    counts = target != ignore_index
+    usual = {
+        "weight": weight,
+        "ignore_index": ignore_index,
+        "label_smoothing": smoothing,
+        "reduction": "none",
+    }
+    loss = torch.nn.functional.cross_entropy(x, target, **usual) + counts * z * torch.logsumexp(x, -1).square()
+    if reduction == "none":
+        return loss.view(logits.shape[:-1])
+    return loss.sum() * (mean_scale(target, weight, ignore_index)[0] if reduction == "mean" else 1)
+
+
+def _gradient_of(grad, logits, target, weight, ignore_index, smoothing, z, softcap, reduction):
+    flat, target = rows(logits), target.flatten()
+    scale = grad.flatten().expand(len(flat))
+    if reduction == "mean":
+        scale = scale * mean_scale(target, weight, ignore_index)
+    numbers = ignore_index, smoothing or None, z or None, softcap or None
+    return bitloom.cross_entropy(flat, target, weight, scale, *numbers, with_gradient=True)[0].view(logits.shape)
+
+
+_arguments = (
+    "Tensor target, Tensor? weight, int ignore_index, float label_smoothing, float lse_square_scale, float softcap, "
+    "str reduction"
+)
+cross_entropy_backward = formula_operator(
+    f"cross_entropy_backward(Tensor grad, Tensor logits, {_arguments}) -> Tensor",
+    _gradient_of,
+    lambda grad, logits, *_: like(logits),
+    lambda *arguments: gradients_of(cross_entropy_formula, 1, (0,))(*arguments)[0],
+)
+
+
+def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduction, gradient, z_loss, correct, best):
+    flat, classes = rows(logits), target.flatten()
+    scale = mean_scale(classes, weight, ignore_index) if reduction == "mean" else None
+    # Gradients of 16 bits without an exponent's range keep theirs until the mean's factor comes with the loss's scale.
+    early = scale.expand(len(flat)) if gradient and scale is not None and logits.dtype != torch.float16 else None
+    word = error_word("cross_entropy", logits.device)
+    results = iter(
+        bitloom.cross_entropy(
+            flat,
+            classes,
+            weight,
+            early,
+            ignore_index,
+            smoothing or None,
+            z or None,
+            softcap or None,
+            with_gradient=gradient,
+            with_z_loss=z_loss,
+            with_predicted=best,
+            with_correct=correct,
+            error=word,
+        )
+    )
+    look_at("cross_entropy", word)
+
+    def summed(x):
+        return x.view(target.shape) if reduction == "none" else bitloom.sum_scaled(x, scale).view(())
+
+    dlogits = next(results).view(logits.shape) if gradient else like(logits, 0)
+    losses = summed(next(results))
+    z_losses = summed(next(results)) if z_loss else like(logits, 0, torch.float32)
+    predicted = next(results).view(target.shape) if best else like(logits, 0, torch.int64)
+    if correct:
+        accuracy = bitloom.sum_scaled(next(results), bitloom.target_scale(classes, ignore_index)).view(())
+    else:
+        accuracy = like(logits, 0, torch.float32)
+    return losses, z_losses, accuracy, predicted, dlogits
+
+
+def _fake(logits, target, weight, ignore_index, smoothing, z, softcap, reduction, gradient, z_loss, correct, best):
+    shape = target.shape if reduction == "none" else ()
+    return (
+        like(logits, shape, torch.float32),
+        like(logits, shape if z_loss else 0, torch.float32),
+        like(logits, () if correct else 0, torch.float32),
+        like(logits, target.shape if best else 0, torch.int64),
+        like(logits, logits.shape if gradient else 0),
+    )
+
+
+def _setup(ctx, inputs, output):
+    logits, target, weight, *ctx.numbers, gradient, _, _, _ = inputs
+    ctx.save_for_backward(logits, target, weight)
+    ctx.gradient = output[-1] if gradient else None
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad, *_):
+    nothing = (None,) * 11
+    if grad is None:
+        return (None, *nothing)
+    logits, target, weight = ctx.saved_tensors
+    dlogits, ctx.gradient = ctx.gradient, None  # it goes out: another backward through here computes its own
+    if dlogits is None or torch.is_grad_enabled() or not is_eager(dlogits, grad):
+        return (cross_entropy_backward(grad, logits, target, weight, *ctx.numbers), *nothing)
+    scale = grad.flatten()
+    if ctx.numbers[-1] == "mean" and logits.dtype == torch.float16:
+        scale = scale * mean_scale(target.flatten(), weight, ctx.numbers[0])
+    bitloom.scale_rows(scale.expand(target.numel()), x=rows(dlogits))
+    return (dlogits, *nothing)
+
+
+_cross_entropy = operator(
+    f"cross_entropy(Tensor logits, {_arguments}, bool gradient, bool z_loss, bool accuracy, bool predicted)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _forward,
+    _fake,
+    _setup,
+    _backward,
+)
+
+
+class CrossEntropyOutput(NamedTuple):
+    """loss, and what else was asked for: the z-loss's share in it, how many of the targets that count the largest
+    logits hit (between 0 and 1), and the classes of the largest logits."""
+
+    loss: Tensor
+    z_loss: Tensor | None = None
+    token_accuracy: Tensor | None = None
+    predicted_tokens: Tensor | None = None
+
+
+def check_cross_entropy(name, label_smoothing, lse_square_scale, softcap, reduction, weight, called="weight") -> None:
+    check_choice(name, "reduction", reduction, REDUCTIONS)
+    check_range(name, "label_smoothing", label_smoothing, 0, 1)
+    check_range(name, "lse_square_scale", lse_square_scale, 0)
+    check_range(name, "softcap", softcap, 0)
+    check_constant(name, called, weight)
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    lse_square_scale: float = 0.0,
+    softcap: float | None = None,
+    reduction: str = "mean",
+    *,
+    return_z_loss: bool = False,
+    return_token_accuracy: bool = False,
+    return_predicted_tokens: bool = False,
+) -> Tensor | CrossEntropyOutput:
+    """The cross entropy of each row of logits with its target, plus lse_square_scale * logsumexp(row)².
+
+    logits: (..., classes) of f32, f16 or bf16. target: i64 of (...), classes or ignore_index; such rows count for
+    nothing. weight: f32 of (classes,). softcap: logits are softcap * tanh(logits / softcap) first. reduction: "mean"
+    over the targets that count, by their weights where there are such, and 0 where none counts; "sum"; or "none".
+    Computed in f32; the gradient is for the logits.
+    Returns the loss, f32 of () or of (...), or a CrossEntropyOutput where more is asked for.
+    Raises UserError for other shapes, types and numbers, and for targets that are no class: these make the loss NaN,
+    and are named by this call on the CPU and by a later one on CUDA, which does not wait for the device.
+    """
+    cap = 0.0 if softcap is None else softcap
+    check_cross_entropy("cross_entropy", label_smoothing, lse_square_scale, cap, reduction, weight)
+    # Traced, the backward computes the gradient: what the forward wrote could not be scaled in place.
+    gradient = logits.requires_grad and torch.is_grad_enabled() and is_eager(logits)
+    numbers = ignore_index, float(label_smoothing), float(lse_square_scale), float(cap), reduction
+    asked = return_z_loss, return_token_accuracy, return_predicted_tokens
+    loss, *others, _ = _cross_entropy(logits, target, weight, *numbers, gradient, *asked)
+    if not any(asked):
+        return loss
+    return CrossEntropyOutput(loss, *(value if wanted else None for value, wanted in zip(others, asked)))

@@ -1,0 +1,209 @@
+"""Normalisations."""
+
+import torch
+from torch import Tensor
+
+import bitloom
+
+from .operator import formula_operator, gradients_of, operator
+from .shapes import as_type_of, like, rows, total
+
+# ---- rms_norm ----------------------------------------------------------------------------------------------------
+
+
+def _rms_formula(x, weight, eps, offset):
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide if weight is None else wide * (weight.float() + offset)).to(x.dtype)
+
+
+def _rms_backward(dy, x, weight, eps, offset):
+    if weight is None:
+        return bitloom.rms_norm_backward(rows(dy), rows(x), None, None, eps, offset).view(x.shape), like(x, 0)
+    dx, dweight = bitloom.rms_norm_backward(rows(dy), rows(x), weight, None, eps, offset, weighted=True)
+    return dx.view(x.shape), total(dweight, weight)
+
+
+def _gradients(x, weight):
+    return like(x), like(x, 0) if weight is None else like(weight)
+
+
+rms_norm_backward = formula_operator(
+    "rms_norm_backward(Tensor dy, Tensor x, Tensor? weight, float eps, float offset) -> (Tensor, Tensor)",
+    _rms_backward,
+    lambda dy, x, weight, eps, offset: _gradients(x, weight),
+    gradients_of(_rms_formula, 1, (0, 1)),
+)
+
+
+def _rms_setup(ctx, inputs, output):
+    x, weight, ctx.eps, ctx.offset, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _rms_gradient(ctx, dy):
+    x, weight = ctx.saved_tensors
+    dx, dweight = rms_norm_backward(dy, x, weight, ctx.eps, ctx.offset)
+    return dx, None if weight is None else dweight, None, None, None
+
+
+def _rms(x, weight, eps, offset, casting):
+    return bitloom.rms_norm(rows(x), weight, eps, offset, casting=casting).view(x.shape)
+
+
+_rms_norm = operator(
+    "rms_norm(Tensor x, Tensor? weight, float eps, float offset, str casting) -> Tensor",
+    _rms,
+    lambda x, weight, eps, offset, casting: like(x),
+    _rms_setup,
+    _rms_gradient,
+)
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, offset: float = 0.0, casting: str = "gemma"
+) -> Tensor:
+    """x / sqrt(mean(x²) + eps) * (weight + offset), over the last dimension.
+
+    x: (..., n) of f32, f16 or bf16. weight: (n,), or none, and then no offset either. casting: where the result is
+    rounded to x's type, computed in f32 otherwise: "gemma" once, at the end; "llama" also before the multiplication by
+    the weight; "none" at every step, the root's too.
+    Returns a tensor like x. Raises UserError for other shapes and types.
+    """
+    return _rms_norm(x, as_type_of(x, weight), eps, offset, casting)
+
+
+# ---- fused_add_rms_norm ------------------------------------------------------------------------------------------
+
+
+def _fused_backward(dy, dsum, sum, weight, eps, offset):
+    dsum = None if dsum is None else rows(dsum)
+    if weight is None:
+        dx = bitloom.fused_add_rms_norm_backward(rows(dy), rows(sum), None, dsum, None, eps, offset)
+        return dx.view(sum.shape), like(sum, 0)
+    dx, dweight = bitloom.fused_add_rms_norm_backward(
+        rows(dy), rows(sum), weight, dsum, None, eps, offset, weighted=True
+    )
+    return dx.view(sum.shape), total(dweight, weight)
+
+
+fused_add_rms_norm_backward = formula_operator(
+    "fused_add_rms_norm_backward(Tensor dy, Tensor? dsum, Tensor sum, Tensor? weight, float eps, float offset)"
+    " -> (Tensor, Tensor)",
+    _fused_backward,
+    lambda dy, dsum, sum, weight, eps, offset: _gradients(sum, weight),
+    gradients_of(lambda sum, *others: (_rms_formula(sum, *others), sum), 2, (0, 1)),
+)
+
+
+def _fused_setup(ctx, inputs, output):
+    _, _, weight, ctx.eps, ctx.offset, _ = inputs
+    ctx.save_for_backward(output[1], weight)
+    ctx.set_materialize_grads(False)
+
+
+def _fused_gradient(ctx, dy, dsum):
+    sum, weight = ctx.saved_tensors
+    if dy is None:
+        return dsum, dsum, None, None, None, None
+    dx, dweight = fused_add_rms_norm_backward(dy, dsum, sum, weight, ctx.eps, ctx.offset)
+    return dx, dx, None if weight is None else dweight, None, None, None
+
+
+def _fused(x, residual, weight, eps, offset, casting):
+    out, sum = bitloom.fused_add_rms_norm(rows(x), rows(residual), weight, eps, offset, casting=casting)
+    return out.view(x.shape), sum.view(x.shape)
+
+
+_fused_add_rms_norm = operator(
+    "fused_add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps, float offset, str casting)"
+    " -> (Tensor, Tensor)",
+    _fused,
+    lambda x, residual, weight, eps, offset, casting: (like(x), like(x)),
+    _fused_setup,
+    _fused_gradient,
+)
+
+
+def fused_add_rms_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None = None,
+    eps: float = 1e-6,
+    offset: float = 0.0,
+    casting: str = "gemma",
+) -> tuple[Tensor, Tensor]:
+    """(rms_norm(x + residual), x + residual), the sum rounded to x's type before its norm is taken.
+
+    residual: of x's shape and type. The rest is as for rms_norm.
+    """
+    return _fused_add_rms_norm(x, residual, as_type_of(x, weight), eps, offset, casting)
+
+
+# ---- layer_norm --------------------------------------------------------------------------------------------------
+
+
+def _layer_formula(x, mean, rstd, weight, bias, eps):
+    wide = x.float()
+    wide = wide - wide.mean(-1, keepdim=True)
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    wide = wide if weight is None else wide * weight.float()
+    return (wide if bias is None else wide + bias.float()).to(x.dtype)
+
+
+def _layer_backward(dy, x, mean, rstd, weight, bias, eps):
+    weighted, biased = weight is not None, bias is not None
+    results = bitloom.layer_norm_backward(
+        rows(dy), rows(x), mean, rstd, weight, with_dweight=weighted, with_dbias=biased
+    )
+    dx, *partials = results if weighted or biased else (results,)
+    dbias = total(partials[-1], bias) if biased else like(x, 0)
+    return dx.view(x.shape), total(partials[0], weight) if weighted else like(x, 0), dbias
+
+
+layer_norm_backward = formula_operator(
+    "layer_norm_backward(Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, float eps)"
+    " -> (Tensor, Tensor, Tensor)",
+    _layer_backward,
+    lambda dy, x, mean, rstd, weight, bias, eps: (*_gradients(x, weight), _gradients(x, bias)[1]),
+    gradients_of(_layer_formula, 1, (0, 3, 4)),
+)
+
+
+def _layer_setup(ctx, inputs, output):
+    x, weight, bias, ctx.eps = inputs
+    _, mean, rstd = output
+    ctx.save_for_backward(x, mean, rstd, weight, bias)
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)
+
+
+def _layer_gradient(ctx, dy, *_):
+    if dy is None:
+        return None, None, None, None
+    *_, weight, bias = saved = ctx.saved_tensors
+    dx, dweight, dbias = layer_norm_backward(dy, *saved, ctx.eps)
+    return dx, None if weight is None else dweight, None if bias is None else dbias, None
+
+
+def _layer(x, weight, bias, eps):
+    out, mean, rstd = bitloom.layer_norm(rows(x), weight, bias, eps, with_mean=True, with_rstd=True)
+    return out.view(x.shape), mean, rstd
+
+
+_layer_norm = operator(
+    "layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)",
+    _layer,
+    lambda x, weight, bias, eps: (like(x), *(like(x, x.shape[:-1].numel(), torch.float32) for _ in range(2))),
+    _layer_setup,
+    _layer_gradient,
+)
+
+
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """(x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last dimension; statistics in f32.
+
+    x: (..., n) of f32, f16 or bf16. weight, bias: (n,), or none.
+    Returns a tensor like x. Raises UserError for other shapes and types.
+    """
+    return _layer_norm(x, as_type_of(x, weight), as_type_of(x, bias), eps)[0]

@@ -1,0 +1,121 @@
+"""How kernels become operators of PyTorch.
+
+An operator is one row: its schema, what runs its kernels, its fake form, its backward. Everything else follows here.
+``torch.ops.bitloom.<name>`` is what torch.compile, fake tensors and tensor subclasses see. Eager calls on plain tensors
+take a shorter road to the same functions: the dispatcher's Python road costs several times what the kernels' launch
+does.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+library = torch.library.Library("bitloom", "DEF")
+
+# What the short road takes; other kinds (fake tensors, DTensor, symbolic numbers) need the dispatcher.
+_PLAIN = frozenset((Tensor, torch.nn.Parameter, float, int, bool, str, list, type(None)))
+_is_compiling = torch.compiler.is_compiling
+_modes = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._are_functorch_transforms_active
+_any_requires_grad = torch._C._any_requires_grad
+
+
+def is_eager(*arguments) -> bool:
+    """Whether a call is of plain values, with nobody who traces or intercepts it."""
+    return not (_is_compiling() or not _PLAIN.issuperset(map(type, arguments)) or _modes() or _transforms())
+
+
+def operator(
+    schema: str,
+    forward: Callable,
+    fake: Callable,
+    setup: Callable | None = None,
+    backward: Callable | None = None,
+) -> Callable:
+    """Registers ``bitloom::<schema>`` and returns the function to call, with every argument by position.
+
+    forward(*arguments) runs the kernels on CPU and CUDA tensors and gives outputs that share no memory with arguments.
+    fake(*arguments) gives outputs of the same shapes, strides and types without values.
+    setup(ctx, inputs, output) keeps what backward(ctx, *gradients) needs, as in torch.autograd.Function; both are
+    absent where the operator has no gradient. backward calls operators, so that it can be differentiated again.
+    """
+    library.define(schema)
+    name = schema.partition("(")[0]
+    for device in ("CPU", "CUDA"):
+        library.impl(name, forward, device)
+    torch.library.register_fake(f"bitloom::{name}", fake, lib=library)
+    op = getattr(torch.ops.bitloom, name).default
+    apply = None
+    if backward:
+        torch.library.register_autograd(f"bitloom::{name}", backward, setup_context=setup, lib=library)
+
+        def run(ctx, *arguments):
+            output = forward(*arguments)
+            setup(ctx, arguments, output)
+            return output
+
+        function = type(name, (Function,), {"forward": staticmethod(run), "backward": staticmethod(backward)})
+        # Without Function's own wrapper, which is for functorch's transforms: they take the dispatcher's road.
+        apply = super(Function, function).apply
+
+    def call(*arguments):
+        if not is_eager(*arguments):
+            return op(*arguments)
+        if apply and _any_requires_grad(*arguments) and torch.is_grad_enabled():
+            return apply(*arguments)
+        return forward(*arguments)
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+def formula_operator(schema: str, forward: Callable, fake: Callable, formula: Callable) -> Callable:
+    """Registers an operator whose derivatives are those of formula(*arguments): the same in torch's own differentiable
+    functions. Such are the operators that compute gradients: their derivatives are of second order, and rare."""
+
+    def setup(ctx, inputs, output):
+        ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
+        ctx.save_for_backward(*(inputs[i] for i in ctx.places))
+        ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx, *outer):
+        again = torch.is_grad_enabled()  # whether derivatives of the results are wanted too
+        arguments = list(ctx.others)
+        with torch.enable_grad():
+            for i, value in zip(ctx.places, ctx.saved_tensors):
+                # A view is a fresh variable: derivatives by it leave out ways on which arguments depend on each other.
+                value = value.view_as(value) if again and value.requires_grad else value.detach()
+                arguments[i] = value.requires_grad_() if value.is_floating_point() else value
+            outputs = formula(*arguments)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            pairs = [(y, dy) for y, dy in zip(outputs, outer) if dy is not None and y is not None and y.requires_grad]
+            wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
+            results = [None] * len(arguments)
+            if pairs:
+                values, grads = zip(*pairs)
+                inputs = [arguments[i] for i in wanted]
+                found = torch.autograd.grad(values, inputs, grads, create_graph=again, allow_unused=True)
+                for i, value in zip(wanted, found):
+                    results[i] = value
+        return tuple(results)
+
+    return operator(schema, forward, fake, setup, backward)
+
+
+def gradients_of(function: Callable, outputs: int, by: tuple[int, ...]) -> Callable:
+    """The formula of a gradient: takes the gradients of the function's `outputs` results (None where there is none) and
+    then its arguments, and gives the gradients by those at the places `by`, None where such an argument is None."""
+
+    def formula(*arguments):
+        grads, arguments = arguments[:outputs], arguments[outputs:]
+        results = function(*arguments)
+        results = results if isinstance(results, tuple) else (results,)
+        values, grads = zip(*((y, dy) for y, dy in zip(results, grads) if dy is not None))
+        inputs = [arguments[i] for i in by if arguments[i] is not None]
+        found = iter(torch.autograd.grad(values, inputs, grads, create_graph=True, materialize_grads=True))
+        return tuple(None if arguments[i] is None else next(found) for i in by)
+
+    return formula

@@ -1,0 +1,95 @@
+"""Rotary position embedding."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+import bitloom
+
+from .operator import operator
+from .shapes import like
+
+
+def _tables(cos: Tensor, sections: int) -> Tensor:
+    """(sections, rows, width), as the kernel takes them."""
+    return cos.reshape(sections, -1, cos.shape[-1])
+
+
+def _turned(x: Tensor) -> Tensor:
+    """(batch, heads, t, d) like x, whose memory is in the order of (batch, t, heads, d)."""
+    batch, heads, t, d = x.shape
+    return like(x, (batch, t, heads, d)).transpose(1, 2)
+
+
+def _rope(q, k, cos, sin, positions, rotated, interleaved, mrope, inverse):
+    sections = 3 if mrope else 1
+    first, second = (mrope[0], mrope[1]) if mrope else (0, 0)
+    if positions is not None:
+        positions = positions.expand(q.shape[0], -1)[None] if not mrope else positions
+    out_q, out_k = bitloom.rope(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        _tables(cos, sections),
+        _tables(sin, sections),
+        positions,
+        rotated=rotated,
+        interleaved=interleaved,
+        inverse=inverse,
+        first_section=first,
+        second_section=second,
+    )
+    return out_q.transpose(1, 2), out_k.transpose(1, 2)
+
+
+def _setup(ctx, inputs, output):
+    _, _, cos, sin, positions, *ctx.others, ctx.inverse = inputs
+    ctx.save_for_backward(cos, sin, positions)
+
+
+def _gradient(ctx, dq, dk):
+    dq, dk = _operator(dq, dk, *ctx.saved_tensors, *ctx.others, not ctx.inverse)
+    return dq, dk, None, None, None, None, None, None, None
+
+
+# Linear in q and k: its gradient is itself, turning the other way.
+_operator = operator(
+    "rope(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor? positions, int rotated, bool interleaved, int[] mrope,"
+    " bool inverse) -> (Tensor, Tensor)",
+    _rope,
+    lambda q, k, *_: (_turned(q), _turned(k)),
+    _setup,
+    _gradient,
+)
+
+
+def rope(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool = False,
+    *,
+    positions: Tensor | None = None,
+    rotated: int | None = None,
+    mrope_sections: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """q and k with rotary position embedding.
+
+    q: (batch, heads, t, d), k: (batch, kv_heads, t, d), of f32, f16 or bf16. cos, sin: tables of q's type or f32, whose
+    columns are a token's angles: (batch or 1, t, width), or (rows, width) with positions, i64 of (batch or 1, t) that
+    choose each token's row. Column j is for pair j; columns from rotated / 2 on are not read.
+    interleaved: pairs are elements 2j and 2j + 1 of a head, else j and j + rotated / 2. rotated: how many elements of a
+    head take part, from the first on; the tables' width by default, the rest is copied. mrope_sections: how many pairs
+    take their angles from the first, second and third of three tables (3, batch or 1, t, width), with positions of (3,
+    batch, t).
+    Gradients are for q and k. Returns two tensors like q and k, in memory in the order of (batch, t, heads, d). Raises
+    UserError for other shapes and types.
+    """
+    rotated = cos.shape[-1] if rotated is None else rotated
+    sections = list(mrope_sections or ())
+    if sections and (len(sections) != 3 or sum(sections) != rotated // 2):
+        raise bitloom.UserError(
+            f"rope: argument mrope_sections: expected three numbers that add up to {rotated // 2} (rotated / 2), got "
+            f"{sections}"
+        )
+    return _operator(q, k, cos, sin, positions, rotated, interleaved, sections, False)

@@ -1,0 +1,68 @@
+"""vocab_parallel_cross_entropy over two processes, against the whole on one."""
+
+import bitloom
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from bitloom.torch import functional as F
+
+ROWS, HIDDEN, CLASSES, PROCESSES = 17, 24, 34, 2
+CASES = {
+    "mean": {"chunk_size": 5},
+    "sum": {"reduction": "sum", "softcap": 2.0},
+    "none": {"reduction": "none", "lse_square_scale": 0.01},
+    "all": {"label_smoothing": 0.1, "softcap": 3.0, "token_scaling": True, "weighted": True, "chunk_size": 7},
+}
+
+
+def made():
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(ROWS, HIDDEN, generator=generator), torch.randn(CLASSES, HIDDEN, generator=generator)
+    bias, class_weight = torch.randn(CLASSES, generator=generator), torch.rand(CLASSES, generator=generator) + 0.5
+    target = torch.randint(CLASSES, (ROWS,), generator=generator)
+    target[[3, 9]] = -100
+    return [t.requires_grad_() for t in (x, weight, bias)], target, class_weight
+
+
+def results(function, options, rows=slice(None)):
+    """The loss and the gradients by the input and by the rows of weight and bias."""
+    options = dict(options)
+    (x, weight, bias), target, class_weight = made()
+    parts = [x, weight.detach()[rows].requires_grad_(), bias.detach()[rows].requires_grad_()]
+    class_weight = class_weight if options.pop("weighted", False) else None
+    loss = function(parts[0], parts[1], target, parts[2], class_weight, **options)
+    outer = torch.linspace(0.5, 2, ROWS) if loss.dim() else torch.tensor(1.5)
+    first = torch.autograd.grad(loss, parts, outer, retain_graph=True)
+    second = torch.autograd.grad(loss, parts, outer)  # computed again
+    return [loss.detach(), *first, *second]
+
+
+def work(rank, store, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    here = CLASSES // PROCESSES
+    rows = slice(rank * here, (rank + 1) * here)
+    done = {name: results(F.vocab_parallel_cross_entropy, options, rows) for name, options in CASES.items()}
+    compiled = torch.compile(F.vocab_parallel_cross_entropy, fullgraph=True, backend="aot_eager")
+    done["compiled"] = results(compiled, CASES["mean"], rows)
+    with pytest.raises(bitloom.UserError, match=r"argument class_weight: expected shape \(34,\), got \(17,\)"):
+        F.vocab_parallel_cross_entropy(torch.ones(3, 5), torch.ones(17, 5), torch.arange(3), None, torch.ones(17))
+    torch.save(done, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_as_on_one_process(tmp_path):
+    mp.spawn(work, (tmp_path / "store", tmp_path), nprocs=PROCESSES)
+    done = [torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES)]
+    for name, options in (CASES | {"compiled": CASES["mean"]}).items():
+        options = {key: value for key, value in options.items() if key != "chunk_size"}
+        loss, *gradients = results(F.fused_linear_cross_entropy, options)
+        for ours in done:
+            torch.testing.assert_close(ours[name][0], loss)
+        for i, expected in enumerate(gradients, 1):
+            # The input's gradient is whole everywhere; those of weight and bias are parts.
+            found = [ours[name][i] for ours in done]
+            whole = found if i % 3 == 1 else [torch.cat(found)]
+            for mine in whole:
+                torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)

@@ -1,16 +1,24 @@
-"""The guide's Python runs, from the first block to the last, as a reader would type it."""
+"""The guides' Python runs, from the first block to the last, as a reader would type it."""
 
 import re
 from pathlib import Path
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def run(guide):
+    """The code blocks of a guide, in one scope."""
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", (DOCS / guide).read_text(), re.MULTILINE | re.DOTALL):
+        exec(compile(block, guide, "exec"), names)
 
 
 def test_guide_runs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    names = {}
-    for block in blocks:
-        exec(compile(block, str(GUIDE), "exec"), names)
+    run("python.md")
     shown = capsys.readouterr().out
     assert ".visible .entry low_bit_gemv(" in shown and "fmul\tv" in shown.replace(" ", "\t")
+
+
+def test_guide_to_training_runs():
+    run("torch.md")

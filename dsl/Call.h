@@ -51,8 +51,8 @@ public:
   // Takes the variant of this index, or the first whose view parameters have elements of `dtype`, whatever is bound.
   void chooseVariant(size_t index) { chosen = index; }
   void chooseVariant(DType dtype);
-  // Of which target defaults of Meta parameters may know `multiprocessors` and `compute_capability` (0 on a CPU). Before
-  // resolve(), which otherwise takes the tensors' device.
+  // Of which target defaults of Meta parameters may know `multiprocessors` and `compute_capability` (0 on a CPU).
+  // Before resolve(), which otherwise takes the tensors' device.
   void tuneFor(const Target &target);
 
   // Chooses the variant that the bound tensors fit, gives every name of an extent its value and every Meta parameter

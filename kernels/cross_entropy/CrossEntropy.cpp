@@ -14,7 +14,8 @@ namespace bitloom::kernels {
 // largest.
 //
 // dlogits may be logits. A row of up to 32768 columns (of f32 on a GPU: 16384) is one tile, read once. A longer one is
-// read twice, a running maximum and sum in each lane first (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+// read twice, a running maximum and sum in each lane first (Milakov and Gimelshein, "Online normalizer calculation for
+// softmax", 2018).
 template <class T> struct CrossEntropy {
   static constexpr auto name = "cross_entropy";
   static constexpr auto summary =

@@ -49,7 +49,7 @@ template <class T, class Out> struct Matmul {
   Meta<int> split = "1 + (m > 64) * (k >= 8192) * "
                     "(2 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= multiprocessors)";
   Meta<bool> stream_k = false; // whether thread blocks share the steps along k of all tiles evenly
-  Meta<int> stages = 0; // tiles of a and b on their way, at most; 0: what fits
+  Meta<int> stages = 0;        // tiles of a and b on their way, at most; 0: what fits
   BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, addend, out, activation, biased, scaled_a, scaled_b, added, a_transposed,
                  b_transposed, tf32, fast_sums, block_m, block_n, block_k, split, stream_k, stages)
 

@@ -277,8 +277,7 @@ static void unpackMatrix(const Packing &packing, std::span<const uint8_t> bytes,
   if (static_cast<int64_t>(bytes.size()) != expected)
     throw UserError("expected " + std::to_string(expected) + " bytes for " + std::to_string(values.size()) +
                     " values of " + packing.toString() + ", got " + std::to_string(bytes.size()));
-  unpackColumns(packing, bytes.data(), rows, columns, reinterpret_cast<uint8_t *>(values.data()),
-                std::is_signed_v<T>);
+  unpackColumns(packing, bytes.data(), rows, columns, reinterpret_cast<uint8_t *>(values.data()), std::is_signed_v<T>);
 }
 
 void pack(const Packing &packing, std::span<const int8_t> values, std::span<uint8_t> bytes) {

@@ -15,8 +15,8 @@ namespace bitloom {
 
 class Packer {
 public:
-  // For calls on up to `blocks` blocks at once; more are taken in turns. Not of the order columns. UserError: an illegal
-  // packing.
+  // For calls on up to `blocks` blocks at once; more are taken in turns. Not of the order columns. UserError: an
+  // illegal packing.
   explicit Packer(const Packing &packing, int64_t blocks = 1 << 20);
 
   // values: blocks × packing.block, their low bits being the fields, what is above ignored; bytes: blocks ×

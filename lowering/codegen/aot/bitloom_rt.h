@@ -34,8 +34,8 @@ struct bitloom_rt_variant {
   bitloom_kernel *kernel;
 };
 
-/* Whether this processor, and its operating system, run a target's code. On AArch64 it is Linux that is asked; elsewhere
- * only the base is known to run. */
+/* Whether this processor, and its operating system, run a target's code. On AArch64 it is Linux that is asked;
+ * elsewhere only the base is known to run. */
 int bitloom_rt_runs(const char *target);
 
 /* The last of the variants that this processor runs; where it runs none, bitloom_rt_assert and abort. */

@@ -32,6 +32,15 @@ Call product(int a, int b, int out) {
   return call;
 }
 
+// Addresses of a product's tensors by the parameters of matmul.
+std::vector<void *> dataOf(int a, int b, int out) {
+  const std::vector<Parameter> &parameters = kernelNamed("matmul").variants[0].parameters;
+  std::vector<void *> data(parameters.size());
+  for (auto [name, which] : {std::pair("a", a), std::pair("b", b), std::pair("out", out)})
+    data[size_t(std::ranges::find(parameters, name, &Parameter::name) - parameters.begin())] = memory[which];
+  return data;
+}
+
 } // namespace
 
 TEST(CudaLaunch, WordsGridAndStreamReachTheDriver) {
@@ -78,8 +87,7 @@ TEST(CudaLaunch, ATensorIsDescribedToTheCopyEngineOnce) {
     }
   };
   const int before = driver.encoded;
-  void *first[6] = {memory[0], memory[1], nullptr, nullptr, nullptr, memory[2]};
-  void *second[6] = {memory[3], memory[1], nullptr, nullptr, nullptr, memory[4]};
+  const std::vector<void *> first = dataOf(0, 1, 2), second = dataOf(3, 1, 4);
   prepared.launchOn(first);
   expectMaps(first);
   EXPECT_EQ(driver.encoded - before, int(code.tensorMaps.size()));

@@ -28,9 +28,14 @@ fill_bundle() {
   cmake --install build-static --strip --component python --prefix "$bundle/python"
   cmake --install build-static --strip --component tools --prefix "$bundle"
   ln -s ../python/bitloom/libbitloom.so "$bundle/lib/" # where the tools look
-  install -s -m 755 build-static/bin/lib_tests "$bundle/bin/"
-  cp python/bitloom/*.py "$bundle/python/bitloom/"
+  install -s -m 755 build-static/bin/{lib_tests,launch_bench} "$bundle/bin/"
+  install -s build-static/lib/libnineteen.so "$bundle/lib/"
+  (cd python && find bitloom -name '*.py' -exec cp --parents {} "../$bundle/python/" \;)
   cp -r tests/perf "$bundle/"
+  mkdir "$bundle/tests"
+  cp -r tests/numerics tests/python "$bundle/tests/"
+  find "$bundle" -name __pycache__ -prune -exec rm -r {} +
+  "$python" -m pip download -q --no-deps -d "$bundle/wheels" liger-kernel==0.8.5
 }
 
 pack_bundle() {
@@ -42,7 +47,7 @@ run_command() {
   local size
   ensure_machine
   run_logged "Python 3.12 environment" ensure_python312
-  build_preset gpu-bundle build-static lib_tests bitloom-cli python_stubs
+  build_preset gpu-bundle build-static lib_tests launch_bench nineteen bitloom-cli python_stubs
   run_logged "fill $bundle" fill_bundle
   run_logged "pack $bundle" pack_bundle
   size=$(stat -c %s "$bundle.tar.xz")

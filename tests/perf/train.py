@@ -18,6 +18,7 @@ import time
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import bitloom
+import roofline
 import torch
 from gpu import milliseconds
 from host import ROTATION, THREADS, copies_of, rotating
@@ -167,6 +168,7 @@ def main():
         help="on a CPU that others use: processor time of all threads over their number, not the time that passed",
     )
     parser.add_argument("--json", help="also write the rows to this file")
+    parser.add_argument("--plot", metavar="PATH", help="also draw PATH.png and PATH.svg")
     options = parser.parse_args()
     cuda = options.device == "cuda"
     clock = (lambda: time.process_time() / THREADS) if options.busy else time.perf_counter
@@ -189,6 +191,8 @@ def main():
     if options.json:
         with open(options.json, "w") as file:
             json.dump(rows, file, indent=1)
+    if options.plot:
+        roofline.draw(rows, options.plot)
     peers = ["torch ms", "liger ms"] if liger else ["torch ms"]
     header = ["kernel", "dtype", "size", "ms", *peers, "copy ms", "% copy", "x torch", "error"]
     table(header, [cells(row) for row in rows])

@@ -34,6 +34,7 @@ fill_bundle() {
   cp -r tests/perf "$bundle/"
   mkdir "$bundle/tests"
   cp -r tests/numerics tests/python "$bundle/tests/"
+  find kernels -name reference.py -exec cp --parents {} "$bundle" \;
   find "$bundle" -name __pycache__ -prune -exec rm -r {} +
   "$python" -m pip download -q --no-deps -d "$bundle/wheels" liger-kernel==0.8.5
 }

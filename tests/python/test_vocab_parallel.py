@@ -1,4 +1,4 @@
-"""vocab_parallel_cross_entropy over two processes, against the whole on one."""
+"""vocab_parallel_cross_entropy over two processes, on the CPU or on a GPU each, against the whole on one."""
 
 import bitloom
 import pytest
@@ -16,44 +16,51 @@ CASES = {
 }
 
 
-def made():
+def made(device):
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(ROWS, HIDDEN, generator=generator), torch.randn(CLASSES, HIDDEN, generator=generator)
     bias, class_weight = torch.randn(CLASSES, generator=generator), torch.rand(CLASSES, generator=generator) + 0.5
     target = torch.randint(CLASSES, (ROWS,), generator=generator)
     target[[3, 9]] = -100
-    return [t.requires_grad_() for t in (x, weight, bias)], target, class_weight
+    parameters = [t.to(device).requires_grad_() for t in (x, weight, bias)]
+    return parameters, target.to(device), class_weight.to(device)
 
 
-def results(function, options, rows=slice(None)):
+def results(function, options, rows=slice(None), device="cpu"):
     """The loss and the gradients by the input and by the rows of weight and bias."""
     options = dict(options)
-    (x, weight, bias), target, class_weight = made()
+    (x, weight, bias), target, class_weight = made(device)
     parts = [x, weight.detach()[rows].requires_grad_(), bias.detach()[rows].requires_grad_()]
     class_weight = class_weight if options.pop("weighted", False) else None
     loss = function(parts[0], parts[1], target, parts[2], class_weight, **options)
-    outer = torch.linspace(0.5, 2, ROWS) if loss.dim() else torch.tensor(1.5)
+    outer = (torch.linspace(0.5, 2, ROWS) if loss.dim() else torch.tensor(1.5)).to(device)
     first = torch.autograd.grad(loss, parts, outer, retain_graph=True)
     second = torch.autograd.grad(loss, parts, outer)  # computed again
-    return [loss.detach(), *first, *second]
+    return [tensor.cpu() for tensor in (loss.detach(), *first, *second)]
 
 
-def work(rank, store, folder):
+def work(rank, backend, store, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    device = "cpu" if backend == "gloo" else f"cuda:{rank}"
+    if backend == "nccl":
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
     here = CLASSES // PROCESSES
     rows = slice(rank * here, (rank + 1) * here)
-    done = {name: results(F.vocab_parallel_cross_entropy, options, rows) for name, options in CASES.items()}
+    done = {name: results(F.vocab_parallel_cross_entropy, options, rows, device) for name, options in CASES.items()}
     compiled = torch.compile(F.vocab_parallel_cross_entropy, fullgraph=True, backend="aot_eager")
-    done["compiled"] = results(compiled, CASES["mean"], rows)
+    done["compiled"] = results(compiled, CASES["mean"], rows, device)
     with pytest.raises(bitloom.UserError, match=r"argument class_weight: expected shape \(34,\), got \(17,\)"):
         F.vocab_parallel_cross_entropy(torch.ones(3, 5), torch.ones(17, 5), torch.arange(3), None, torch.ones(17))
     torch.save(done, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_as_on_one_process(tmp_path):
-    mp.spawn(work, (tmp_path / "store", tmp_path), nprocs=PROCESSES)
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_as_on_one_process(backend, tmp_path):
+    if backend == "nccl" and torch.cuda.device_count() < PROCESSES:
+        pytest.skip("no two CUDA devices")
+    mp.spawn(work, (backend, tmp_path / "store", tmp_path), nprocs=PROCESSES)
     done = [torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES)]
     for name, options in (CASES | {"compiled": CASES["mean"]}).items():
         options = {key: value for key, value in options.items() if key != "chunk_size"}

@@ -5,6 +5,7 @@ outputs and Meta parameters by name; outputs that are not passed are made and re
 the rest, and ``bitloom.kernels()`` lists them.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,6 +60,15 @@ __all__ = [
     *_kernels.__all__,
 ]
 
+# Of bitloom.low_bit, which imports torch: when it is asked for.
+_LOW_BIT = ("ErrorReport", "Linear", "Matmul", "MatmulConfig", "Quantized", "auto_detect_nvidia_target", "quantize")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LOW_BIT:
+        return getattr(importlib.import_module(".low_bit", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 def _with_usual(kernel: str, sizes: dict[str, int]) -> dict[str, int]:
     """The sizes, those of the kernel's first benchmark where not given."""
@@ -77,8 +87,10 @@ def explain(
     """Which code a call runs and why: target features, configuration, what was chosen, the instructions it came to.
 
     kernel: a kernel's name or its function. Beside arrays, for what the same call of the function would run; without
-    them, for a target and sizes as inspect takes them. Nothing runs.
+    them, for a target and sizes as inspect takes them. Or a Matmul, beside what its call takes. Nothing is computed.
     """
+    if hasattr(kernel, "explain"):
+        return kernel.explain(*arguments, target=target, **named)
     name = kernel if isinstance(kernel, str) else kernel.__name__
     if not arguments and not any(hasattr(value, "__dlpack__") for value in named.values()):
         return _explain_sizes(name, target or "host", dtype, _with_usual(name, named))

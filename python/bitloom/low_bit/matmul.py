@@ -1,0 +1,161 @@
+"""The operator: what a caller passes is checked, and a product computes it."""
+
+import torch
+from torch import Tensor
+
+import bitloom
+from bitloom import UserError
+from bitloom.torch.shapes import rows
+
+from .config import DTYPES, FLOATS, MatmulConfig
+from .formats import FORMATS
+from .products import product_of
+
+
+def auto_detect_nvidia_target() -> str:
+    """What a product without a target runs on: "cuda" where there is a GPU, else "cpu"."""
+    return "cpu" if bitloom.cuda_unavailable() else "cuda"
+
+
+def _device_named(target: str | None) -> str:
+    name = auto_detect_nvidia_target() if target is None else str(target)
+    for device, starts in (("cpu", ("cpu", "llvm")), ("cuda", ("cuda", "nvidia"))):
+        if name.startswith(starts):
+            return device
+    raise UserError(f"Matmul: argument target: expected cpu or cuda, got {name!r}")
+
+
+class Matmul:
+    """output = A · dequantised(W)^T + bias, as a MatmulConfig says.
+
+    target: "cpu" or "cuda", which only says where the configuration must run; by default cuda where there is a GPU.
+    The other arguments are BitBLAS's; there is nothing to tune. UserError, at once, for what no kernel of the target
+    does.
+    """
+
+    def __init__(
+        self,
+        config: MatmulConfig,
+        name: str = "matmul",
+        target: str | None = None,
+        enable_tuning: bool = True,
+        from_database: bool = False,
+        backend: str = "tir",
+    ):
+        self.config, self.name = config, name
+        self.target = _device_named(target)
+        self.product = product_of(config, self.target)
+        self.bit = FORMATS[config.W_dtype].bits if config.W_dtype in FORMATS else 8 * DTYPES[config.W_dtype].itemsize
+        self.torch_output_dtype = DTYPES[config.out_dtype]
+        self._takes = {DTYPES[config.A_dtype]}
+        if config.A_dtype == "int8" and not config.is_native and config.out_dtype in FLOATS:
+            self._takes |= {DTYPES[name] for name in FLOATS}
+
+    def __getattr__(self, name: str):
+        """M, N, K, A_dtype and all other fields of the configuration."""
+        if name != "config" and name in MatmulConfig.__dataclass_fields__:
+            return getattr(self.config, name)
+        raise AttributeError(f"'Matmul' object has no attribute '{name}'")
+
+    def __repr__(self) -> str:
+        config = self.config
+        return f"bitloom.Matmul({config.A_dtype} x {config.W_dtype}, N={config.N}, K={config.K}, on {self.target})"
+
+    def hardware_aware_finetune(self, *arguments, **named) -> None:
+        """Nothing: configurations are computed, not searched."""
+
+    def retrieve_weight_shape(self) -> list[int]:
+        return list(self.product.weight_shape)
+
+    def transform_weight(
+        self, weight: Tensor, scale: Tensor | None = None, zeros: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Packs a weight for forward: i8 of retrieve_weight_shape(), on the weight's device.
+
+        weight: the codes, integers of any type (an 8-bit float's also as such a tensor), of (N, K), or (K, N) for the
+        layout nn; with a W of A's type the matrix itself. The others are not looked at, and go to forward as they are.
+        UserError: another shape, or codes that W_dtype has not.
+        """
+        config = self.config
+        shape = (config.N, config.K) if config.layout == "nt" else (config.K, config.N)
+        if tuple(weight.shape) != shape:
+            raise UserError(f"argument weight: expected shape {shape}, got {tuple(weight.shape)}")
+        if config.layout == "nn" and not config.is_native:
+            weight = weight.t()
+        return self.product.pack(weight.detach())
+
+    def _check(self, A: Tensor, W: Tensor, bias: Tensor | None, output: Tensor | None) -> None:
+        config = self.config
+
+        def say(argument, expected, got):
+            raise UserError(f"Matmul: argument {argument}: expected {expected}, got {got}")
+
+        if A.dtype not in self._takes:
+            say("A", " or ".join(sorted(map(str, self._takes))), A.dtype)
+        if A.dim() == 0 or A.shape[-1] != config.K:
+            say("A", f"{config.K} in its last dimension", f"shape {tuple(A.shape)}")
+        m = A.shape[:-1].numel()
+        if isinstance(config.M, int) and m != config.M:
+            say("A", f"{config.M} rows, as M says", m)
+        device = A.device.type
+        if device not in self.product.devices:
+            say("A", f"a tensor on {' or '.join(self.product.devices)}", f"one on {device}")
+        if W.dtype != self.product.weight_dtype or tuple(W.shape) != self.product.weight_shape:
+            wanted = f"{self.product.weight_dtype} of {self.product.weight_shape}, as transform_weight gives it"
+            say("W", wanted, f"{W.dtype} of {tuple(W.shape)}")
+        if not W.is_contiguous():
+            say("W", "a contiguous tensor", f"one of strides {W.stride()}")
+        if (bias is not None) != config.with_bias:
+            wanted = "one" if config.with_bias else "none"
+            say("bias", f"{wanted}, as with_bias says", "none" if bias is None else "one")
+        if bias is not None:
+            right = bias.dtype.is_floating_point or config.out_dtype not in FLOATS
+            if tuple(bias.shape) != (config.N,) or not right:
+                say("bias", f"{config.out_dtype} of {(config.N,)}", f"{bias.dtype} of {tuple(bias.shape)}")
+        if output is not None:
+            shape = (*A.shape[:-1], config.N)
+            if tuple(output.shape) != shape or output.dtype != self.torch_output_dtype:
+                say("output", f"{self.torch_output_dtype} of {shape}", f"{output.dtype} of {tuple(output.shape)}")
+        for argument, value in (("W", W), ("bias", bias), ("output", output)):
+            if value is not None and value.device != A.device:
+                say(argument, f"a tensor on {A.device}", f"one on {value.device}")
+
+    def forward(
+        self,
+        A: Tensor,
+        W: Tensor,
+        scale: Tensor | None = None,
+        zeros: Tensor | None = None,
+        bias: Tensor | None = None,
+        output: Tensor | None = None,
+    ) -> Tensor:
+        """A: (..., K), of any strides; with an A_dtype of int8 and floats as out_dtype also of floats, which are made
+        int8 row by row. W: what transform_weight gave. scale, zeros: as MatmulConfig says, there when it does. bias:
+        (N,). output: (..., N) of out_dtype, to write to. Returns it, or a new one. Gradients flow to
+        a float A from a W of another type. UserError, before anything is written, for arguments that are not so."""
+        self._check(A, W, bias, output)
+        numbers = self.product.numbers(scale, zeros, A.device)
+        result = self.product(rows(A), W, numbers)
+        if bias is not None:
+            result = result + bias
+        result = result.to(self.torch_output_dtype).view(*A.shape[:-1], self.config.N)
+        return result if output is None else output.copy_(result)
+
+    __call__ = forward
+
+    def explain(self, A: Tensor, W: Tensor, scale=None, zeros=None, bias=None, output=None, target=None) -> str:
+        """Which kernels forward runs for such arguments, and what bitloom.explain says of each."""
+        self._check(A, W, bias, output)
+        config, product = self.config, self.product
+        group = "a row" if config.group == config.K else config.group
+        lines = [
+            f"matmul    {config.A_dtype} x {config.W_dtype} -> {config.out_dtype}, N = {config.N}, K = {config.K}",
+            f"scales    {f'one for {group}' if config.with_scaling else 'none'}"
+            + (f", zeros {config.zeros_mode}" if config.with_zeros else ""),
+            f"packing   {product.packing or 'none: a matrix'}",
+        ]
+        with torch.no_grad():
+            calls = list(product.calls(rows(A.detach()), W, product.numbers(scale, zeros, A.device)))
+        lines.append(f"runs      {', then '.join(name for name, _, _ in calls)}")
+        texts = {name: bitloom.explain(name, *given, target=target, **named) for name, given, named in calls}
+        return "\n".join(lines) + "\n" + "\n".join(texts.values())

@@ -1,0 +1,233 @@
+"""The three ways in which a configured product is computed. Each packs codes, and multiplies a matrix x by them."""
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+import bitloom
+from bitloom.torch.operator import operator
+from bitloom.torch.shapes import like
+
+from .config import DTYPES, FLOATS8, MatmulConfig, refuse
+from .formats import FORMATS
+from .numbers import NumbersOf
+
+GEMV_ROWS = {"cpu": 64, "cuda": 8}  # of x: with more, the weight is made a matrix once
+EXACT = 1 << 24  # whole numbers up to here are exact in f32
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+# ---- A plain matrix ----------------------------------------------------------------------------------------------
+
+
+class NativeProduct:
+    """W of A's type: matmul."""
+
+    packing, devices = None, ("cpu", "cuda")
+
+    def __init__(self, config: MatmulConfig, device: str):
+        self.config = config
+        shape = (config.N, config.K)
+        self.weight_shape = shape if config.layout == "nt" else shape[::-1]
+        self.weight_dtype = DTYPES[config.W_dtype]
+        floats = config.A_dtype if config.A_dtype == config.out_dtype else "float32"
+        self.sums = DTYPES[{"int8": "int32"}.get(config.A_dtype, "bfloat16" if config.A_dtype in FLOATS8 else floats)]
+
+    def pack(self, weight: Tensor) -> Tensor:
+        if weight.dtype != self.weight_dtype:
+            raise bitloom.UserError(f"argument weight: expected {self.weight_dtype}, got {weight.dtype}")
+        return weight.contiguous()
+
+    def numbers(self, scale, zeros, device):
+        return None
+
+    def __call__(self, x: Tensor, weight: Tensor, numbers) -> Tensor:
+        weight = weight.t() if self.config.layout == "nt" else weight
+        return bitloom.matmul(x, weight, out=like(x, (len(x), self.config.N), self.sums))
+
+    def calls(self, x, weight, numbers):
+        weight = weight.t() if self.config.layout == "nt" else weight
+        yield "matmul", (x, weight), {"out": like(x, (len(x), self.config.N), self.sums)}
+
+
+# ---- Floats by codes ---------------------------------------------------------------------------------------------
+
+
+def _dequantize(weight, scales, zeros, table, columns, bits, group, dtype):
+    out = like(weight, (len(weight), scales.shape[1] * group), dtype)
+    return bitloom.low_bit_dequantize(weight, scales, zeros, table, out=out, bits=bits, group=group)[:, :columns]
+
+
+def _takes_gemv(x, table) -> bool:
+    return table is None and len(x) <= GEMV_ROWS[x.device.type]
+
+
+def _product(x, weight, scales, zeros, table, bits, group, wide):
+    asymmetric = zeros is not None
+    if _takes_gemv(x, table):
+        x = x.float() if wide else x
+        return bitloom.low_bit_gemv(x, weight, scales, zeros, bits=bits, group=group, asymmetric=asymmetric)
+    matrix = _dequantize(weight, scales, zeros, table, x.shape[1], bits, group, x.dtype)
+    return bitloom.matmul(x, matrix.t(), out=like(x, (len(x), len(weight)), torch.float32 if wide else x.dtype))
+
+
+def _product_dx(dy, weight, scales, zeros, table, columns, bits, group, dtype):
+    matrix = _dequantize(weight, scales, zeros, table, columns, bits, group, dtype)
+    return bitloom.matmul(dy.to(dtype), matrix)
+
+
+_numbers = "Tensor weight, Tensor scales, Tensor? zeros, Tensor? table"
+low_bit_product_backward = operator(
+    f"low_bit_product_backward(Tensor dy, {_numbers}, int columns, int bits, int group, ScalarType dtype) -> Tensor",
+    _product_dx,
+    lambda dy, weight, scales, zeros, table, columns, bits, group, dtype: like(dy, (len(dy), columns), dtype),
+)
+
+
+def _setup(ctx, inputs, output):
+    x, *ctx.weight, ctx.bits, ctx.group, _ = inputs
+    ctx.columns, ctx.dtype = x.shape[1], x.dtype
+
+
+low_bit_product = operator(
+    f"low_bit_product(Tensor x, {_numbers}, int bits, int group, bool wide) -> Tensor",
+    _product,
+    lambda x, weight, scales, zeros, table, bits, group, wide: like(
+        x, (len(x), len(weight)), torch.float32 if wide else x.dtype
+    ),
+    _setup,
+    lambda ctx, dy: (
+        low_bit_product_backward(dy, *ctx.weight, ctx.columns, ctx.bits, ctx.group, ctx.dtype),
+        *(None,) * 7,
+    ),
+)
+
+
+class FloatProduct:
+    """x of floats: a few rows by low_bit_gemv, more, and codes with a table, by low_bit_dequantize and matmul. On the
+    CPU and on CUDA."""
+
+    devices = ("cpu", "cuda")
+
+    def __init__(self, config: MatmulConfig, device: str):
+        self.config, self.format = config, FORMATS[config.W_dtype]
+        whole = config.group == config.K
+        group = config.group & -config.group if not whole else max(8, 1 << (config.K - 1).bit_length())
+        self.group = min(group, 128)
+        self.packing = bitloom.Packing(self.format.bits, "planar", self.group)
+        self.columns = _round_up(config.K, self.group)
+        self.weight_shape = (config.N, self.packing.bytes_per_row(self.columns))
+        self.weight_dtype = torch.int8
+        self.numbers = NumbersOf(config, self.group)
+        self.wide = config.A_dtype != config.out_dtype and config.A_dtype != "float32"
+
+    def pack(self, weight: Tensor) -> Tensor:
+        codes = self.format.codes(weight).cpu()
+        if self.numbers.bias:
+            codes = (codes.int() + self.numbers.bias).to(torch.uint8)
+        codes = pad(codes, (0, self.columns - codes.shape[1]))
+        return bitloom.pack(codes, self.packing).view(torch.int8).to(weight.device)
+
+    def __call__(self, x: Tensor, weight: Tensor, numbers) -> Tensor:
+        rest = (numbers.scales, numbers.zeros, numbers.table, self.format.bits, self.group, self.wide)
+        return low_bit_product(x, weight.view(torch.uint8), *rest)
+
+    def calls(self, x, weight, numbers):
+        weight, options = weight.view(torch.uint8), {"bits": self.format.bits, "group": self.group}
+        dtype = torch.float32 if self.wide else x.dtype
+        if _takes_gemv(x, numbers.table):
+            options |= {"asymmetric": numbers.zeros is not None}
+            yield "low_bit_gemv", (x.to(dtype), weight, numbers.scales, numbers.zeros), options
+            return
+        matrix = like(x, (len(weight), self.columns))
+        arguments = (weight, numbers.scales, numbers.zeros, numbers.table)
+        yield "low_bit_dequantize", arguments, options | {"out": matrix}
+        out = like(x, (len(x), len(weight)), dtype)
+        yield "matmul", (x, matrix[:, : x.shape[1]].t()), {"out": out}
+
+
+# ---- Bytes by codes ----------------------------------------------------------------------------------------------
+
+
+class ByteProduct:
+    """x of int8, or floats made so row by row: low_bit_matmul, on a CPU. Without scales its sums are exact."""
+
+    devices = ("cpu",)
+
+    def __init__(self, config: MatmulConfig, device: str):
+        if device not in self.devices:
+            refuse("A_dtype", ("float32", "float16", "bfloat16"), "int8", f" on cuda with a W of {config.W_dtype}")
+        self.config, self.format = config, FORMATS[config.W_dtype]
+        bits, many = self.format.bits, 1 if config.M == 1 else 2
+        self.packing = bitloom.Packing.for_target("host", bits, many)
+        self.x_packing = bitloom.Packing.of_activations_for_target("host", many)
+        whole = config.group == config.K
+        self.group = min(_round_up(config.K, 16), 128) if whole else config.group
+        self.groups = -(-config.K // self.group)
+        self.rows = _round_up(config.N, self.packing.rows)
+        self.row_bytes = self.group * self.packing.rows * bits // 8
+        self.weight_shape = (self.rows // self.packing.rows, self.groups * self.row_bytes)
+        self.weight_dtype = torch.int8
+        self.numbers = NumbersOf(config, self.group)
+        # Groups whose products, and zero points times sums of x, are whole numbers that f32 adds exactly.
+        self.together = max(1, EXACT // (128 * (1 << bits) * self.group)) if not config.with_scaling else self.groups
+
+    def pack(self, weight: Tensor) -> Tensor:
+        codes = self.format.codes(weight).cpu()
+        if self.numbers.bias:
+            codes = (codes.int() + self.numbers.bias).to(torch.uint8)
+        codes = pad(codes, (0, self.groups * self.group - codes.shape[1], 0, self.rows - len(codes)))
+        return bitloom.pack(codes.contiguous(), self.packing).view(torch.int8).to(weight.device)
+
+    def _options(self):
+        packing = self.packing
+        return {
+            **{"bits": self.format.bits, "group": self.group},
+            **{"lanes": packing.lanes, "depth": packing.block, "rows": packing.rows},
+            **{"biased_fields": ("none", "low", "all").index(packing.bias)},
+            **{"x_rows": self.x_packing.rows, "x_lanes": max(self.x_packing.lanes, 1)},
+        }
+
+    def _bytes_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x as the kernel takes it, its scales (m,) and the sums of its groups (groups, m)."""
+        panel = self.x_packing.rows
+        if x.dtype != torch.int8:
+            return bitloom.quantize_rows(x, group=self.group, panel=panel)
+        x8 = pad(x, (0, self.groups * self.group - x.shape[1])).contiguous()
+        sums = x8.view(len(x), self.groups, self.group).sum(-1, dtype=torch.int32).t().float().contiguous()
+        scales = torch.ones(len(x))
+        if panel == 1:
+            return x8.view(torch.uint8), scales, sums
+        return bitloom.pack(pad(x8, (0, 0, 0, -len(x) % panel)), self.x_packing), scales, sums
+
+    def calls(self, x, weight, numbers):
+        x8, x_scales, sums = self._bytes_of(x)
+        weight, x_width = weight.view(torch.uint8), self.group * self.x_packing.rows
+        scales, zeros = numbers.scales.t(), None if numbers.zeros is None else numbers.zeros.t()
+        exact = x.dtype == torch.int8 and not self.config.with_scaling
+        step = self.together if exact else self.groups
+        for first in range(0, self.groups, step):
+            here = slice(first, first + step)
+            of = slice(first * x_width, (first + step) * x_width)
+            of_weight = slice(first * self.row_bytes, (first + step) * self.row_bytes)
+            arguments = (x8[:, of], weight[:, of_weight], scales[here], x_scales)
+            given = {"zeros": None if zeros is None else zeros[here], "x_sums": sums[here]}
+            yield "low_bit_matmul", arguments, given | self._options()
+
+    def __call__(self, x: Tensor, weight: Tensor, numbers) -> Tensor:
+        parts = [bitloom.low_bit_matmul(*given, **options) for _, given, options in self.calls(x, weight, numbers)]
+        if x.dtype == torch.int8 and not self.config.with_scaling:
+            return functools.reduce(torch.add, (part.to(torch.int32) for part in parts))
+        return parts[0]
+
+
+def product_of(config: MatmulConfig, device: str):
+    """How the configured product is computed on "cpu" or "cuda". UserError: no kernel of the device does."""
+    if config.is_native:
+        return NativeProduct(config, device)
+    return (ByteProduct if config.A_dtype == "int8" else FloatProduct)(config, device)

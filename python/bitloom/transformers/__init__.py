@@ -6,14 +6,15 @@
 
 There is one such function a model, ``apply_bitloom(model)`` for one model of any known kind, and
 ``AutoBitloomForCausalLM``, which loads one. A model or a release of transformers that bitloom does not know is a
-UserError, and nothing is changed.
+UserError, and nothing is changed. ``quantize(model)`` puts layers of low-bit weights in place of the linear ones.
 """
 
 from .auto import AutoBitloomForCausalLM
 from .models import MODELS
 from .patch import Patch, applier, apply_bitloom
+from .quantized import quantize
 
-__all__ = ["AutoBitloomForCausalLM", "Patch", "apply_bitloom"]
+__all__ = ["AutoBitloomForCausalLM", "Patch", "apply_bitloom", "quantize"]
 
 for _model in MODELS.values():
     _function = applier(_model)

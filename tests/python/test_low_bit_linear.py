@@ -1,0 +1,194 @@
+"""bitloom.Linear: its buffers, the layers of GPTQ and AWQ, and transformers' models made of it."""
+
+import io
+import types
+
+import bitloom
+import pytest
+import torch
+import transformers
+from bitloom.transformers import quantize
+
+
+def linear_of(n=64, k=96, bits=4, mode="original", bias=True, **more):
+    fields = {"A_dtype": "float32", "out_dtype": "float32", "W_dtype": f"uint{bits}", "group_size": 32}
+    fields |= {"with_scaling": True, "with_zeros": True, "zeros_mode": mode, "target": "cpu"}
+    return bitloom.Linear(k, n, bias, **fields | more)
+
+
+def words_of(fields, bits):
+    """A stream of bits, low ones first, along the first dimension: i32. By Python's own integers."""
+    columns = []
+    for column in fields.t().tolist():
+        stream = sum(value << (bits * i) for i, value in enumerate(column))
+        words = [(stream >> 32 * i) & 0xFFFFFFFF for i in range(len(column) * bits // 32)]
+        columns.append([word - (1 << 32) if word >> 31 else word for word in words])
+    return torch.tensor(columns, dtype=torch.int32).t().contiguous()
+
+
+def gptq_layer(bits, n=64, k=96, group=32):
+    torch.manual_seed(bits)
+    codes, zeros = torch.randint(0, 1 << bits, (k, n)), torch.randint(1, 1 << bits, (k // group, n))
+    scales, bias = torch.rand(k // group, n), torch.rand(n)
+    module = types.SimpleNamespace(
+        qweight=words_of(codes, bits),
+        qzeros=words_of((zeros - 1).t(), bits).t().contiguous(),
+        scales=scales,
+        bias=bias,
+        g_idx=torch.arange(k, dtype=torch.int32) // group,
+    )
+    return module, ((codes - zeros.repeat_interleave(group, 0)) * scales.repeat_interleave(group, 0)).t()
+
+
+def awq_layer(n=64, k=96, group=32):
+    torch.manual_seed(0)
+    codes, zeros, scales = (
+        torch.randint(0, 16, (k, n)),
+        torch.randint(0, 16, (k // group, n)),
+        torch.rand(k // group, n),
+    )
+
+    def packed(fields):
+        order = [0, 2, 4, 6, 1, 3, 5, 7]
+        shuffled = fields.view(len(fields), -1, 8)[:, :, order].flatten(1)
+        return words_of(shuffled.t(), 4).t().contiguous()
+
+    module = types.SimpleNamespace(qweight=packed(codes), qzeros=packed(zeros), scales=scales, bias=None)
+    return module, ((codes - zeros.repeat_interleave(group, 0)) * scales.repeat_interleave(group, 0)).t()
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("mode", ["original", "rescale", "quantized"])
+def test_layers_of_gptq(bits, mode):
+    module, matrix = gptq_layer(bits)
+    linear = linear_of(bits=bits, mode=mode)
+    linear.repack_from_gptq(module, device="cpu")
+    x = torch.randn(2, 5, 96)
+    torch.testing.assert_close(linear(x), x @ matrix.t() + module.bias, rtol=1e-4, atol=1e-3)
+
+
+def test_layers_of_awq():
+    module, matrix = awq_layer()
+    linear = linear_of(bias=False)
+    linear.repack_from_awq(module)
+    x = torch.randn(5, 96)
+    torch.testing.assert_close(linear(x), x @ matrix.t(), rtol=1e-4, atol=1e-3)
+
+
+def test_layers_that_are_refused():
+    def says(message, call):
+        with pytest.raises(bitloom.UserError) as caught:
+            call()
+        assert message in str(caught.value)
+
+    module, _ = gptq_layer(4)
+    linear = linear_of()
+    shuffled = types.SimpleNamespace(**vars(module) | {"g_idx": module.g_idx.flip(0)})
+    says("g_idx: expected groups of 32 columns in their order", lambda: linear.repack_from_gptq(shuffled))
+    cut = types.SimpleNamespace(**vars(module) | {"qweight": module.qweight[1:]})
+    says("argument weight: expected shape (64, 96), got (64, 88)", lambda: linear.repack_from_gptq(cut))
+    cut = types.SimpleNamespace(**vars(module) | {"qweight": module.qweight.float()})
+    says("qweight: expected a matrix of int32, got torch.float32", lambda: linear.repack_from_gptq(cut))
+    signed = linear_of(W_dtype="int4")
+    says("expected a W_dtype of uint1 to uint8, with_scaling and", lambda: signed.repack_from_gptq(module))
+    says("expected a W_dtype of uint4 for AWQ, got uint3", lambda: linear_of(bits=3).repack_from_awq(awq_layer()[0]))
+    codes = torch.zeros(64, 96, dtype=torch.uint8)
+    says(
+        "argument scales: expected shape (64, 3), got (64, 4)",
+        lambda: linear.load_and_transform_weight(codes, torch.ones(64, 4)),
+    )
+
+
+def test_state_and_types():
+    """Buffers travel in a state_dict; an input of another float type is converted, as BitBLAS does."""
+    module, matrix = gptq_layer(4)
+    linear, other = linear_of(), linear_of()
+    linear.repack_from_gptq(module)
+    assert dict(linear.named_buffers()).keys() == {"qweight", "scales", "zeros", "bias"}
+    file = io.BytesIO()
+    torch.save(linear.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file))
+    x = torch.randn(3, 96)
+    assert torch.equal(other(x), linear(x)) and linear(x.half()).dtype == torch.float32
+    assert "96, 64, float32 x uint4, group_size=32" in repr(linear)
+
+    plain = bitloom.Linear(96, 64, A_dtype="float16", W_dtype="float16", target="cpu")
+    plain.load_and_transform_weight(matrix.half())
+    torch.testing.assert_close(plain(x.half()).float(), x @ matrix.t(), rtol=1e-2, atol=0.5)
+
+
+def test_compiles_without_breaks():
+    module, _ = gptq_layer(4)
+    linear = linear_of()
+    linear.repack_from_gptq(module)
+    x = torch.randn(3, 96, requires_grad=True)
+    compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
+    y = compiled(x)
+    y.sum().backward()
+    gradient, x.grad = x.grad, None
+    torch.testing.assert_close(y, linear(x))
+    linear(x).sum().backward()
+    torch.testing.assert_close(gradient, x.grad)
+
+
+# ---- Models ------------------------------------------------------------------------------------------------------
+
+
+def llama():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=199, hidden_size=96, intermediate_size=136, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, attention_bias=True, pad_token_id=0,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def generate(model):
+    ids = torch.randint(1, 199, (2, 7), generator=torch.Generator().manual_seed(1))
+    return model.generate(ids, max_new_tokens=9, do_sample=False, attention_mask=torch.ones_like(ids))
+
+
+def test_a_model_of_few_bits_generates():
+    model, ids = llama(), torch.arange(1, 18)[None]
+    with torch.no_grad():
+        expected, tokens = model(ids).logits, generate(model)
+    layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    reports = quantize(model, bits=8, group_size=32)
+    assert reports.keys() == layers and "lm_head" in layers
+    assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
+    assert all(report.relative < 0.01 for report in reports.values())
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=0.05 * expected.abs().max().item())
+    assert torch.equal(generate(model), tokens)
+
+
+@pytest.mark.parametrize(("W_dtype", "method"), [(None, "minmax"), (None, "hqq"), ("nf4", "minmax")])
+def test_four_bits_are_near(W_dtype, method):
+    """Each layer computes with its dequantised weight; the model learns through them."""
+    model, plain = llama(), llama()
+    reports = quantize(model, bits=4, group_size=128, W_dtype=W_dtype, method=method, skip=("lm_head",))
+    assert isinstance(model.lm_head, torch.nn.Linear) and "lm_head" not in reports
+    for name in reports:
+        layer = plain.get_submodule(name)
+        layer.weight.data = bitloom.quantize(layer.weight.data, W_dtype or "uint4", 128, method).dequantize()
+    ids = torch.arange(1, 18)[None]
+    for each in (model, plain):
+        each(input_ids=ids, labels=ids).loss.backward()
+    torch.testing.assert_close(model(ids).logits, plain(ids).logits, rtol=1e-3, atol=1e-4)
+    mine, its = (each.model.embed_tokens.weight.grad for each in (model, plain))
+    torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-5)
+    assert generate(model).shape == (2, 16)
+
+
+def test_models_that_are_refused():
+    model = llama()
+    model.lm_head.weight.data[3, 5] = torch.nan
+    with pytest.raises(bitloom.UserError) as caught:
+        quantize(model)
+    assert "layer lm_head: quantize: argument weight: expected finite values" in str(caught.value)
+    assert isinstance(model.model.layers[0].mlp.up_proj, torch.nn.Linear)
+    with pytest.raises(bitloom.UserError, match="expected a linear layer in it, got none"):
+        quantize(torch.nn.Sequential())
+    with pytest.raises(bitloom.UserError, match="W_dtype: expected one of int1"):
+        quantize(llama(), bits=9)

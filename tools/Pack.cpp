@@ -1,4 +1,5 @@
 #include "bitloom/lib/packing/PackedFile.h"
+#include "bitloom/tools/Checkpoint.h"
 #include "bitloom/tools/Commands.h"
 #include "bitloom/tools/Table.h"
 #include "bitloom/tools/WeightFiles.h"
@@ -67,16 +68,20 @@ void printTensors(const PackedFile &file) {
   std::fputs(tableOf(rows).c_str(), stdout);
 }
 
+DType scalesOf(const Arguments &arguments) {
+  const std::string name = arguments.value("--scales", "f32");
+  if (auto scales = dtypeNamed(name))
+    return *scales;
+  throw UsageError("option --scales: expected f32, f16 or bf16, got '" + name + "'");
+}
+
 WeightFormat formatOf(const Arguments &arguments) {
   WeightFormat format;
   const int64_t largest = int64_t{1} << 30;
   const std::string group = arguments.value("--group", "128");
   format.group = group == "row" ? largest : arguments.number("--group", 128, 1, largest);
   format.asymmetric = arguments.has("--asymmetric");
-  if (auto scales = dtypeNamed(arguments.value("--scales", "f32")))
-    format.scales = *scales;
-  else
-    throw UsageError("option --scales: expected f32, f16 or bf16, got '" + arguments.value("--scales") + "'");
+  format.scales = scalesOf(arguments);
   if (arguments.has("--packing")) {
     if (arguments.has("--bits"))
       throw UsageError("expected --bits or --packing, got both");
@@ -103,43 +108,38 @@ int listPacked(const Arguments &arguments) {
   return 0;
 }
 
-} // namespace
+std::string describe(const WeightArray &array) {
+  return array.name + ": " + array.dtypeName + " of " + std::to_string(array.extents.size()) + " dimensions";
+}
 
-static int runPack(const Arguments &arguments) {
-  if (arguments.has("--list"))
-    return listPacked(arguments);
-  if (!arguments.has("-o"))
-    throw UsageError("expected -o FILE, to write to, or --list; got neither");
+void printRate(const std::string &output, int64_t bytes, const char *what, const Progress &progress) {
+  std::printf("%s: %s MB of %s in %s s, %s GB/s\n", output.c_str(), fixed(double(bytes) / 1e6, 2).c_str(), what,
+              fixed(progress.seconds(), 2).c_str(), fixed(progress.rate(), 2).c_str());
+}
+
+// Quantises the matrices of floats among the arrays.
+int packFloats(const std::vector<const WeightArray *> &arrays, const Arguments &arguments) {
   const WeightFormat format = asUsage([&] { return formatOf(arguments); });
-  const std::string output = arguments.value("-o"), target = arguments.value("--target", "any"),
-                    only = arguments.value("--only");
-  std::vector<std::shared_ptr<const WeightFile>> files;
-  for (const std::string &path : arguments.operands())
-    files.push_back(WeightFile::open(path));
-
+  const std::string output = arguments.value("-o"), only = arguments.value("--only");
   std::vector<const WeightArray *> matrices;
-  std::vector<std::string> skipped;
   int64_t bytes = 0;
-  for (const auto &file : files)
-    for (const WeightArray &array : file->arrays()) {
-      if (array.name.find(only) == std::string::npos)
-        continue;
-      const bool known = array.dtype == DType::f16 || array.dtype == DType::bf16 || array.dtype == DType::f32;
-      if (!known || array.extents.size() != 2) {
-        skipped.push_back(array.name + ": " + array.dtypeName + " of " + std::to_string(array.extents.size()) +
-                          " dimensions");
-        continue;
-      }
-      matrices.push_back(&array);
-      bytes += array.bytes;
+  for (const WeightArray *array : arrays) {
+    if (array->name.ends_with(".qweight"))
+      throw UserError("tensor " + array->name + " is of a layer that was quantised already: expected " +
+                      "--from gptq, gptq_v2 or awq");
+    const bool known = array->dtype == DType::f16 || array->dtype == DType::bf16 || array->dtype == DType::f32;
+    if (known && array->extents.size() == 2) {
+      matrices.push_back(array);
+      bytes += array->bytes;
+    } else {
+      std::fprintf(stderr, "left out, no matrix of f16, bf16 or f32: %s\n", describe(*array).c_str());
     }
-  for (const std::string &what : skipped)
-    std::fprintf(stderr, "left out, no matrix of f16, bf16 or f32: %s\n", what.c_str());
+  }
   if (matrices.empty())
     throw UserError("expected a matrix of f16, bf16 or f32 to pack" +
                     (only.empty() ? std::string() : " whose name holds '" + only + "'") + ", got none");
 
-  PackedFileWriter writer = asUsage([&] { return PackedFileWriter(output, target); });
+  PackedFileWriter writer = asUsage([&] { return PackedFileWriter(output, arguments.value("--target", "any")); });
   Progress progress(bytes);
   for (const WeightArray *matrix : matrices) {
     const int64_t rows = matrix->extents[0], columns = matrix->extents[1], rowBytes = rows ? matrix->bytes / rows : 0;
@@ -155,12 +155,67 @@ static int runPack(const Arguments &arguments) {
     progress.finish(matrix->bytes);
   }
   writer.finish();
-  const double seconds = progress.seconds(), rate = progress.rate();
   progress.clear();
   printTensors(*PackedFile::open(output));
-  std::printf("%s: %s MB of floats in %s s, %s GB/s\n", output.c_str(), fixed(double(bytes) / 1e6, 2).c_str(),
-              fixed(seconds, 2).c_str(), fixed(rate, 2).c_str());
+  printRate(output, bytes, "floats", progress);
   return 0;
+}
+
+// Packs anew what another program quantised.
+int packCheckpoint(const std::vector<const WeightArray *> &arrays, const Arguments &arguments) {
+  for (const char *option : {"--bits", "--group", "--asymmetric", "--packing"})
+    if (arguments.has(option))
+      throw UsageError("expected --from or " + std::string(option) +
+                       ", got both: the layers say how they are quantised");
+  const CheckpointKind kind = asUsage([&] { return checkpointKindNamed(arguments.value("--from")); });
+  const DType scales = asUsage([&] {
+    WeightFormat format;
+    format.scales = scalesOf(arguments);
+    format.check();
+    return format.scales;
+  });
+  std::vector<const WeightArray *> others;
+  const std::vector<CheckpointLayer> layers = layersOf(arrays, kind, scales, others);
+  for (const WeightArray *array : others)
+    std::fprintf(stderr, "left out, no low-bit weight: %s\n", describe(*array).c_str());
+  if (layers.empty())
+    throw UserError("expected a layer of " + arguments.value("--from") + " to pack, with a tensor .qweight, got none");
+
+  const std::string output = arguments.value("-o");
+  PackedFileWriter writer = asUsage([&] { return PackedFileWriter(output, arguments.value("--target", "any")); });
+  int64_t bytes = 0;
+  for (const CheckpointLayer &layer : layers)
+    bytes += layer.words->bytes;
+  Progress progress(bytes);
+  for (const CheckpointLayer &layer : layers) {
+    addLayer(layer, writer);
+    progress.finish(layer.words->bytes);
+    progress.show(layer.name, 0);
+  }
+  writer.finish();
+  progress.clear();
+  printTensors(*PackedFile::open(output));
+  printRate(output, bytes, "weights", progress);
+  return 0;
+}
+
+} // namespace
+
+static int runPack(const Arguments &arguments) {
+  if (arguments.has("--list"))
+    return listPacked(arguments);
+  if (!arguments.has("-o"))
+    throw UsageError("expected -o FILE, to write to, or --list; got neither");
+  const std::string only = arguments.value("--only");
+  std::vector<std::shared_ptr<const WeightFile>> files;
+  std::vector<const WeightArray *> arrays;
+  for (const std::string &path : arguments.operands()) {
+    files.push_back(WeightFile::open(path));
+    for (const WeightArray &array : files.back()->arrays())
+      if (array.name.find(only) != std::string::npos)
+        arrays.push_back(&array);
+  }
+  return arguments.has("--from") ? packCheckpoint(arrays, arguments) : packFloats(arrays, arguments);
 }
 
 const Command packCommand = {
@@ -175,7 +230,12 @@ const Command packCommand = {
         "of f16, bf16 and f32 are packed and all else is left out, said on stderr. Each row is cut into groups that\n"
         "share a scale: value = scale * q, q signed; with --asymmetric scale * (q - zero), q unsigned.\n"
         "\n"
+        "Layers that GPTQ or AWQ quantised keep their numbers and are packed anew: <layer>.qweight, .qzeros and\n"
+        ".scales become <layer>.weight. gptq is what AutoGPTQ writes, with zero points less one; gptq_v2 has them\n"
+        "as they are.\n"
+        "\n"
         "  bitloom pack model.safetensors --bits 4 --group 32 --scales f16 -o model.blw\n"
+        "  bitloom pack model-1.safetensors model-2.safetensors --from gptq -o model.blw\n"
         "  bitloom pack --list model.blw\n",
     .options = {{"-o", "FILE", "what to write, all of it or nothing"},
                 {"--bits", "NUMBER", "of a weight, 1 to 8; 4 without it"},
@@ -185,6 +245,7 @@ const Command packCommand = {
                 {"--packing", "TEXT",
                  "as `bitloom packing` takes it; planar without it, a block a group where it can be"},
                 {"--target", "KIND", "what the packing is for: any (the default), x86, aarch64 or gpu"},
+                {"--from", "KIND", "gptq, gptq_v2 or awq: the layers were quantised so"},
                 {"--only", "TEXT", "the tensors whose names hold it"},
                 {"--list", "", "instead: check FILEs that it wrote, and show what they hold"}},
     .run = runPack,

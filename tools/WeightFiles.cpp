@@ -161,8 +161,9 @@ void WeightFile::readSafetensors() {
     };
     const std::vector<int64_t> extents = numbers(shape->get_array()), range = numbers(offsets->get_array());
     array.dtypeName = std::string(dtype->get_string());
-    for (auto [name, known] : {std::pair("F16", DType::f16), std::pair("BF16", DType::bf16),
-                               std::pair("F32", DType::f32), std::pair("F64", DType::f64)})
+    for (auto [name, known] :
+         {std::pair("F16", DType::f16), std::pair("BF16", DType::bf16), std::pair("F32", DType::f32),
+          std::pair("F64", DType::f64), std::pair("I32", DType::i32)})
       if (array.dtypeName == name)
         array.dtype = known;
     if (range.size() != 2 || uint64_t(range[1]) > bytes)

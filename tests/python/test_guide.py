@@ -20,5 +20,12 @@ def test_guide_runs(capsys, tmp_path, monkeypatch):
     assert ".visible .entry low_bit_gemv(" in shown and "fmul\tv" in shown.replace(" ", "\t")
 
 
+def test_guide_to_low_bit_weights_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("low-bit.md")
+    shown = capsys.readouterr().out
+    assert shown.startswith("relative error 0.0") and "runs      low_bit_gemv\n" in shown
+
+
 def test_guide_to_training_runs():
     run("torch.md")

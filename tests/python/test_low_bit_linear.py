@@ -4,6 +4,7 @@ import io
 import types
 
 import bitloom
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -192,3 +193,34 @@ def test_models_that_are_refused():
         quantize(torch.nn.Sequential())
     with pytest.raises(bitloom.UserError, match="W_dtype: expected one of int1"):
         quantize(llama(), bits=9)
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("scales", ["f32", "f16", "bf16"])
+def test_packed_files(tmp_path, asymmetric, scales):
+    """In another packing than the layer's; and what does not fit is named."""
+    torch.manual_seed(0)
+    weight, path, packing = torch.randn(17, 199), str(tmp_path / "w.blw"), bitloom.Packing(3, "low", 16)
+    bitloom.write_packed(path, {"w": weight}, packing=packing, group=48, asymmetric=asymmetric, scales=scales)
+    linear = linear_of(
+        17, 199, bias=False, W_dtype="uint3" if asymmetric else "int3", group_size=48, with_zeros=asymmetric
+    )
+    tensor = bitloom.PackedFile(path)["w"]
+    linear.load_packed(tensor)
+    kind = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[scales]
+    found = bitloom.quantize(weight, linear.config.W_dtype, 48)
+    assert linear.scales.dtype == kind and torch.equal(linear.scales, found.scale.to(kind))
+    codes = torch.from_numpy(bitloom.unpack(np.array(tensor.weight), packing, signed=not asymmetric)[:, :199])
+    zeros = linear.zeros.float().repeat_interleave(48, 1)[:, :199] if asymmetric else 0
+    expected = (codes - zeros) * linear.scales.float().repeat_interleave(48, 1)[:, :199]
+    torch.testing.assert_close(linear(torch.eye(199)).t(), expected, rtol=1e-6, atol=1e-7)
+    for fields, message in (
+        ({"W_dtype": "uint4"}, "tensor w: W_dtype: expected uint4, got"),
+        ({"group_size": 32}, "tensor w: group_size: expected 32, got 48"),
+        ({"n": 18}, "tensor w: shape: expected (18, 199), got (17, 199)"),
+    ):
+        given = {"n": 17, "k": 199, "bias": False, "W_dtype": linear.config.W_dtype, "group_size": 48}
+        other = linear_of(**given | {"with_zeros": asymmetric} | fields)
+        with pytest.raises(bitloom.UserError) as caught:
+            other.load_packed(bitloom.PackedFile(path)["w"])
+        assert message in str(caught.value)

@@ -1,9 +1,11 @@
 """A layer of low-bit weights."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitloom import UserError
+import bitloom
+from bitloom import PackedTensor, UserError
 
 from .checkpoints import unpack_awq, unpack_gptq, unpack_gptq_zeros
 from .config import DTYPES, FLOATS, MatmulConfig
@@ -112,6 +114,28 @@ class Linear(nn.Module):
         self._set("zeros", zeros)
         self._set("bias", bias)
         setattr(self, "weight" if self.consistent else "qweight", self.bitblas_matmul.transform_weight(weight))
+
+    def load_packed(self, tensor: PackedTensor) -> None:
+        """Takes a matrix of a PackedFile, whatever its packing: what bitloom.write_packed or `bitloom pack` wrote.
+        UserError: it is not of the layer's W_dtype, shape or groups."""
+        config, kind = self.config, "uint" if tensor.asymmetric else "int"
+        width = min(tensor.group, tensor.shape[1])
+        wanted = (config.W_dtype, (config.N, config.K), config.group, config.with_zeros, config.with_scaling)
+        given = (f"{kind}{tensor.bits}", tuple(tensor.shape), width, tensor.asymmetric, True)
+        fields = ("W_dtype", "shape", "group_size", "with_zeros", "with_scaling")
+        for field, mine, its in zip(fields, wanted, given):
+            if mine != its:
+                raise UserError(f"Linear: tensor {tensor.name}: {field}: expected {mine}, got {its}")
+        if tensor.asymmetric and config.zeros_mode != "original":
+            raise UserError(f"Linear: zeros_mode: expected original to load a packed file, got {config.zeros_mode}")
+
+        def floats(view):
+            array = np.array(view)  # of bfloat16 the bits
+            return torch.from_numpy(array).view(torch.bfloat16) if array.dtype == np.uint16 else torch.from_numpy(array)
+
+        codes = bitloom.unpack(np.array(tensor.weight), tensor.packing, signed=not tensor.asymmetric)
+        zeros = floats(tensor.zeros) if tensor.asymmetric else None
+        self.load_and_transform_weight(torch.from_numpy(codes[:, : config.K]), floats(tensor.scales), zeros)
 
     def _load_checkpoint(self, codes, scales, zeros, module):
         config = self.config

@@ -8,7 +8,7 @@ the rest, and ``bitloom.kernels()`` lists them.
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _kernels
 from ._bitloom import (
@@ -61,6 +61,8 @@ __all__ = [
 ]
 
 # Of bitloom.low_bit, which imports torch: when it is asked for.
+if TYPE_CHECKING:
+    from .low_bit import *  # noqa: F403
 _LOW_BIT = ("ErrorReport", "Linear", "Matmul", "MatmulConfig", "Quantized", "auto_detect_nvidia_target", "quantize")
 
 

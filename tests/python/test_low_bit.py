@@ -187,8 +187,13 @@ def test_shapes_outputs_and_gradients():
         dy = torch.randn(rows, 17)
         matmul(x, weight, scale).backward(dy)
         torch.testing.assert_close(x.grad, dy @ matrix, rtol=1e-4, atol=1e-4)
-    scale *= 2  # a change in place is seen
+    other = matmul.transform_weight(-codes.clamp(min=-7))
+    before = matmul(x, other, scale)
+    scale *= 2  # a change in place is seen, and another tensor
     torch.testing.assert_close(matmul(x, weight, scale), 2 * (x @ matrix.t()), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(matmul(x, other, scale), 2 * before)
+    expected = x @ -codes.clamp(min=-7).float().t()
+    torch.testing.assert_close(matmul(x, other, torch.ones(17, 7)), expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(

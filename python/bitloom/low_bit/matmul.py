@@ -1,5 +1,7 @@
 """The operator: what a caller passes is checked, and a product computes it."""
 
+import weakref
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,37 @@ def _device_named(target: str | None) -> str:
         if name.startswith(starts):
             return device
     raise UserError(f"Matmul: argument target: expected cpu or cuda, got {name!r}")
+
+
+def _nothing() -> None:
+    return None
+
+
+class _Kept:
+    """What was made of a call's tensors, which it does not keep alive: as long as they are the same, unchanged."""
+
+    __slots__ = ("operands", "device", "W", "scale", "zeros", "bias", "address", "versions")
+
+    def __init__(self, operands, device, W, scale, zeros, bias):
+        self.operands, self.device, self.address = operands, device, W.data_ptr()
+        refs = (_nothing if each is None else weakref.ref(each) for each in (W, scale, zeros, bias))
+        self.W, self.scale, self.zeros, self.bias = refs
+        self.versions = self._versions(scale, zeros)
+
+    @staticmethod
+    def _versions(scale, zeros) -> tuple:
+        return (
+            None if scale is None else (scale._version, scale.data_ptr()),
+            None if zeros is None else (zeros._version, zeros.data_ptr()),
+        )
+
+    def is_of(self, device, W, scale, zeros, bias) -> bool:
+        return (
+            (self.W() is W and self.scale() is scale and self.zeros() is zeros and self.bias() is bias)
+            and W.data_ptr() == self.address
+            and device == self.device
+            and self._versions(scale, zeros) == self.versions
+        )
 
 
 class Matmul:
@@ -50,6 +83,7 @@ class Matmul:
         self._takes = {DTYPES[config.A_dtype]}
         if config.A_dtype == "int8" and not config.is_native and config.out_dtype in FLOATS:
             self._takes |= {DTYPES[name] for name in FLOATS}
+        self._kept: _Kept | None = None  # of the last call
 
     def __getattr__(self, name: str):
         """M, N, K, A_dtype and all other fields of the configuration."""
@@ -79,46 +113,61 @@ class Matmul:
         config = self.config
         shape = (config.N, config.K) if config.layout == "nt" else (config.K, config.N)
         if tuple(weight.shape) != shape:
-            raise UserError(f"argument weight: expected shape {shape}, got {tuple(weight.shape)}")
+            raise UserError(f"Matmul: argument weight: expected shape {shape}, got {tuple(weight.shape)}")
         if config.layout == "nn" and not config.is_native:
             weight = weight.t()
         return self.product.pack(weight.detach())
 
-    def _check(self, A: Tensor, W: Tensor, bias: Tensor | None, output: Tensor | None) -> None:
-        config = self.config
+    def _say(self, argument: str, expected: object, got: object) -> None:
+        raise UserError(f"Matmul: argument {argument}: expected {expected}, got {got}")
 
-        def say(argument, expected, got):
-            raise UserError(f"Matmul: argument {argument}: expected {expected}, got {got}")
-
+    def _check_rows(self, A: Tensor, output: Tensor | None) -> None:
+        config, shape = self.config, A.shape
         if A.dtype not in self._takes:
-            say("A", " or ".join(sorted(map(str, self._takes))), A.dtype)
-        if A.dim() == 0 or A.shape[-1] != config.K:
-            say("A", f"{config.K} in its last dimension", f"shape {tuple(A.shape)}")
-        m = A.shape[:-1].numel()
-        if isinstance(config.M, int) and m != config.M:
-            say("A", f"{config.M} rows, as M says", m)
-        device = A.device.type
-        if device not in self.product.devices:
-            say("A", f"a tensor on {' or '.join(self.product.devices)}", f"one on {device}")
-        if W.dtype != self.product.weight_dtype or tuple(W.shape) != self.product.weight_shape:
-            wanted = f"{self.product.weight_dtype} of {self.product.weight_shape}, as transform_weight gives it"
-            say("W", wanted, f"{W.dtype} of {tuple(W.shape)}")
+            self._say("A", " or ".join(sorted(map(str, self._takes))), A.dtype)
+        if not shape or shape[-1] != config.K:
+            self._say("A", f"{config.K} in its last dimension", f"shape {tuple(shape)}")
+        if type(config.M) is int and shape[:-1].numel() != config.M:
+            self._say("A", f"{config.M} rows, as M says", shape[:-1].numel())
+        if output is not None:
+            wanted = (*shape[:-1], config.N)
+            if output.shape != wanted or output.dtype != self.torch_output_dtype:
+                got = f"{output.dtype} of {tuple(output.shape)}"
+                self._say("output", f"{self.torch_output_dtype} of {wanted}", got)
+            if output.device != A.device:
+                self._say("output", f"a tensor on {A.device}", f"one on {output.device}")
+
+    def _check_weight(self, W: Tensor, bias: Tensor | None, device: torch.device) -> None:
+        config, product = self.config, self.product
+        if device.type not in product.devices:
+            self._say("A", f"a tensor on {' or '.join(product.devices)}", f"one on {device}")
+        if W.dtype != product.weight_dtype or tuple(W.shape) != product.weight_shape:
+            wanted = f"{product.weight_dtype} of {product.weight_shape}, as transform_weight gives it"
+            self._say("W", wanted, f"{W.dtype} of {tuple(W.shape)}")
         if not W.is_contiguous():
-            say("W", "a contiguous tensor", f"one of strides {W.stride()}")
+            self._say("W", "a contiguous tensor", f"one of strides {W.stride()}")
         if (bias is not None) != config.with_bias:
-            wanted = "one" if config.with_bias else "none"
-            say("bias", f"{wanted}, as with_bias says", "none" if bias is None else "one")
+            wanted, got = ("one", "none") if config.with_bias else ("none", "one")
+            self._say("bias", f"{wanted}, as with_bias says", got)
         if bias is not None:
             right = bias.dtype.is_floating_point or config.out_dtype not in FLOATS
             if tuple(bias.shape) != (config.N,) or not right:
-                say("bias", f"{config.out_dtype} of {(config.N,)}", f"{bias.dtype} of {tuple(bias.shape)}")
-        if output is not None:
-            shape = (*A.shape[:-1], config.N)
-            if tuple(output.shape) != shape or output.dtype != self.torch_output_dtype:
-                say("output", f"{self.torch_output_dtype} of {shape}", f"{output.dtype} of {tuple(output.shape)}")
-        for argument, value in (("W", W), ("bias", bias), ("output", output)):
-            if value is not None and value.device != A.device:
-                say(argument, f"a tensor on {A.device}", f"one on {value.device}")
+                self._say("bias", f"{config.out_dtype} of {(config.N,)}", f"{bias.dtype} of {tuple(bias.shape)}")
+        for argument, value in (("W", W), ("bias", bias)):
+            if value is not None and value.device != device:
+                self._say(argument, f"a tensor on {device}", f"one on {value.device}")
+
+    def _operands(self, device, W: Tensor, scale: Tensor | None, zeros: Tensor | None, bias: Tensor | None) -> tuple:
+        """What the product takes for them: checked and made once, and kept as long as the same tensors come."""
+        kept = None if torch.compiler.is_compiling() else self._kept
+        if kept is not None and kept.is_of(device, W, scale, zeros, bias):
+            return kept.operands
+        self._check_weight(W, bias, device)
+        operands = self.product.operands(W, scale, zeros, device)
+        given = [each for each in (scale, zeros) if each is not None]
+        if not torch.compiler.is_compiling() and not any(each.is_inference() for each in given):
+            self._kept = _Kept(operands, device, W, scale, zeros, bias)
+        return operands
 
     def forward(
         self,
@@ -131,21 +180,23 @@ class Matmul:
     ) -> Tensor:
         """A: (..., K), of any strides; with an A_dtype of int8 and floats as out_dtype also of floats, which are made
         int8 row by row. W: what transform_weight gave. scale, zeros: as MatmulConfig says, there when it does. bias:
-        (N,). output: (..., N) of out_dtype, to write to. Returns it, or a new one. Gradients flow to
-        a float A from a W of another type. UserError, before anything is written, for arguments that are not so."""
-        self._check(A, W, bias, output)
-        numbers = self.product.numbers(scale, zeros, A.device)
-        result = self.product(rows(A), W, numbers)
+        (N,). output: (..., N) of out_dtype, to write to. Returns it, or a new one. Gradients flow to a float A from a W
+        of another type. UserError, before anything is written, for arguments that are not so."""
+        self._check_rows(A, output)
+        result = self.product(rows(A), *self._operands(A.device, W, scale, zeros, bias))
         if bias is not None:
             result = result + bias
-        result = result.to(self.torch_output_dtype).view(*A.shape[:-1], self.config.N)
+        if result.dtype != self.torch_output_dtype:
+            result = result.to(self.torch_output_dtype)
+        if A.dim() != 2:
+            result = result.view(*A.shape[:-1], self.config.N)
         return result if output is None else output.copy_(result)
 
     __call__ = forward
 
     def explain(self, A: Tensor, W: Tensor, scale=None, zeros=None, bias=None, output=None, target=None) -> str:
         """Which kernels forward runs for such arguments, and what bitloom.explain says of each."""
-        self._check(A, W, bias, output)
+        self._check_rows(A, output)
         config, product = self.config, self.product
         group = "a row" if config.group == config.K else config.group
         lines = [
@@ -155,7 +206,7 @@ class Matmul:
             f"packing   {product.packing or 'none: a matrix'}",
         ]
         with torch.no_grad():
-            calls = list(product.calls(rows(A.detach()), W, product.numbers(scale, zeros, A.device)))
+            calls = list(product.calls(rows(A.detach()), *self._operands(A.device, W, scale, zeros, bias)))
         lines.append(f"runs      {', then '.join(name for name, _, _ in calls)}")
         texts = {name: bitloom.explain(name, *given, target=target, **named) for name, given, named in calls}
         return "\n".join(lines) + "\n" + "\n".join(texts.values())

@@ -1,6 +1,5 @@
 """The scales and zero points of a weight as the kernels take them: f32, value = scale · (field - zero)."""
 
-import weakref
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +36,7 @@ def pack_zeros(zeros: Tensor, bits: int) -> Tensor:
 
 
 class NumbersOf:
-    """Makes Numbers from what a caller passes, and keeps the last: a weight's are the same at every call."""
+    """Checks what a caller passes, and makes Numbers of it."""
 
     def __init__(self, config: MatmulConfig, group: int):
         """group: that of the kernel, a divisor of config.group or, where that is the whole row, any."""
@@ -45,7 +44,6 @@ class NumbersOf:
         self.groups = -(-config.K // group)
         self.fields_are_unsigned = config.with_zeros or not (self.format.signed or self.format.values)
         self.bias = 1 << (self.format.bits - 1) if self.format.signed and config.with_zeros else 0  # of their fields
-        self._key, self._last, self._alive = None, None, []
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         config = self.config
@@ -59,33 +57,21 @@ class NumbersOf:
         for name, (value, wanted) in given.items():
             if (value is not None) != bool(wanted):
                 field = "with_scaling" if name == "scale" else "with_zeros"
-                got = "none" if value is None else "one"
-                raise UserError(f"argument {name}: expected {'one' if wanted else 'none'}, as {field} says, got {got}")
+                expected, got = ("one", "none") if wanted else ("none", "one")
+                raise UserError(f"Matmul: argument {name}: expected {expected}, as {field} says, got {got}")
             if value is None:
                 continue
             shape = self.shapes()[name]
             if tuple(value.shape) != shape:
-                raise UserError(f"argument {name}: expected shape {shape}, got {tuple(value.shape)}")
+                raise UserError(f"Matmul: argument {name}: expected shape {shape}, got {tuple(value.shape)}")
             if value.device != device:
-                raise UserError(f"argument {name}: expected a tensor on {device}, got one on {value.device}")
+                raise UserError(f"Matmul: argument {name}: expected a tensor on {device}, got one on {value.device}")
             whole = name == "zeros" and config.zeros_mode == "quantized"
             if value.dtype.is_floating_point if whole else not value.dtype.is_floating_point:
-                raise UserError(f"argument {name}: expected {'int8' if whole else 'floats'}, got {value.dtype}")
-
-    def __call__(self, scale: Tensor | None, zeros: Tensor | None, device: torch.device) -> Numbers:
-        given = [tensor for tensor in (scale, zeros) if tensor is not None]
-        if torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in given):
-            self.check(scale, zeros, device)
-            return self._make(scale, zeros, device)
-        key = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in given] + [device]
-        if key != self._key or any(kept() is None for kept in self._alive):
-            self.check(scale, zeros, device)
-            self._last = self._make(scale, zeros, device)
-            self._key, self._alive = key, [weakref.ref(tensor) for tensor in given]
-        return self._last
+                raise UserError(f"Matmul: argument {name}: expected {'int8' if whole else 'floats'}, got {value.dtype}")
 
     @torch.no_grad()
-    def _make(self, scale, zeros, device):
+    def __call__(self, scale: Tensor | None, zeros: Tensor | None, device: torch.device) -> Numbers:
         n = self.config.N
         scales = torch.ones(1, 1, device=device) if scale is None else scale.float()
         points = None

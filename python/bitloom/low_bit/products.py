@@ -43,16 +43,14 @@ class NativeProduct:
             raise bitloom.UserError(f"argument weight: expected {self.weight_dtype}, got {weight.dtype}")
         return weight.contiguous()
 
-    def numbers(self, scale, zeros, device):
-        return None
+    def operands(self, weight: Tensor, scale: None, zeros: None, device: torch.device) -> tuple[Tensor]:
+        return (weight.t() if self.config.layout == "nt" else weight,)
 
-    def __call__(self, x: Tensor, weight: Tensor, numbers) -> Tensor:
-        weight = weight.t() if self.config.layout == "nt" else weight
-        return bitloom.matmul(x, weight, out=like(x, (len(x), self.config.N), self.sums))
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        return bitloom.matmul(x, weight, out=like(x, (x.shape[0], self.config.N), self.sums))
 
-    def calls(self, x, weight, numbers):
-        weight = weight.t() if self.config.layout == "nt" else weight
-        yield "matmul", (x, weight), {"out": like(x, (len(x), self.config.N), self.sums)}
+    def calls(self, x, weight):
+        yield "matmul", (x, weight), {"out": like(x, (x.shape[0], self.config.N), self.sums)}
 
 
 # ---- Floats by codes ---------------------------------------------------------------------------------------------
@@ -64,7 +62,7 @@ def _dequantize(weight, scales, zeros, table, columns, bits, group, dtype):
 
 
 def _takes_gemv(x, table) -> bool:
-    return table is None and len(x) <= GEMV_ROWS[x.device.type]
+    return table is None and x.shape[0] <= GEMV_ROWS[x.device.type]
 
 
 def _product(x, weight, scales, zeros, table, bits, group, wide):
@@ -133,20 +131,21 @@ class FloatProduct:
         codes = pad(codes, (0, self.columns - codes.shape[1]))
         return bitloom.pack(codes, self.packing).view(torch.int8).to(weight.device)
 
-    def __call__(self, x: Tensor, weight: Tensor, numbers) -> Tensor:
-        rest = (numbers.scales, numbers.zeros, numbers.table, self.format.bits, self.group, self.wide)
-        return low_bit_product(x, weight.view(torch.uint8), *rest)
+    def operands(self, weight: Tensor, scale, zeros, device: torch.device) -> tuple:
+        self.numbers.check(scale, zeros, device)
+        numbers = self.numbers(scale, zeros, device)
+        return weight.view(torch.uint8), numbers.scales, numbers.zeros, numbers.table
 
-    def calls(self, x, weight, numbers):
-        weight, options = weight.view(torch.uint8), {"bits": self.format.bits, "group": self.group}
-        dtype = torch.float32 if self.wide else x.dtype
-        if _takes_gemv(x, numbers.table):
-            options |= {"asymmetric": numbers.zeros is not None}
-            yield "low_bit_gemv", (x.to(dtype), weight, numbers.scales, numbers.zeros), options
+    def __call__(self, x: Tensor, *operands) -> Tensor:
+        return low_bit_product(x, *operands, self.format.bits, self.group, self.wide)
+
+    def calls(self, x, weight, scales, zeros, table):
+        options, dtype = {"bits": self.format.bits, "group": self.group}, torch.float32 if self.wide else x.dtype
+        if _takes_gemv(x, table):
+            yield "low_bit_gemv", (x.to(dtype), weight, scales, zeros), options | {"asymmetric": zeros is not None}
             return
         matrix = like(x, (len(weight), self.columns))
-        arguments = (weight, numbers.scales, numbers.zeros, numbers.table)
-        yield "low_bit_dequantize", arguments, options | {"out": matrix}
+        yield "low_bit_dequantize", (weight, scales, zeros, table), options | {"out": matrix}
         out = like(x, (len(x), len(weight)), dtype)
         yield "matmul", (x, matrix[:, : x.shape[1]].t()), {"out": out}
 
@@ -205,10 +204,15 @@ class ByteProduct:
             return x8.view(torch.uint8), scales, sums
         return bitloom.pack(pad(x8, (0, 0, 0, -len(x) % panel)), self.x_packing), scales, sums
 
-    def calls(self, x, weight, numbers):
+    def operands(self, weight: Tensor, scale, zeros, device: torch.device) -> tuple:
+        self.numbers.check(scale, zeros, device)
+        numbers = self.numbers(scale, zeros, device)
+        zeros = None if numbers.zeros is None else numbers.zeros.t()
+        return weight.view(torch.uint8), numbers.scales.t(), zeros
+
+    def calls(self, x, weight, scales, zeros):
         x8, x_scales, sums = self._bytes_of(x)
-        weight, x_width = weight.view(torch.uint8), self.group * self.x_packing.rows
-        scales, zeros = numbers.scales.t(), None if numbers.zeros is None else numbers.zeros.t()
+        x_width = self.group * self.x_packing.rows
         exact = x.dtype == torch.int8 and not self.config.with_scaling
         step = self.together if exact else self.groups
         for first in range(0, self.groups, step):
@@ -219,8 +223,8 @@ class ByteProduct:
             given = {"zeros": None if zeros is None else zeros[here], "x_sums": sums[here]}
             yield "low_bit_matmul", arguments, given | self._options()
 
-    def __call__(self, x: Tensor, weight: Tensor, numbers) -> Tensor:
-        parts = [bitloom.low_bit_matmul(*given, **options) for _, given, options in self.calls(x, weight, numbers)]
+    def __call__(self, x: Tensor, *operands) -> Tensor:
+        parts = [bitloom.low_bit_matmul(*given, **options) for _, given, options in self.calls(x, *operands)]
         if x.dtype == torch.int8 and not self.config.with_scaling:
             return functools.reduce(torch.add, (part.to(torch.int32) for part in parts))
         return parts[0]

@@ -96,14 +96,6 @@ private:
 
 } // namespace
 
-// The alignment of a view's rows, in bytes.
-static int64_t alignmentOf(Value view) {
-  auto argument = dyn_cast<BlockArgument>(view);
-  auto func = argument ? dyn_cast<func::FuncOp>(argument.getOwner()->getParentOp()) : nullptr;
-  auto align = func ? func.getArgAttrOfType<IntegerAttr>(argument.getArgNumber(), tile::alignAttr) : nullptr;
-  return align ? align.getInt() : 1;
-}
-
 void Assignment::collectAccesses() {
   func.walk([&](Operation *op) {
     Value view, value;

@@ -473,6 +473,7 @@ LogicalResult Emitter::run() {
   prologueEnd = LLVM::ReturnOp::create(builder, loc, ValueRange()); // erased below
   builder.setInsertionPointAfter(prologueEnd);
 
+  pipelineLoads(kernel, target, warpCount);
   prefetchLoads(kernel, target, warpCount);
   hoistLoads(kernel, lanes * warpCount);
   const SmallVector<Cost> registerCosts = liveTiles(kernel, layouts);

@@ -119,6 +119,7 @@ public:
     mlir::Value fillSlot, fillPhase, frontSlot, frontPhase, popSlot; // pointers to i32 of the thread
   };
   Ring &ring(mlir::Value value) { return rings[value]; }
+  bool hasRoles() const { return isSpecialized; }
   int consumerCount() const { return consumers; }
   mlir::Value blockGroup(); // i32: of all the block's warpgroups, the producer's last
   mlir::Value isFirstProgram() const { return isFirstProgramValue; }
@@ -292,6 +293,8 @@ void admitFirstGroup(Emitter &);
 std::string braced(size_t first, size_t count);
 // False where the store is none of accumulators that the copy engine can write.
 bool lowerStaged(Emitter &, tile::StoreOp);
+// Starts this thread's share of the copies of a load to its place in shared memory (i32), see planCopies.
+void copyToShared(Emitter &, tile::LoadOp, mlir::Value address);
 // A conversion whose result lies in shared memory.
 void putInShared(Emitter &, tile::ConvertLayoutOp);
 // A view's offsets (i64) as those of the copy engine, i32 and innermost first.

@@ -6,6 +6,7 @@
 // offset's and the edges' low bits: otherwise every element is moved by itself. What passes the branch are memory
 // words, not elements, so that loads are issued together and waited for at their first use.
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
+#include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
@@ -149,6 +150,8 @@ public:
   int64_t run() const { return runLength; } // registers that one instruction may move
   Value runsAreWhole();                     // i1: no run straddles an edge, and all are aligned
   Value touchesRun(int registerIndex);      // i1: an element of the run that starts here may be in bounds
+  // i32: how many of the `most` elements from this one on are in bounds, where the first is or none is.
+  Value countInBounds(int registerIndex, int64_t most);
 
   // What was computed so far, to be reset where control flow ends its scope.
   struct Computed {
@@ -247,6 +250,12 @@ Value TileAccess::touchesRun(int r) {
   Value first = e.coordinate(*layout, last, r);
   Value end = arith::AddIOp::create(e.builder, e.loc, first, e.i32(runLength));
   return e.both(e.compare(first, "slt", lastHigh), e.compare(end, "sgt", low[last]));
+}
+
+Value TileAccess::countInBounds(int r, int64_t most) {
+  OpBuilder &b = e.builder;
+  Value left = arith::SubIOp::create(b, e.loc, lastHigh, e.coordinate(*layout, int(shape.size()) - 1, r));
+  return e.select(inBounds(r), arith::MinSIOp::create(b, e.loc, left, e.i32(most)), e.i32(0));
 }
 
 TileAccess::Place TileAccess::place(int r) {
@@ -388,6 +397,41 @@ LogicalResult nvptx::lower(Emitter &e, tile::LoadOp load) {
   else
     e.put(load, unpack());
   return success();
+}
+
+// What lies outside the view is filled with zeros: a copy reads only as many bytes as it is told, and where that is
+// none, no address. Offsets along the rows are multiples of a copy's size, so that no copy straddles a row's start.
+void nvptx::copyToShared(Emitter &e, tile::LoadOp load, Value address) {
+  OpBuilder &b = e.builder;
+  e.loc = load.getLoc();
+  auto shared = cast<RankedTensorType>(load.getType());
+  CopyPlan plan = *planCopies(load, shared, e.warps());
+  RankedTensorType type = withLayout(shared, plan.layout);
+  const LinearLayout &layout = e.layout(type);
+  TileAccess access(e, load.getView(), load.getOffsets(), load.getDims(), type);
+  int64_t bytes = bytesOf(shared.getElementType()), size = plan.chunk * bytes;
+  LinearLayout places = layout.compose(e.layout(shared).invert()); // in elements
+  Value thread = e.threadImage(places, 0);
+  int32_t threadBits = e.threadBits(places, 0);
+  std::map<int32_t, Value> starts; // by the bits of an offset that the thread sets too
+  e.when(e.isFirstReplica(layout), [&] {
+    for (int r = 0; r < access.count; r += int(plan.chunk)) {
+      if (access.isReplica(r))
+        continue;
+      int32_t offset = places.apply({{reg, r}})[0], own = offset & threadBits;
+      Value &to = starts[own];
+      if (!to) {
+        Value place = thread ? arith::XOrIOp::create(b, e.loc, thread, e.i32(own)).getResult() : e.i32(own);
+        to = arith::AddIOp::create(b, e.loc, address, arith::MulIOp::create(b, e.loc, place, e.i32(bytes)));
+      }
+      auto [from, beyond] = access.place(r);
+      Value given = arith::MulIOp::create(b, e.loc, access.countInBounds(r, plan.chunk), e.i32(bytes));
+      e.ptx(std::string("cp.async.") + (size == 16 ? "cg" : "ca") + ".shared.global [$0 + " +
+                std::to_string((offset - own) * bytes) + "], [$1 + " + std::to_string(beyond) + "], " +
+                std::to_string(size) + ", $2;",
+            "r,l,r,~{memory}", Type(), {to, from, given}, /*hasSideEffects=*/true);
+    }
+  });
 }
 
 LogicalResult nvptx::lower(Emitter &e, tile::StoreOp store) {

@@ -267,12 +267,15 @@ int64_t nvptx::storeStagingBytes(func::FuncOp kernel) {
   return any ? (consumers ? consumers.getInt() : 1) * warps / warpsPerGroup * 2 * stagedBoxBytes : 0;
 }
 
-bool nvptx::isCopyable(Value view) {
+int64_t nvptx::alignmentOf(Value view) {
   auto argument = dyn_cast<BlockArgument>(view);
   auto func = argument ? dyn_cast<func::FuncOp>(argument.getOwner()->getParentOp()) : nullptr;
+  auto align = func ? func.getArgAttrOfType<IntegerAttr>(argument.getArgNumber(), tile::alignAttr) : nullptr;
+  return align ? align.getInt() : 1;
+}
+
+bool nvptx::isCopyable(Value view) {
   auto type = cast<tile::ViewType>(view.getType());
-  if (!func || type.getStrided() || type.getRank() > 5 || type.getElementType().isInteger(1))
-    return false;
-  auto align = func.getArgAttrOfType<IntegerAttr>(argument.getArgNumber(), tile::alignAttr);
-  return align && align.getInt() % 16 == 0;
+  return !type.getStrided() && type.getRank() <= 5 && !type.getElementType().isInteger(1) &&
+         alignmentOf(view) % 16 == 0;
 }

@@ -126,7 +126,9 @@ constexpr int64_t stagedBoxBytes = wgmmaRows * 128;
 std::optional<StagedStore> stagedStore(tile::StoreOp store, Layouts &layouts, int warps);
 int64_t storeStagingBytes(mlir::func::FuncOp kernel); // of its warps, 0 when no store is staged
 
-// Whether the copy engine can read or write boxes of the view (an argument of `kernel`).
+// That of a view's rows, in bytes; 1 where nothing is known.
+int64_t alignmentOf(mlir::Value view);
+// Whether the copy engine can read or write boxes of the view (an argument of the kernel).
 bool isCopyable(mlir::Value view);
 
 } // namespace bitloom::nvptx

@@ -1,6 +1,16 @@
-// Loads a step ahead: what a loop brings from global to shared memory for mma.sync is loaded by the step before, once
-// that has put its own tiles in shared memory, and so arrives while the tensor cores multiply. The last step loads a
-// tile that nobody reads.
+// Loads ahead of their steps: what a loop brings from global to shared memory for mma.sync arrives while the tensor
+// cores multiply what came before it.
+//
+// Where cp.async can copy the tiles (planCopies), they go to the slots of a ring, several steps ahead, without passing
+// through registers:
+//
+//   for s < stages - 1: fill a slot with step s's tiles
+//   for i: wait for step i's copies, and for all threads; fill the slot of step i - 1 with step i + stages - 1's;
+//   multiply
+//
+// One barrier a step says both that all have the tiles and that the slot is free. Elsewhere tiles are loaded to
+// registers by the step before, once that has put its own in shared memory; the last step loads a tile that nobody
+// reads.
 #include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "bitloom/lowering/dialect/Tile.h"
@@ -9,6 +19,7 @@
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/IR/IRMapping.h"
+#include "mlir/IR/Matchers.h"
 #include "mlir/IR/PatternMatch.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
 #include "llvm/ADT/SetVector.h"
@@ -64,6 +75,181 @@ static bool isFrom(Value value, BlockArgument argument) {
   return op && op->getBlock() == argument.getOwner() &&
          llvm::any_of(op->getOperands(), [&](Value operand) { return isFrom(operand, argument); });
 }
+
+//===- By asynchronous copies -------------------------------------------------------------------------------------===//
+
+// Whether the scalar, of the loop's body, is known to be a multiple of `by`, a power of two.
+static bool isMultiple(Value value, int64_t by) {
+  if (APInt constant; matchPattern(value, m_ConstantInt(&constant)))
+    return constant.getSExtValue() % by == 0;
+  if (auto argument = dyn_cast<BlockArgument>(value)) {
+    auto loop = dyn_cast<scf::ForOp>(argument.getOwner()->getParentOp());
+    return loop && value == loop.getInductionVar() && isMultiple(loop.getLowerBound(), by) &&
+           isMultiple(loop.getStep(), by);
+  }
+  Operation *op = value.getDefiningOp();
+  auto isOne = [&](Value operand) { return isMultiple(operand, by); };
+  if (isa<arith::MulIOp>(op))
+    return llvm::any_of(op->getOperands(), isOne);
+  return isa<arith::AddIOp, arith::SubIOp, arith::MinSIOp, arith::MaxSIOp>(op) &&
+         llvm::all_of(op->getOperands(), isOne);
+}
+
+std::optional<CopyPlan> nvptx::planCopies(tile::LoadOp load, RankedTensorType shared, int warps) {
+  constexpr int64_t fewest = 4, most = 16; // bytes
+  auto view = cast<tile::ViewType>(load.getView().getType());
+  int64_t bytes = bytesOf(view.getElementType()), alignment = alignmentOf(load.getView());
+  ArrayRef<int64_t> shape = shared.getShape();
+  if (load.getOther() || view.getStrided() || load.getDims().back() != view.getRank() - 1 || bytes > most)
+    return std::nullopt;
+  int64_t chunk = std::min(std::min(most, alignment & -alignment) / bytes, shape.back());
+  Layouts layouts;
+  LinearLayout places = layouts.of(shared).invert();
+  for (; chunk > 0 && chunk * bytes >= fewest; chunk /= 2) {
+    LinearLayout layout = canonicalLayout(shape, chunk, warps);
+    if (layout.contiguousRegisters(dimName(int(shape.size()) - 1)) >= chunk &&
+        layout.compose(places).contiguousRegisters("offset") >= chunk && isMultiple(load.getOffsets().back(), chunk))
+      return CopyPlan{layout, chunk};
+  }
+  return std::nullopt;
+}
+
+namespace {
+
+// A load of the loop, on its way to a dot.
+struct Copied {
+  tile::ConvertLayoutOp convert;
+  tile::LoadOp load;
+  SetVector<Operation *> scalars; // that its place is computed by
+  RankedTensorType type;          // of the load, in shared memory
+};
+
+} // namespace
+
+// The tile's type before the transposes, where `shared` is that of their result.
+static RankedTensorType typeOfLoad(tile::ConvertLayoutOp convert) {
+  Layouts layouts;
+  LinearLayout layout = layouts.of(convert.getType());
+  Value value = convert.getSource();
+  for (; auto transpose = value.getDefiningOp<tile::TransposeOp>(); value = transpose.getSource())
+    layout = untransposedLayout(layout, transpose.getPermutation());
+  return withLayout(cast<RankedTensorType>(value.getType()), layout);
+}
+
+// As many slots as leave room for a second block on the multiprocessor, if those are enough to cover the time that a
+// copy takes; else as many as there is room for. 0: too few to be of use.
+static int stagesFor(func::FuncOp kernel, const Target &target, int64_t slotBytes, int64_t others) {
+  constexpr int64_t enough = 3, most = 4, perBlock = 1024;
+  int64_t alone = (target.maxSharedPerBlock - others) / slotBytes;
+  int64_t withAnother = (target.sharedPerSm / 2 - perBlock - others) / slotBytes;
+  int64_t stages = std::min(most, withAnother >= enough ? withAnother : alone);
+  if (auto hint = kernel->getAttrOfType<IntegerAttr>(tile::stagesAttr))
+    stages = std::min(std::max(alone, stages), hint.getInt());
+  return stages < 2 ? 0 : int(stages);
+}
+
+static void pipeline(scf::ForOp loop, func::FuncOp kernel, const Target &target, int warps) {
+  SmallVector<Copied> copies;
+  int64_t slotBytes = 0;
+  for (Operation &op : *loop.getBody()) {
+    if (isa<tile::UnpackOp>(op)) // the threads' work on the other operand takes longer than the loads
+      return;
+    auto convert = dyn_cast<tile::ConvertLayoutOp>(op);
+    tile::LoadOp load = convert && isShared(convert.getType()) ? loadedBy(convert) : nullptr;
+    if (!load)
+      continue;
+    Copied copied{convert, load, {}, typeOfLoad(convert)};
+    if (!planCopies(load, copied.type, warps) || !llvm::all_of(load->getOperands(), [&](Value operand) {
+          return collectScalars(operand, loop, copied.scalars);
+        }))
+      return;
+    slotBytes += llvm::alignTo(copied.type.getNumElements() * bytesOf(copied.type.getElementType()), sharedAlignment);
+    copies.push_back(std::move(copied));
+  }
+  if (copies.empty())
+    return;
+  int64_t others = 0; // what is in shared memory without them
+  kernel.walk([&](tile::RingOp ring) {
+    for (Type type : ring.getRing().getType().getTiles())
+      others += ring.getStages() *
+                llvm::alignTo(ShapedType::getNumElements(tile::shapeOf(type)) * bytesOf(tile::elementOf(type)),
+                              sharedAlignment);
+  });
+  others += exchangedBytes(kernel) - slotBytes + sharedAlignment;
+  int stages = stagesFor(kernel, target, slotBytes, others);
+  if (!stages)
+    return;
+
+  Location loc = copies.front().load.getLoc();
+  auto types = llvm::map_to_vector(copies, [](Copied &copied) -> Type { return copied.type; });
+  OpBuilder entry = OpBuilder::atBlockBegin(&kernel.getBody().front());
+  auto ring =
+      tile::RingOp::create(entry, loc, tile::RingType::get(kernel.getContext(), types), uint32_t(stages)).getRing();
+  auto fill = [&](OpBuilder &b, Value index) {
+    Value runs = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, index, loop.getUpperBound());
+    IRMapping mapping;
+    mapping.map(loop.getInductionVar(), index);
+    for (Copied &copied : copies)
+      for (Operation *op : copied.scalars)
+        if (!mapping.contains(op->getResult(0)))
+          b.clone(*op, mapping);
+    auto branch = scf::IfOp::create(b, loc, runs, /*withElseRegion=*/false);
+    OpBuilder inside = OpBuilder::atBlockBegin(&branch.getThenRegion().front());
+    auto filled = tile::FillOp::create(inside, loc, ring);
+    inside.createBlock(&filled.getBody());
+    SmallVector<Value> tiles;
+    for (Copied &copied : copies) {
+      tiles.push_back(inside.clone(*copied.load, mapping)->getResult(0));
+      tiles.back().setType(copied.type);
+    }
+    tile::YieldOp::create(inside, loc, tiles);
+  };
+  OpBuilder before(loop);
+  Value index = loop.getLowerBound();
+  for (int stage = 0; stage + 1 < stages; ++stage) {
+    fill(before, index);
+    index = arith::AddIOp::create(before, loc, index, loop.getStep());
+  }
+  OpBuilder inside = OpBuilder::atBlockBegin(loop.getBody());
+  auto front = tile::FrontOp::create(inside, loc, types, ring);
+  Value ahead = arith::SubIOp::create(before, loc, index, loop.getLowerBound());
+  fill(inside, arith::AddIOp::create(inside, loc, loop.getInductionVar(), ahead));
+  for (auto [copied, tile] : llvm::zip(copies, front.getTiles())) {
+    SmallVector<tile::TransposeOp> transposes;
+    for (Value value = copied.convert.getSource(); auto transpose = value.getDefiningOp<tile::TransposeOp>();
+         value = transpose.getSource())
+      transposes.push_back(transpose);
+    Layouts layouts;
+    Value moved = tile;
+    for (tile::TransposeOp transpose : llvm::reverse(transposes)) {
+      LinearLayout layout = transposedLayout(layouts.of(moved.getType()), transpose.getPermutation());
+      OpBuilder there(copied.convert);
+      moved = tile::TransposeOp::create(there, transpose.getLoc(), withLayout(transpose.getType(), layout), moved,
+                                        transpose.getPermutation());
+    }
+    copied.convert.getResult().replaceAllUsesWith(moved);
+    copied.convert.erase();
+    for (tile::TransposeOp transpose : transposes)
+      transpose.erase();
+    copied.load.erase();
+  }
+}
+
+void nvptx::pipelineLoads(func::FuncOp kernel, const Target &target, int warps) {
+  SmallVector<scf::ForOp> loops;
+  bool usesWgmma = false;
+  kernel->walk([&](Operation *op) {
+    if (auto dot = dyn_cast<tile::DotOp>(op))
+      usesWgmma |= planWgmma(dot, target, warps).has_value();
+    if (auto loop = dyn_cast<scf::ForOp>(op))
+      loops.push_back(loop);
+  });
+  if (!usesWgmma)
+    for (scf::ForOp loop : loops)
+      pipeline(loop, kernel, target, warps);
+}
+
+//===- By way of registers ----------------------------------------------------------------------------------------===//
 
 static void prefetch(scf::ForOp loop, int threads) {
   SmallVector<tile::LoadOp> loads;

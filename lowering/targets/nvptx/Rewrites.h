@@ -1,9 +1,12 @@
 // What is rewritten in a kernel's IR for the sake of GPUs, besides the lowering itself.
 #pragma once
 
-namespace mlir {
-class Operation;
-}
+#include "bitloom/lib/layout/LinearLayout.h"
+#include "bitloom/lowering/dialect/Tile.h"
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+
+#include <optional>
 
 namespace bitloom {
 struct Target;
@@ -15,7 +18,21 @@ namespace bitloom::nvptx {
 void narrowIndices(mlir::Operation *kernel);
 // With layouts: moves loads to where they can wait together. threads: of the block.
 void hoistLoads(mlir::Operation *kernel, int threads);
-// With layouts: loads for products by mma.sync a step of their loop ahead.
+// With layouts: loads for products by mma.sync ahead of the steps of their loop. Several, by asynchronous copies to a
+// ring in shared memory that all threads fill, where that may be; else one step, by way of registers.
+void pipelineLoads(mlir::func::FuncOp kernel, const Target &target, int warps);
 void prefetchLoads(mlir::Operation *kernel, const Target &target, int warps);
+// An upper bound of what the threads exchange through shared memory: the operands that they put there for dots, each in
+// its place, and the largest of the rest, which take turns.
+int64_t exchangedBytes(mlir::func::FuncOp kernel);
+
+// How the threads share the asynchronous copies of a load whose result is to lie in shared memory: which of its
+// elements a thread copies, `chunk` contiguous ones (4, 8 or 16 bytes) an instruction.
+struct CopyPlan {
+  LinearLayout layout; // (register, lane, warp) → elements
+  int64_t chunk;
+};
+// None where the elements' places or the alignment of the view's rows do not allow it.
+std::optional<CopyPlan> planCopies(tile::LoadOp load, mlir::RankedTensorType shared, int warps);
 
 } // namespace bitloom::nvptx

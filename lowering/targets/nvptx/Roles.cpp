@@ -4,6 +4,9 @@
 // an order in which those that run together share rows and columns of tiles, and so find each other's reads in the L2
 // cache. A ring is a number of slots with two mbarriers each: `full`, on which the copy engine counts the bytes that
 // arrived, and `empty`, at which each consuming warp arrives. Position and phase of a ring are variables of the thread.
+//
+// In a block without roles all threads fill the ring (PrefetchLoads.cpp): each waits for its own copies, then all for
+// each other.
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
@@ -177,6 +180,8 @@ void Emitter::allocateRings() {
       staging = reserve(bytes, sharedAlignment, Cost{store.getLoc(), bytes, "what is stored on its way"});
     }
   });
+  if (!isSpecialized)
+    return;
   kernel.walk([&](tile::RingOp op) {
     Ring &ring = rings[op.getRing()];
     ring.full = reserve(8 * ring.stages, 8, {});
@@ -188,6 +193,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
   Emitter::Ring &ring = e.ring(op.getRing());
   for (Value *word : {&ring.fillSlot, &ring.fillPhase, &ring.frontSlot, &ring.frontPhase, &ring.popSlot})
     *word = e.localWord();
+  if (!e.hasRoles())
+    return success();
   e.when(e.compare(e.linearThreadId(), "eq", e.i32(0)), [&] {
     for (int stage = 0; stage < ring.stages; ++stage)
       for (auto [first, arrivals] : {std::pair(ring.full, 1), std::pair(ring.empty, e.warps())})
@@ -231,6 +238,14 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   OpBuilder &b = e.builder;
   Emitter::Ring &ring = e.ring(fill.getRing());
   Value slot = readWord(e, ring.fillSlot);
+  if (!e.hasRoles()) {
+    auto yield = cast<tile::YieldOp>(fill.getBody().front().getTerminator());
+    for (auto [tile, tileOffset] : llvm::zip(yield.getValues(), ring.tileOffsets))
+      copyToShared(e, tile.getDefiningOp<tile::LoadOp>(),
+                   slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes));
+    advance(e, ring.fillSlot, Value(), ring.stages);
+    return success();
+  }
   Value other = arith::XOrIOp::create(b, e.loc, readWord(e, ring.fillPhase), e.i32(1));
   e.waitFor(slotAddress(e, ring.empty, slot, 8), other);
   Value full = slotAddress(e, ring.full, slot, 8);
@@ -266,10 +281,15 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
 LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
   Emitter::Ring &ring = e.ring(front.getRing());
   Value slot = readWord(e, ring.frontSlot);
-  e.waitFor(slotAddress(e, ring.full, slot, 8), readWord(e, ring.frontPhase));
+  if (e.hasRoles()) {
+    e.waitFor(slotAddress(e, ring.full, slot, 8), readWord(e, ring.frontPhase));
+  } else {
+    e.ptx("cp.async.wait_group " + std::to_string(ring.stages - 2) + ";", "~{memory}", Type(), {}, true);
+    e.barrier();
+  }
   for (auto [tile, tileOffset] : llvm::zip(front.getTiles(), ring.tileOffsets))
     e.putShared(tile, slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes));
-  advance(e, ring.frontSlot, ring.frontPhase, ring.stages);
+  advance(e, ring.frontSlot, e.hasRoles() ? ring.frontPhase : Value(), ring.stages);
   return success();
 }
 

@@ -13,6 +13,7 @@
 #include "bitloom/lowering/targets/nvptx/Costs.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
+#include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -160,9 +161,7 @@ static bool isAcrossWarps(tile::ReduceOp reduce) {
   });
 }
 
-// An upper bound of what the threads exchange through shared memory: the operands that they put there for dots, each in
-// its place, and the largest of the rest, which take turns.
-static int64_t exchangedBytes(func::FuncOp func) {
+int64_t nvptx::exchangedBytes(func::FuncOp func) {
   int64_t kept = 0, most = 0;
   int64_t warps = func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt();
   func.walk([&](Operation *op) {

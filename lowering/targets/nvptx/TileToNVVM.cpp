@@ -96,6 +96,9 @@ LogicalResult Emitter::emitFor(Operation *op) {
     scf::YieldOp::create(builder, loc, carried(loop.getYieldedValues()));
   }
   bindCarried(loop.getResults(), lowered.getResults());
+  // A loop around would fill the ring anew while some threads are still at its last slots.
+  if (!isSpecialized && loopDepth && !loop.getBody()->getOps<tile::FrontOp>().empty())
+    barrier();
   return success();
 }
 
@@ -146,6 +149,9 @@ LogicalResult Emitter::emitIf(Operation *op) {
   if (hasElse && failed(fill(branch.getElseRegion(), lowered.getElseRegion())))
     return failure();
   bind(branch.getResults(), lowered.getResults());
+  // A group a step, of whose copies there may be none: so that waiting for all but the last few works to the end.
+  if (!isSpecialized && !branch.thenBlock()->getOps<tile::FillOp>().empty())
+    ptx("cp.async.commit_group;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
   return success();
 }
 

@@ -166,13 +166,15 @@ TEST(NvptxMma, Attends) {
                 Aligned<bf16>({queries, 60}, 4)},
                {.grid = {(queries + rows - 1) / rows, 1, 1}, .tolerance = 0.02, .warps = {0, 4}, .target = "sm_80"});
     usesMma(*kernel, instructionFor<bf16>());
-    EXPECT_LE(kernel->sharedBytes, (rows + 2 * 64) * 64 * 2 + 512);
+    EXPECT_LE(kernel->sharedBytes, (rows + 4 * 2 * 64) * 64 * 2 + 4096) << "at most four steps' keys and values";
   }
 }
 
 // A tile that no dot reads any more makes room for the next.
 TEST(NvptxMma, TilesTakeTurnsInSharedMemory) {
-  Product product{.block = {64, 64, 64}, .parameters = ", %v: !tile.view<?x?xbf16>" + aligned};
+  Product product{.block = {64, 64, 64},
+                  .attributes = ", tile.stages = 1 : i32",
+                  .parameters = ", %v: !tile.view<?x?xbf16>" + aligned};
   for (std::string i : {"0", "1", "2"})
     product.epilogue += replaced(replaced(R"(
   %fromI = arith.constant I : i64
@@ -186,6 +188,121 @@ TEST(NvptxMma, TilesTakeTurnsInSharedMemory) {
                        {.tolerance = 0, .warps = {0}, .target = "sm_80"});
   EXPECT_LE(kernel->sharedBytes, 2 * 64 * 64 * 2);
 }
+
+//===- Copies that run ahead --------------------------------------------------------------------------------------===//
+
+static size_t countOf(const std::string &part, const std::string &text) {
+  size_t count = 0;
+  for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; at += part.size())
+    ++count;
+  return count;
+}
+
+static std::string alignedTo(int bytes) { return " {tile.align = " + std::to_string(bytes) + " : i32}"; }
+
+// Rows whose starts are multiples of 16, 8 or 4 bytes are copied by as many at a time, to the edge of any extent.
+TEST(NvptxMma, CopiesRowsOfAnyAlignmentAhead) {
+  auto multiplies = [](auto element, const std::string &operand, int alignment, bool bByColumns, std::string target) {
+    using In = decltype(element);
+    using Sum = std::conditional_t<std::is_integral_v<In>, int32_t, float>;
+    SCOPED_TRACE(operand + " at " + std::to_string(alignment) + " bytes on " + target);
+    Product product{.block = {32, 32, 64}, .operand = operand, .bByColumns = bByColumns};
+    product.viewAttributes = alignedTo(alignment);
+    product.sum = product.result = irType<Sum>();
+    if (std::same_as<In, f32>)
+      product.dotAttributes = " {precision = 1 : i32}";
+    for (auto [m, n, k] : {std::array<int64_t, 3>{33, 40, 1}, {17, 31, 199}, {49, 65, 320}}) {
+      const int64_t each = alignment / int64_t(sizeof(In));
+      auto stride = [&](int64_t extent) { return (extent / each | 1) * each + (extent % each ? 2 * each : 0); };
+      Aligned<In> a({m, k}, {stride(k), 1}, 1);
+      Aligned<In> b = bByColumns ? Aligned<In>({n, k}, {stride(k), 1}, 2) : Aligned<In>({k, n}, {stride(n), 1}, 2);
+      auto kernel = agrees(product.text(), {a, b, Aligned<Sum>({m, n}, 3)},
+                           {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}, .target = target});
+      usesMma(*kernel, instructionFor<In>());
+      EXPECT_GT(countOf("shared.global [", kernel->ptx), 0u);
+      EXPECT_EQ(countOf("shared.global [", kernel->ptx),
+                countOf("], " + std::to_string(alignment) + ", %r", kernel->ptx));
+      EXPECT_EQ(countOf("ld.global", kernel->ptx), 0u);
+    }
+  };
+  for (int alignment : {4, 8, 16})
+    for (bool bByColumns : {false, true}) {
+      multiplies(bf16(), "bf16", alignment, bByColumns, "sm_80");
+      multiplies(f16(), "f16", alignment, bByColumns, "sm_90a");
+      if (bByColumns) { // else the rows of b would have to be turned round on their way
+        multiplies(f32(), "f32", alignment, true, "sm_80");
+        multiplies(int8_t(), "i8", alignment, true, "sm_120");
+      }
+    }
+}
+
+// As many steps ahead as the hint says; a slot is filled anew only once nobody reads it, and read only once it is full.
+TEST(NvptxMma, CopiesSeveralStepsAhead) {
+  for (int stages : {1, 2, 3, 4, 7}) {
+    Product product{.block = {32, 32, 32},
+                    .bByColumns = true,
+                    .attributes = ", tile.num_warps = 4 : i32, tile.stages = " + std::to_string(stages) + " : i32"};
+    for (int64_t k : {0, 31, 64, 199, 500}) {
+      Operands<bf16, float> data(product, 40, 35, k);
+      auto kernel = agrees(product.text(), {data.a, data.b, data.c},
+                           {.grid = product.grid(40, 35), .tolerance = 0, .warps = {0}, .target = "sm_80"});
+      EXPECT_EQ(countOf("cp.async.commit_group", kernel->ptx), stages == 1 ? 0u : size_t(stages));
+      EXPECT_EQ(kernel->sharedBytes, 2 * 32 * 32 * 2 * stages);
+    }
+  }
+  // The emulator sees what is missing where less is waited for.
+  Product product{.block = {32, 32, 32}, .bByColumns = true, .attributes = ", tile.stages = 4 : i32"};
+  Operands<bf16, float> data(product, 32, 32, 200);
+  EmulatedKernel kernel(Program::parse(product.text(), "kernel.mlir"), "sm_80");
+  LaunchArguments words;
+  std::vector<Argument> arguments = {data.a, data.b, data.c};
+  for (const Argument &argument : arguments)
+    words.addView(argument.tensor);
+  for (auto [what, instead] : {std::pair("", ""), std::pair("cp.async.wait_group 2;", "cp.async.wait_group 3;"),
+                               std::pair("cp.async.wait_group 2;\n\t// end inline asm\n\tbar.sync \t0;",
+                                         "cp.async.wait_group 2;\n\t// end inline asm")}) {
+    PtxEmulator emulator(*what ? replaced(kernel.ptx, what, instead) : kernel.ptx);
+    for (const Argument &argument : arguments)
+      emulator.allow(memoryOf(argument.tensor).data(), memoryOf(argument.tensor).size());
+    auto launch = [&] { emulator.launch(words.words(), {1, 1, 1}, kernel.sharedBytes); };
+    if (*what)
+      EXPECT_THROW(launch(), PtxError) << instead;
+    else
+      launch();
+  }
+}
+
+// A loop around comes back to slots that some threads still read.
+TEST(NvptxMma, CopiesAheadInLoopsWithinLoops) {
+  const std::string half = "!tile.view<?x?xbf16> {tile.align = 16 : i32}";
+  std::string text = "func.func @kernel(%a: " + half + ", %b: " + half + R"(, %c: !tile.view<?x?xf32>, %times: i64)
+    attributes {tile.kernel} {
+  %z = arith.constant 0 : i64
+  %one = arith.constant 1 : i64
+  %s = arith.constant 32 : i64
+  %depth = tile.extent %a, 1 : !tile.view<?x?xbf16>
+  %none = arith.constant dense<0.0> : tensor<32x32xf32>
+  scf.for %i = %z to %times step %one : i64 {
+    %rows = arith.muli %i, %s : i64
+    %sum = scf.for %at = %rows to %depth step %s iter_args(%acc = %none) -> tensor<32x32xf32> : i64 {
+      %x = tile.load %a[%rows, %at] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<32x32xbf16>
+      %y = tile.load %b[%at, %z] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<32x32xbf16>
+      %n = tile.dot %x, %y, %acc : tensor<32x32xbf16>, tensor<32x32xbf16>, tensor<32x32xf32>
+      scf.yield %n : tensor<32x32xf32>
+    }
+    tile.store %sum, %c[%rows, %z] dims [0, 1] : tensor<32x32xf32>, !tile.view<?x?xf32>
+  }
+  return
+})";
+  for (int64_t times : {0, 1, 5}) {
+    std::vector<float> c(150 * 30, 7);
+    auto kernel = agrees(text, {Aligned<bf16>({150, 137}), Aligned<bf16>({137, 30}, 2), matrix(c, 150, 30), times},
+                         {.tolerance = 0, .warps = {1, 4, 8}, .target = "sm_80"});
+    EXPECT_GT(countOf("shared.global [", kernel->ptx), 0u);
+  }
+}
+
+//===- Loads by way of registers ----------------------------------------------------------------------------------===//
 
 // Tiles are loaded a step ahead, wherever the loop ends and whichever scalars say where they lie, but not past a write.
 TEST(NvptxMma, LoadsAhead) {

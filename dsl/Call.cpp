@@ -352,12 +352,14 @@ static bool isStrided(const TensorRef &tensor) {
   return tensor.extents[last] > 1 && tensor.strides[last] != 1;
 }
 static int alignmentOf(const TensorRef &tensor) {
-  constexpr int wanted = 16;
   auto bits = reinterpret_cast<uintptr_t>(tensor.data);
   for (int d = 0; d + 1 < tensor.rank(); ++d)
     if (tensor.extents[d] > 1)
       bits |= uintptr_t(tensor.strides[d]) * bytesOf(tensor.dtype);
-  return bits % wanted ? 0 : wanted;
+  for (int wanted : {16, 8, 4}) // what one instruction of a GPU moves
+    if (bits % unsigned(wanted) == 0 && wanted > bytesOf(tensor.dtype))
+      return wanted;
+  return 0;
 }
 
 Call::Assumed Call::assumed(size_t parameter) const {
@@ -423,7 +425,7 @@ std::string Call::specialisation() const {
   for (size_t i = 0; i < views.size(); ++i) {
     if (views[i]) {
       const Assumed facts = assumed(i);
-      key += facts.strided ? ",s" : facts.alignment ? ",a" : ",u";
+      key += facts.strided ? ",s" : facts.alignment ? ",a" + std::to_string(facts.alignment) : ",u";
     } else if (variant().parameters[i].kind == Kind::Meta)
       key += "," + std::to_string(numbers[i].value_or(0));
   }

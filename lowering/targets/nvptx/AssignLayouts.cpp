@@ -70,7 +70,9 @@ private:
   void anchor(tile::DotOp dot);
   void anchorMma(tile::DotOp dot, const MmaPlan &plan);
   bool onlyWgmmaReads(Value tile);
-  void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom);
+  bool isDirect(OpOperand &operand, int depthDim, const MmaAtom &atom);
+  bool canThreadsCopy(OpOperand &operand, int depthDim, const MmaAtom &atom);
+  void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, bool direct);
   void propagate();
   void seed(Value value);
   void set(Value value, const LinearLayout &layout);
@@ -175,27 +177,46 @@ static bool isKnownAhead(tile::LoadOp load) {
   return true;
 }
 
-// Loads straight to shared memory where the copy engine can, and the tile is of use to dots alone.
-void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom) {
+// The load that a dot's operand is, past transposes, and which dim of the operand its rows lie along.
+static std::pair<tile::LoadOp, int> loadOf(OpOperand &operand) {
   Value value = operand.get();
   int contiguous = 1;
   while (auto transpose = value.getDefiningOp<tile::TransposeOp>()) {
     contiguous = 1 - contiguous;
     value = transpose.getSource();
   }
-  auto load = value.getDefiningOp<tile::LoadOp>();
+  return {value.getDefiningOp<tile::LoadOp>(), contiguous};
+}
+
+// Whether the copy engine can load it straight to shared memory, and the tile is of use to dots alone.
+bool Assignment::isDirect(OpOperand &operand, int depthDim, const MmaAtom &atom) {
+  auto [load, contiguous] = loadOf(operand);
   auto hint = func->getAttrOfType<BoolAttr>(tile::warpSpecializeAttr);
-  bool isDirect = load && !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
-                  load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1 &&
-                  onlyWgmmaReads(value) && isKnownAhead(load);
-  if (!isDirect || (contiguous != depthDim && !atom.mnMajor) ||
-      !sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8)) {
-    isDirect = false;
+  return load && !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
+         load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1 &&
+         onlyWgmmaReads(load) && isKnownAhead(load) && (contiguous == depthDim || atom.mnMajor) &&
+         sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8);
+}
+
+// Whether threads can copy it to shared memory ahead of its use.
+bool Assignment::canThreadsCopy(OpOperand &operand, int depthDim, const MmaAtom &atom) {
+  auto [load, contiguous] = loadOf(operand);
+  return load && load->getBlock() == operand.getOwner()->getBlock() && (contiguous == depthDim || atom.mnMajor) &&
+         sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8) &&
+         planCopies(
+             load,
+             withLayout(cast<RankedTensorType>(load.getType()), sharedForm(shapeOf(load), 1, atom.bits / 8)->layout),
+             warps);
+}
+
+// A load straight to shared memory, or by way of the threads: then its rows stay rows if wgmma takes them so.
+void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, bool direct) {
+  auto [load, contiguous] = loadOf(operand);
+  if (!direct && !canThreadsCopy(operand, depthDim, atom))
     contiguous = depthDim;
-  }
   LinearLayout layout = sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8)->layout;
   anchored.insert({&operand, layout});
-  for (Value at = operand.get(); isDirect;) {
+  for (Value at = operand.get(); direct;) {
     chosen.insert({at, layout});
     auto transpose = at.getDefiningOp<tile::TransposeOp>();
     if (!transpose)
@@ -257,11 +278,20 @@ void Assignment::anchor(tile::DotOp dot) {
   Operation *producer = rows.get().getDefiningOp();
   bool isComputed = producer && !isa<tile::LoadOp, tile::TransposeOp>(producer);
   auto depthDim = [](OpOperand &operand) { return operand.getOperandNumber() == 0 ? 1 : 0; };
+  // Where the threads have to copy one operand, they copy both: one ring, that all of them fill and read.
+  const bool byThreads = llvm::any_of(std::array{&rows, &columns}, [&](OpOperand *operand) {
+    auto load = loadOf(*operand).first;
+    return load && !isCopyable(load.getView()) && canThreadsCopy(*operand, depthDim(*operand), *plan->atom);
+  });
+  auto anchorLoad = [&](OpOperand &operand) {
+    int dim = depthDim(operand);
+    anchorOperand(operand, dim, *plan->atom, !byThreads && isDirect(operand, dim, *plan->atom));
+  };
   if (isComputed && plan->form.groupsAlongN == 1)
     anchored.insert({&rows, plan->rowFragments(dot, warps)});
   else
-    anchorOperand(rows, depthDim(rows), *plan->atom);
-  anchorOperand(columns, depthDim(columns), *plan->atom);
+    anchorLoad(rows);
+  anchorLoad(columns);
   set(dot.getResult(), plan->accumulator);
 }
 

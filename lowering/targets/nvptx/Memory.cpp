@@ -152,10 +152,14 @@ public:
   Value touchesRun(int registerIndex);      // i1: an element of the run that starts here may be in bounds
   // i32: how many of the `most` elements from this one on are in bounds, where the first is or none is.
   Value countInBounds(int registerIndex, int64_t most);
+  Value isWhole(); // i1: all of the tile is in bounds
+  // As place(), from the addresses of registers before it by one addition each: fewer instructions in a loop than the
+  // induction variables that LLVM would make of them, and fewer registers.
+  Place placeBySteps(int registerIndex);
 
   // What was computed so far, to be reset where control flow ends its scope.
   struct Computed {
-    std::map<LinearLayout::Vector, Value> addresses;
+    std::map<LinearLayout::Vector, Value> addresses, steps;
     std::map<std::pair<int, int32_t>, Value> bounds; // by tile dim and the register's coordinate
   };
   Computed &computed() { return cache; }
@@ -164,6 +168,7 @@ public:
 
 private:
   bool isFlat() const { return shape.empty(); }
+  Value stepTo(LinearLayout::Vector own);
 
   Emitter &e;
   const ViewWords &view;
@@ -256,6 +261,36 @@ Value TileAccess::countInBounds(int r, int64_t most) {
   OpBuilder &b = e.builder;
   Value left = arith::SubIOp::create(b, e.loc, lastHigh, e.coordinate(*layout, int(shape.size()) - 1, r));
   return e.select(inBounds(r), arith::MinSIOp::create(b, e.loc, left, e.i32(most)), e.i32(0));
+}
+
+Value TileAccess::isWhole() {
+  Value all;
+  for (auto [inside, extent] : llvm::zip(span, shape))
+    all = e.both(all, e.compare(inside, "eq", e.i32(extent)));
+  return all;
+}
+
+Value TileAccess::stepTo(LinearLayout::Vector own) {
+  OpBuilder &b = e.builder;
+  auto last = std::find_if(own.rbegin(), own.rend(), [](int32_t coordinate) { return coordinate != 0; });
+  Value &address = cache.steps[own];
+  if (!address && last == own.rend())
+    address = e.ptx("mov.b64 $0, $1;", "=l,l", b.getI64Type(), {origin}, /*hasSideEffects=*/false);
+  if (address)
+    return address;
+  size_t dim = size_t(own.rend() - last) - 1;
+  auto bit = int32_t(llvm::bit_floor(uint32_t(own[dim])));
+  LinearLayout::Vector before = own;
+  before[dim] -= bit;
+  Value step = arith::MulIOp::create(b, e.loc, stride[dim], e.i64(bit));
+  return cache.steps[own] = arith::AddIOp::create(b, e.loc, stepTo(before), step);
+}
+
+TileAccess::Place TileAccess::placeBySteps(int r) {
+  LinearLayout::Vector own = e.registerCoordinates(*layout)[r];
+  int64_t beyond = own.back() * bytes;
+  own.back() = 0;
+  return {stepTo(own), beyond};
 }
 
 TileAccess::Place TileAccess::place(int r) {
@@ -413,8 +448,8 @@ void nvptx::copyToShared(Emitter &e, tile::LoadOp load, Value address) {
   LinearLayout places = layout.compose(e.layout(shared).invert()); // in elements
   Value thread = e.threadImage(places, 0);
   int32_t threadBits = e.threadBits(places, 0);
-  std::map<int32_t, Value> starts; // by the bits of an offset that the thread sets too
-  e.when(e.isFirstReplica(layout), [&] {
+  auto copyAll = [&](bool whole) {
+    std::map<int32_t, Value> starts; // by the bits of an offset that the thread sets too
     for (int r = 0; r < access.count; r += int(plan.chunk)) {
       if (access.isReplica(r))
         continue;
@@ -424,12 +459,24 @@ void nvptx::copyToShared(Emitter &e, tile::LoadOp load, Value address) {
         Value place = thread ? arith::XOrIOp::create(b, e.loc, thread, e.i32(own)).getResult() : e.i32(own);
         to = arith::AddIOp::create(b, e.loc, address, arith::MulIOp::create(b, e.loc, place, e.i32(bytes)));
       }
-      auto [from, beyond] = access.place(r);
-      Value given = arith::MulIOp::create(b, e.loc, access.countInBounds(r, plan.chunk), e.i32(bytes));
+      auto [from, beyond] = access.placeBySteps(r);
+      SmallVector<Value> operands{to, from};
+      if (!whole)
+        operands.push_back(arith::MulIOp::create(b, e.loc, access.countInBounds(r, plan.chunk), e.i32(bytes)));
       e.ptx(std::string("cp.async.") + (size == 16 ? "cg" : "ca") + ".shared.global [$0 + " +
                 std::to_string((offset - own) * bytes) + "], [$1 + " + std::to_string(beyond) + "], " +
-                std::to_string(size) + ", $2;",
-            "r,l,r,~{memory}", Type(), {to, from, given}, /*hasSideEffects=*/true);
+                std::to_string(size) + (whole ? ";" : ", $2;"),
+            whole ? "r,l,~{memory}" : "r,l,r,~{memory}", Type(), operands, /*hasSideEffects=*/true);
+    }
+  };
+  e.when(e.isFirstReplica(layout), [&] {
+    auto branch = scf::IfOp::create(b, e.loc, access.isWhole(), /*withElseRegion=*/true);
+    for (auto [region, whole] : {std::pair(&branch.getThenRegion(), true), std::pair(&branch.getElseRegion(), false)}) {
+      OpBuilder::InsertionGuard guard(b);
+      b.setInsertionPointToStart(&region->front());
+      auto saved = access.computed();
+      copyAll(whole);
+      access.computed() = saved;
     }
   });
 }

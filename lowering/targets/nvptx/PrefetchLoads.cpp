@@ -8,9 +8,10 @@
 //   for i: wait for step i's copies, and for all threads; fill the slot of step i - 1 with step i + stages - 1's;
 //   multiply
 //
-// One barrier a step says both that all have the tiles and that the slot is free. Elsewhere tiles are loaded to
-// registers by the step before, once that has put its own in shared memory; the last step loads a tile that nobody
-// reads.
+// One barrier a step says both that all have the tiles and that the slot is free. So do products by wgmma whose
+// operands the copy engine refuses; these are started before the slot is filled, and waited for after. Elsewhere tiles
+// are loaded to registers by the step before, once that has put its own in shared memory; the last step loads a tile
+// that nobody reads.
 #include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "bitloom/lowering/dialect/Tile.h"
@@ -98,7 +99,7 @@ static bool isMultiple(Value value, int64_t by) {
 std::optional<CopyPlan> nvptx::planCopies(tile::LoadOp load, RankedTensorType shared, int warps) {
   constexpr int64_t fewest = 4, most = 16; // bytes
   auto view = cast<tile::ViewType>(load.getView().getType());
-  int64_t bytes = bytesOf(view.getElementType()), alignment = alignmentOf(load.getView());
+  int64_t bytes = bytesOf(view.getElementType()), alignment = std::max(bytes, alignmentOf(load.getView()));
   ArrayRef<int64_t> shape = shared.getShape();
   if (load.getOther() || view.getStrided() || load.getDims().back() != view.getRank() - 1 || bytes > most)
     return std::nullopt;
@@ -146,6 +147,17 @@ static int stagesFor(func::FuncOp kernel, const Target &target, int64_t slotByte
   if (auto hint = kernel->getAttrOfType<IntegerAttr>(tile::stagesAttr))
     stages = std::min(std::max(alone, stages), hint.getInt());
   return stages < 2 ? 0 : int(stages);
+}
+
+// The loop's one dot, if it is computed by wgmma and nothing but the next iteration needs its result.
+static tile::DotOp onlyWgmma(scf::ForOp loop, const Target &target, int warps) {
+  SmallVector<tile::DotOp> dots;
+  loop.walk([&](tile::DotOp dot) { dots.push_back(dot); });
+  if (dots.size() != 1 || dots[0]->getBlock() != loop.getBody() || !planWgmma(dots[0], target, warps) ||
+      !dots[0].getResult().hasOneUse() || !isa<scf::YieldOp>(*dots[0].getResult().user_begin()) ||
+      !isShared(dots[0].getA().getType()) || !isShared(dots[0].getB().getType()))
+    return nullptr;
+  return dots[0];
 }
 
 static void pipeline(scf::ForOp loop, func::FuncOp kernel, const Target &target, int warps) {
@@ -213,6 +225,13 @@ static void pipeline(scf::ForOp loop, func::FuncOp kernel, const Target &target,
   OpBuilder inside = OpBuilder::atBlockBegin(loop.getBody());
   auto front = tile::FrontOp::create(inside, loc, types, ring);
   Value ahead = arith::SubIOp::create(before, loc, index, loop.getLowerBound());
+  if (tile::DotOp dot = onlyWgmma(loop, target, warps)) {
+    dot.setInFlight(1);
+    inside.setInsertionPointAfter(dot);
+    auto wait = tile::DotWaitOp::create(inside, dot.getLoc(), dot.getResult());
+    dot.getResult().replaceAllUsesExcept(wait, wait);
+    inside.setInsertionPoint(wait);
+  }
   fill(inside, arith::AddIOp::create(inside, loc, loop.getInductionVar(), ahead));
   for (auto [copied, tile] : llvm::zip(copies, front.getTiles())) {
     SmallVector<tile::TransposeOp> transposes;
@@ -237,14 +256,13 @@ static void pipeline(scf::ForOp loop, func::FuncOp kernel, const Target &target,
 
 void nvptx::pipelineLoads(func::FuncOp kernel, const Target &target, int warps) {
   SmallVector<scf::ForOp> loops;
-  bool usesWgmma = false;
+  bool hasRoles = false;
   kernel->walk([&](Operation *op) {
-    if (auto dot = dyn_cast<tile::DotOp>(op))
-      usesWgmma |= planWgmma(dot, target, warps).has_value();
+    hasRoles |= isa<tile::SpecializeOp>(op);
     if (auto loop = dyn_cast<scf::ForOp>(op))
       loops.push_back(loop);
   });
-  if (!usesWgmma)
+  if (!hasRoles)
     for (scf::ForOp loop : loops)
       pipeline(loop, kernel, target, warps);
 }

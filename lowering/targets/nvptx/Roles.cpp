@@ -278,6 +278,15 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
 
 //===- The consumers ----------------------------------------------------------------------------------------------===//
 
+// Past transposes.
+static bool isReadByWgmma(Emitter &e, Value tile) {
+  return llvm::any_of(tile.getUsers(), [&](Operation *user) {
+    if (auto dot = dyn_cast<tile::DotOp>(user))
+      return planWgmma(dot, e.target, e.warps()).has_value();
+    return isa<tile::TransposeOp>(user) && isReadByWgmma(e, user->getResult(0));
+  });
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
   Emitter::Ring &ring = e.ring(front.getRing());
   Value slot = readWord(e, ring.frontSlot);
@@ -285,6 +294,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
     e.waitFor(slotAddress(e, ring.full, slot, 8), readWord(e, ring.frontPhase));
   } else {
     e.ptx("cp.async.wait_group " + std::to_string(ring.stages - 2) + ";", "~{memory}", Type(), {}, true);
+    if (llvm::any_of(front.getTiles(), [&](Value tile) { return isReadByWgmma(e, tile); }))
+      e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
     e.barrier();
   }
   for (auto [tile, tileOffset] : llvm::zip(front.getTiles(), ring.tileOffsets))

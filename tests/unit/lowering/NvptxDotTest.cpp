@@ -139,6 +139,49 @@ TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
       Way::Copied);
 }
 
+// Rows that start at 4 or 8 bytes: the threads copy both operands ahead, though the copy engine could one of them.
+TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
+  auto multiplies = [](auto element, Product product, int alignmentOfA, int alignmentOfB, int64_t m, int64_t n,
+                       int64_t k) {
+    using In = decltype(element);
+    using Sum = std::conditional_t<std::is_integral_v<In>, int32_t, float>;
+    SCOPED_TRACE(irType<In>() + " at " + std::to_string(alignmentOfA) + " and " + std::to_string(alignmentOfB) +
+                 " bytes, " + std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
+    product.operand = irType<In>(), product.sum = product.result = irType<Sum>();
+    auto attribute = [](int bytes) { return " {tile.align = " + std::to_string(bytes) + " : i32}"; };
+    std::string text = product.text();
+    for (auto [name, alignment] : {std::pair("%a: ", alignmentOfA), std::pair("%b: ", alignmentOfB)}) {
+      const std::string view = name + viewType(2, product.operand);
+      text = replaced(text, view + aligned, view + attribute(alignment));
+    }
+    auto operand = [](Shape shape, int alignment, uint64_t seed) {
+      const int64_t each = alignment / int64_t(sizeof(In));
+      const int64_t stride = ((shape[1] + each - 1) / each + (alignment < 16 ? each : 0) | 1) * each;
+      return Aligned<In>(shape, {stride, 1}, seed);
+    };
+    Aligned<In> a = operand(product.aByColumns ? Shape{k, m} : Shape{m, k}, alignmentOfA, 1);
+    Aligned<In> b = operand(product.bByColumns ? Shape{n, k} : Shape{k, n}, alignmentOfB, 2);
+    auto kernel =
+        agrees(text, {a, b, Aligned<Sum>({m, n}, 3)}, {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}});
+    tookWay(*kernel, Way::Exchanged);
+    for (int alignment : {alignmentOfA, alignmentOfB})
+      EXPECT_NE(kernel->ptx.find("], " + std::to_string(alignment)), std::string::npos);
+    EXPECT_EQ(kernel->ptx.find("ld.global"), std::string::npos);
+  };
+  for (bool aByColumns : {false, true})
+    for (bool bByColumns : {false, true}) {
+      Product product{.block = {64, 64, 64}, .aByColumns = aByColumns, .bByColumns = bByColumns};
+      multiplies(bf16(), product, 8, 16, 70, 90, 199);
+      multiplies(f16(), product, 4, 4, 65, 33, 130);
+    }
+  multiplies(bf16(), {.block = {128, 128, 64}, .bByColumns = true}, 8, 8, 130, 131, 500);
+  multiplies(bf16(), {.block = {16, 128, 64}, .bByColumns = true}, 16, 4, 17, 131, 200);
+  multiplies(bf16(), {.block = {64, 64, 64}, .bByColumns = true}, 8, 4, 3, 1, 1);
+  multiplies(int8_t(), {.block = {64, 64, 64}, .bByColumns = true}, 8, 4, 70, 90, 199);
+  Product tf32{.block = {64, 64, 32}, .bByColumns = true, .dotAttributes = " {precision = 1 : i32}"};
+  multiplies(f32(), tf32, 4, 8, 70, 90, 99);
+}
+
 // One matrix a program along z, or one a head, whose rows lie between those of the others.
 TEST(NvptxDot, MultipliesBatches) {
   Product product{.block = {64, 64, 32}};

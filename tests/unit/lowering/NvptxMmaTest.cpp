@@ -220,8 +220,7 @@ TEST(NvptxMma, CopiesRowsOfAnyAlignmentAhead) {
                            {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}, .target = target});
       usesMma(*kernel, instructionFor<In>());
       EXPECT_GT(countOf("shared.global [", kernel->ptx), 0u);
-      EXPECT_EQ(countOf("shared.global [", kernel->ptx),
-                countOf("], " + std::to_string(alignment) + ", %r", kernel->ptx));
+      EXPECT_EQ(countOf("shared.global [", kernel->ptx), countOf("], " + std::to_string(alignment), kernel->ptx));
       EXPECT_EQ(countOf("ld.global", kernel->ptx), 0u);
     }
   };

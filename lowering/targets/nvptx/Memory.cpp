@@ -481,12 +481,80 @@ void nvptx::copyToShared(Emitter &e, tile::LoadOp load, Value address) {
   });
 }
 
+// The tile with longer runs of registers along its rows, up to `wanted` elements: a quad of lanes that hold the next
+// words of a row, as the fragments of tensor cores do, give each other whole runs, a shuffle a word. `values` and
+// `type` become those of the new layout; they stay where nothing is gained.
+static void lengthenRuns(Emitter &e, Registers &values, RankedTensorType &type, int64_t wanted) {
+  OpBuilder &b = e.builder;
+  const LinearLayout layout = e.layout(type);
+  size_t last = size_t(type.getRank()) - 1;
+  int64_t run = layout.contiguousRegisters(dimName(int(last)));
+  if (run * bytesOf(type.getElementType()) != 4)
+    return;
+  std::vector<LinearLayout::InDim> ins = layout.ins();
+  auto basesOf = [&](const char *name) -> std::vector<LinearLayout::Vector> & {
+    return llvm::find_if(ins, [&](const LinearLayout::InDim &in) { return in.name == name; })->bases;
+  };
+  std::vector<LinearLayout::Vector> &registers = basesOf(reg), &lanesOf = basesOf(lane);
+  auto alongRow = [&](const LinearLayout::Vector &basis) {
+    int32_t sum = 0;
+    for (size_t d = 0; d < last; ++d)
+      sum |= basis[d];
+    return sum ? 0 : basis[last];
+  };
+  SmallVector<Value> words = packWords(e, values);
+  const size_t inWord = size_t(llvm::Log2_64(run)); // register bits
+  size_t next = inWord;                             // the register bit that gets the lane's place
+  for (int64_t place = run; place < wanted; place *= 2, ++next) {
+    auto from = llvm::find_if(lanesOf, [&](const auto &basis) { return alongRow(basis) == place; });
+    // Best a place further along the row, so that the quad goes on where the lane ends; else another row's.
+    const auto rest = registers.begin() + long(std::min(next, registers.size()));
+    auto to = std::find_if(rest, registers.end(), [&](const auto &basis) { return alongRow(basis) > place; });
+    if (to == registers.end())
+      to = std::find_if(rest, registers.end(),
+                        [&](const auto &basis) { return llvm::any_of(basis, [](int32_t x) { return x != 0; }); });
+    if (from == lanesOf.end() || to == registers.end())
+      break;
+    const size_t bit = size_t{1} << (size_t(to - registers.begin()) - inWord), first = size_t{1} << (next - inWord);
+    const int mask = 1 << (from - lanesOf.begin());
+    Value isUpper = e.compare(arith::AndIOp::create(b, e.loc, e.laneId(), e.i32(mask)), "ne", e.i32(0));
+    SmallVector<Value> moved(words.size());
+    for (size_t w = 0; w < words.size(); ++w) {
+      if (w & bit)
+        continue;
+      Value low = words[w], high = words[w | bit];
+      Value other = e.shuffleXor(e.select(isUpper, low, high), mask);
+      // Where the register's bit moves to `first`, and those between one up.
+      auto placed = [&](size_t index) {
+        size_t between = index & (bit - 1) & ~(first - 1);
+        return (index & (first - 1)) | (index & bit ? first : 0) | between << 1 | (index & ~(2 * bit - 1));
+      };
+      moved[placed(w)] = e.select(isUpper, other, low);
+      moved[placed(w | bit)] = e.select(isUpper, high, other);
+    }
+    words = std::move(moved);
+    std::swap(*from, *to);
+    std::rotate(registers.begin() + long(next), to, to + 1);
+  }
+  if (next == inWord)
+    return;
+  values = unpackWords(e, words, type.getElementType(), int64_t(values.size()));
+  type = withLayout(type, LinearLayout(ins, layout.outs()));
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::StoreOp store) {
   if (lowerStaged(e, store))
     return success();
   OpBuilder &b = e.builder;
   Type type = store.getValue().getType();
-  const Registers &values = e.get(store.getValue());
+  Registers values = e.get(store.getValue());
+  auto viewType = cast<tile::ViewType>(store.getView().getType());
+  if (auto tile = dyn_cast<RankedTensorType>(type);
+      tile && !viewType.getStrided() && store.getDims().back() == viewType.getRank() - 1) {
+    int64_t alignment = alignmentOf(store.getView());
+    lengthenRuns(e, values, tile, std::min<int64_t>(16, alignment & -alignment) / bytesOf(tile.getElementType()));
+    type = tile;
+  }
   TileAccess access(e, store.getView(), store.getOffsets(), store.getDims(), type);
   Value once =
       isa<RankedTensorType>(type) ? e.isFirstReplica(e.layout(type)) : e.compare(e.linearThreadId(), "eq", e.i32(0));

@@ -301,6 +301,39 @@ TEST(NvptxMma, CopiesAheadInLoopsWithinLoops) {
   }
 }
 
+//===- Stores of fragments ----------------------------------------------------------------------------------------===//
+
+// A quad's lanes give each other whole runs of a row: as wide stores as the rows' alignment allows, a shuffle a word
+// for each doubling.
+TEST(NvptxMma, StoresWholeRuns) {
+  for (auto [m, n, k, more] : {std::tuple(32, 32, 32, ""), std::tuple(16, 64, 16, ""), std::tuple(64, 16, 16, ""),
+                               std::tuple(64, 64, 32, ", tile.warp_specialize = false")})
+    for (int alignment : {4, 8, 16}) {
+      Product product{.block = {m, n, k}, .result = "bf16", .bByColumns = true, .attributes = more};
+      const std::string shape = std::to_string(m) + "x" + std::to_string(n);
+      product.epilogue = "  %out = arith.truncf %sum : tensor<" + shape + "xf32> to tensor<" + shape + "xbf16>";
+      std::string text = product.text(), out = "%c: " + viewType(2, "bf16");
+      text = replaced(text, out + aligned, out + alignedTo(alignment));
+      for (auto [rows, columns] : {std::pair<int64_t, int64_t>{m + 1, n + 5}, {3, 1}}) {
+        Operands<bf16, float> data(product, rows, columns, 40);
+        const int64_t each = alignment / 2, stride = ((columns + each - 1) / each | 1) * each;
+        Aligned<bf16> c({rows, columns}, {stride, 1}, 3);
+        Emulation how{.grid = product.grid(rows, columns), .tolerance = 0, .warps = {8}, .target = "sm_80"};
+        if (!*more && alignment == 16)
+          agrees(text, {data.a, data.b, c}, how); // with hardly a word a thread
+        how.warps = {0}, how.target = *more ? "sm_90a" : "sm_80";
+        auto kernel = agrees(text, {data.a, data.b, c}, how);
+        const std::string wide = alignment == 16  ? "st.global.v4.b32"
+                                 : alignment == 8 ? "st.global.v2.b32"
+                                                  : "st.global.b32";
+        const size_t stores = countOf(wide, kernel->ptx), doublings = alignment == 16 ? 2 : alignment == 8 ? 1 : 0;
+        EXPECT_GT(stores, 0u) << wide;
+        // Two words a shuffle.
+        EXPECT_EQ(countOf("shfl.sync", kernel->ptx), (stores << doublings) * doublings / 2);
+      }
+    }
+}
+
 //===- Loads by way of registers ----------------------------------------------------------------------------------===//
 
 // Tiles are loaded a step ahead, wherever the loop ends and whichever scalars say where they lie, but not past a write.

@@ -18,8 +18,8 @@ namespace bitloom::nvptx {
 void narrowIndices(mlir::Operation *kernel);
 // With layouts: moves loads to where they can wait together. threads: of the block.
 void hoistLoads(mlir::Operation *kernel, int threads);
-// With layouts: loads for products ahead of the steps of their loop. Several, by asynchronous copies to a ring in shared
-// memory that all threads fill, where that may be; else, for mma.sync, one step, by way of registers.
+// With layouts: loads for products ahead of the steps of their loop. Several, by asynchronous copies to a ring in
+// shared memory that all threads fill, where that may be; else, for mma.sync, one step, by way of registers.
 void pipelineLoads(mlir::func::FuncOp kernel, const Target &target, int warps);
 void prefetchLoads(mlir::Operation *kernel, const Target &target, int warps);
 // An upper bound of what the threads exchange through shared memory: the operands that they put there for dots, each in

@@ -31,12 +31,14 @@ template <class T, class Out> struct Matmul {
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
   Meta<bool> tf32 = false;      // f32 operands may be rounded to 10 bits of mantissa
   Meta<bool> fast_sums = false; // of 8-bit floats
-  Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
+  // On a CPU a tile of each is in the second-level cache, and large ones are copied there less often.
+  Meta<int> block_m = "max(8, min(next_pow2(m), 128 + 128 * (compute_capability == 0)))";
   // Twice as wide where that makes one wave of what would be two.
   Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
                                        "(ceil_div(m, 128) * ceil_div(n, 128) > multiprocessors) * "
                                        "(ceil_div(m, 128) * ceil_div(n, 256) <= multiprocessors)))"
-                                     : "max(16, min(next_pow2(n), 64 + 64 * (m > 32)))";
+                                     : "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
+                                       "(compute_capability == 0)))";
   // Bytes in rows of no multiple of 16 come one by one, through registers: of them less at a time.
   Meta<int> block_k = isStorageFloat(dtypeOf<T>) ? "max(16, min(next_pow2(k), 64 + (64 + 128 * (1 - fast_sums)) * "
                                                    "((m * a_transposed + k * (1 - a_transposed)) % 16 == 0) * "
@@ -44,7 +46,7 @@ template <class T, class Out> struct Matmul {
                       : sizeof(T) == 1           ? "max(16, min(next_pow2(k), 64 + 64 * "
                                                    "((m * a_transposed + k * (1 - a_transposed)) % 16 == 0) * "
                                                    "((k * b_transposed + n * (1 - b_transposed)) % 16 == 0)))"
-                                                 : "max(16, min(next_pow2(k), 64))";
+                                                 : "max(16, min(next_pow2(k), 64 + 64 * (compute_capability == 0)))";
   // Thread blocks that share the sum over k of a tile: two where tiles are too few for all multiprocessors.
   Meta<int> split = "1 + (m > 64) * (k >= 8192) * "
                     "(2 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= multiprocessors)";

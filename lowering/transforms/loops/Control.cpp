@@ -128,6 +128,10 @@ void KernelLowering::lowerFor(scf::ForOp op) {
     if (dot && dot->getBlock() == op.getBody() && dot->hasOneUse() && sinks.size() == 1 && sinks[0] == dot &&
         accumulatesOnly(dot, argument))
       inPlace[dot] = buffers[i];
+    if (DotOp added = productAddedTo(argument, yielded[i])) {
+      inPlace[added] = buffers[i];
+      adding[added] = yielded[i].getDefiningOp();
+    }
   }
   Values scalars = lowerRegion(*op.getBody(), yielded, buffers, op.getRegionIterArgs());
   if (!inits.empty())
@@ -139,6 +143,16 @@ void KernelLowering::lowerFor(scf::ForOp op) {
       scopes.back()->buffers[result] = buffers[i];
     else
       bind(result, loop.getResult(next++));
+}
+
+// The product whose sum with what is carried is all that becomes of both; none where there is no such.
+DotOp KernelLowering::productAddedTo(Value carried, Value next) {
+  Operation *add = next.getDefiningOp();
+  if (!isa_and_nonnull<arith::AddFOp, arith::AddIOp>(add) || !add->hasOneUse() || !carried.hasOneUse() ||
+      add->getBlock() != carried.getParentBlock() || !llvm::is_contained(add->getOperands(), carried))
+    return {};
+  auto dot = add->getOperand(add->getOperand(0) == carried).getDefiningOp<DotOp>();
+  return dot && dot->hasOneUse() && dot->getBlock() == add->getBlock() ? dot : DotOp();
 }
 
 // Whether the dot reads the tile as its accumulator only, element by element.

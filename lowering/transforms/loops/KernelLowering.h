@@ -89,6 +89,7 @@ private:
 
   void lowerFor(mlir::scf::ForOp op);
   static bool accumulatesOnly(DotOp dot, Value tile);
+  static DotOp productAddedTo(Value carried, Value next);
   void lowerIf(mlir::scf::IfOp op);
   void lowerWhile(mlir::scf::WhileOp op);
   // The body of a region, then its values: tiles into buffers, scalars returned. `arguments`, when given, are the
@@ -211,11 +212,20 @@ private:
   //===- Dot.cpp -----------------------------------------------------------------------------------------------===//
 
   void lowerDot(DotOp op);
-  Buffer operandAs(Value tile, Type element, bool isUnsigned);
+  Buffer operandAs(Value tile, Type element, bool isUnsigned, int64_t panel = 0);
   Value convert(Value value, Type element, bool isUnsigned);
+  // A tile of two dimensions that is wanted soon: `across` times `lines` lines of a cache, `stride` elements apart.
+  struct Ahead {
+    Value pointer; // none: not known, or too little to ask for
+    Type element;
+    int64_t across = 0, lines = 0;
+    Value stride;
+  };
+  Ahead aheadOf(DotOp op, Value tile);
+  void prefetch(const Ahead &ahead, Value number, int64_t count);
   // Rows [row, row + rows) by columns [column, column + chunks * width) of the product, in registers.
-  void dotBlock(DotOp op, ArrayRef<Buffer> operands, const Buffer &result, Coord row, int64_t rows, Coord column,
-                int64_t width, int64_t chunks);
+  void dotBlock(DotOp op, ArrayRef<Buffer> operands, ArrayRef<Ahead> ahead, const Buffer &result, Coord row,
+                int64_t rows, Coord column, int64_t width, int64_t chunks);
 
   //===- Contract.cpp: products with packed weights ------------------------------------------------------------===//
 
@@ -348,10 +358,11 @@ private:
   llvm::DenseSet<Value> filling;         // being materialised
   llvm::DenseMap<Value, Buffer> keeping; // kept by that nest, complete when it ends
   Split *currentSplit = nullptr;
-  llvm::SmallPtrSet<Operation *, 8> inside;    // accesses all of whose elements are known to be in bounds here
-  bool streams = false;                        // some store does
-  llvm::DenseMap<Operation *, Buffer> inPlace; // dots that may write to their accumulator's memory
-  llvm::SmallPtrSet<Operation *, 4> done;      // reductions lowered together with one before
+  llvm::SmallPtrSet<Operation *, 8> inside;        // accesses all of whose elements are known to be in bounds here
+  bool streams = false;                            // some store does
+  llvm::DenseMap<Operation *, Buffer> inPlace;     // dots that may write to their accumulator's memory
+  llvm::DenseMap<Operation *, Operation *> adding; // of those, what adds the product to what is there
+  llvm::SmallPtrSet<Operation *, 4> done;          // reductions lowered together with one before
   int names = 0;
 };
 

@@ -1,4 +1,6 @@
 #include "bitloom/lib/packing/PackedFile.h"
+#include "bitloom/lib/packing/PackingFor.h"
+#include "bitloom/lib/target/Target.h"
 #include "bitloom/tools/Checkpoint.h"
 #include "bitloom/tools/Commands.h"
 #include "bitloom/tools/Table.h"
@@ -7,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include <unistd.h>
 
@@ -75,7 +78,17 @@ DType scalesOf(const Arguments &arguments) {
   throw UsageError("option --scales: expected f32, f16 or bf16, got '" + name + "'");
 }
 
-WeightFormat formatOf(const Arguments &arguments) {
+// What is given as a kind, or the target whose packing is asked for: it decides the packing, and its kind is the
+// file's.
+std::optional<Target> targetOfPacking(const Arguments &arguments) {
+  const std::string name = arguments.value("--target", "any");
+  for (const char *kind : {"any", "x86", "aarch64", "gpu"})
+    if (name == kind)
+      return {};
+  return parseTarget(name);
+}
+
+WeightFormat formatOf(const Arguments &arguments, const std::optional<Target> &target) {
   WeightFormat format;
   const int64_t largest = int64_t{1} << 30;
   const std::string group = arguments.value("--group", "128");
@@ -86,6 +99,8 @@ WeightFormat formatOf(const Arguments &arguments) {
     if (arguments.has("--bits"))
       throw UsageError("expected --bits or --packing, got both");
     format.packing = Packing::parse(arguments.value("--packing"));
+  } else if (target) {
+    format.packing = packingFor(*target, int(arguments.number("--bits", 4, 1, 8)), 1);
   } else {
     // The order that vectors unpack with no shuffle, a block a group where that can be.
     const int64_t block = std::min<int64_t>(format.group & -format.group, 65536);
@@ -119,8 +134,10 @@ void printRate(const std::string &output, int64_t bytes, const char *what, const
 
 // Quantises the matrices of floats among the arrays.
 int packFloats(const std::vector<const WeightArray *> &arrays, const Arguments &arguments) {
-  const WeightFormat format = asUsage([&] { return formatOf(arguments); });
-  const std::string output = arguments.value("-o"), only = arguments.value("--only");
+  const std::optional<Target> machine = asUsage([&] { return targetOfPacking(arguments); });
+  const WeightFormat format = asUsage([&] { return formatOf(arguments, machine); });
+  const std::string output = arguments.value("-o"), only = arguments.value("--only"),
+                    target = machine ? std::string(packedTargetOf(*machine)) : arguments.value("--target", "any");
   std::vector<const WeightArray *> matrices;
   int64_t bytes = 0;
   for (const WeightArray *array : arrays) {
@@ -139,7 +156,7 @@ int packFloats(const std::vector<const WeightArray *> &arrays, const Arguments &
     throw UserError("expected a matrix of f16, bf16 or f32 to pack" +
                     (only.empty() ? std::string() : " whose name holds '" + only + "'") + ", got none");
 
-  PackedFileWriter writer = asUsage([&] { return PackedFileWriter(output, arguments.value("--target", "any")); });
+  PackedFileWriter writer = asUsage([&] { return PackedFileWriter(output, target); });
   Progress progress(bytes);
   for (const WeightArray *matrix : matrices) {
     const int64_t rows = matrix->extents[0], columns = matrix->extents[1], rowBytes = rows ? matrix->bytes / rows : 0;
@@ -235,6 +252,7 @@ const Command packCommand = {
         "as they are.\n"
         "\n"
         "  bitloom pack model.safetensors --bits 4 --group 32 --scales f16 -o model.blw\n"
+        "  bitloom pack model.safetensors --group 32 --scales bf16 --target host -o model.blw\n"
         "  bitloom pack model-1.safetensors model-2.safetensors --from gptq -o model.blw\n"
         "  bitloom pack --list model.blw\n",
     .options = {{"-o", "FILE", "what to write, all of it or nothing"},
@@ -244,7 +262,9 @@ const Command packCommand = {
                 {"--scales", "DTYPE", "of scales and zero points: f32 (the default), f16 or bf16"},
                 {"--packing", "TEXT",
                  "as `bitloom packing` takes it; planar without it, a block a group where it can be"},
-                {"--target", "KIND", "what the packing is for: any (the default), x86, aarch64 or gpu"},
+                {"--target", "TARGET",
+                 "what it is for: any (the default), x86, aarch64 or gpu, in any packing; or a CPU target, as host or\n"
+                 "aarch64+dotprod, in the order in which its low_bit_matmul multiplies one row"},
                 {"--from", "KIND", "gptq, gptq_v2 or awq: the layers were quantised so"},
                 {"--only", "TEXT", "the tensors whose names hold it"},
                 {"--list", "", "instead: check FILEs that it wrote, and show what they hold"}},

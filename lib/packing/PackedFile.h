@@ -23,9 +23,10 @@ struct PackedTensor {
   int64_t rows = 0, columns = 0;
   WeightFormat format;
   std::span<const std::byte>
-      weight; // rows × format.packing.bytesPerRow(format.storedColumns(columns)), 64-byte aligned
-  std::span<const std::byte> scales; // rows × format.groups(columns) of format.scales, 64-byte aligned
-  std::span<const std::byte> zeros;  // the same, or empty
+      weight; // rows, or panels, × format.packing.bytesPerRow(format.storedColumns(columns)), 64-byte aligned
+  std::span<const std::byte>
+      scales; // rows × format.groups(columns) of format.scales, or [groups, rows] (Quantize.h), aligned so
+  std::span<const std::byte> zeros; // the same, or empty
 };
 
 class PackedFile {

@@ -27,15 +27,17 @@ typedef struct bitloom_packed_section {
 } bitloom_packed_section;
 
 /* A matrix of rows × columns. Its value (r, c) is scale · q, or scale · (q - zero) where there are zeros, of the group
- * c / group of row r; q is the field c of row r of the packed bytes, signed without zeros and unsigned with. */
+ * c / group of row r; q is the field c of row r of the packed bytes, signed without zeros and unsigned with. A packing
+ * of the order columns has panels of several rows, the last filled up with zeros, and its scales and zeros are those of
+ * all rows for one group after the other. */
 typedef struct bitloom_packed_tensor {
   uint64_t name, packing; /* offsets of texts; the packing reads as `bitloom packing` takes it */
   uint64_t rows, columns;
-  uint64_t row_bytes;            /* of a row of packed fields: those past the columns are zero */
+  uint64_t row_bytes;            /* of a row, or panel, of packed fields: those past the columns are zero */
   uint32_t bits, group;          /* of a value; values that share a scale */
   uint32_t scale_dtype;          /* 9 f16, 10 bf16, 11 f32: of scales and zeros */
   uint32_t asymmetric;           /* whether there are zeros */
-  bitloom_packed_section weight; /* rows × row_bytes */
+  bitloom_packed_section weight; /* rows, or panels, × row_bytes */
   bitloom_packed_section scales; /* rows × ceil(columns / group) */
   bitloom_packed_section zeros;  /* the same, or empty */
 } bitloom_packed_tensor;

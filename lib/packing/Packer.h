@@ -2,8 +2,8 @@
 //
 // Any packing is planar packing of its values in another order, since a plane's layout is a bijection: value
 // source[f·S + s] sits in field f of byte s of a plane of S bytes. So values are gathered, by copies of runs where the
-// order has long ones, and then packed byte by byte with vectors. Short blocks are taken many at a time. Of the order
-// columns, whose fields cross rows, every piece is moved alone.
+// order has long ones, and then packed byte by byte with vectors. Short blocks are taken many at a time. The order
+// columns, whose fields cross rows, is ColumnPacker.h's.
 #pragma once
 
 #include "bitloom/lib/packing/Packing.h"

@@ -1,5 +1,6 @@
 #include "bitloom/lib/packing/Quantize.h"
 
+#include "bitloom/lib/packing/ColumnPacker.h"
 #include "bitloom/lib/packing/Packer.h"
 #include "bitloom/lib/runtime/ThreadPool.h"
 #include "bitloom/lib/support/Error.h"
@@ -9,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <optional>
 
 namespace bitloom {
 
@@ -153,36 +155,51 @@ template <class T>
 static void quantizeRows(const WeightFormat &format, const T *weights, int64_t rows, int64_t columns, uint8_t *weight,
                          void *scales, void *zeros, const std::function<void(int64_t)> &progress) {
   const int64_t columnsStored = format.storedColumns(columns), blocks = columnsStored / format.packing.block,
-                rowBytes = format.packing.bytesPerRow(columnsStored), groups = format.groups(columns);
-  const Packer packer(format.packing, blocks);
+                panelBytes = format.packing.bytesPerRow(columnsStored), groups = format.groups(columns),
+                together = format.packing.rows;
+  const bool byColumns = format.packing.order == Packing::Order::Columns;
+  const std::optional<ColumnPacker> columnPacker =
+      byColumns ? std::optional<ColumnPacker>(format.packing) : std::nullopt;
+  const std::optional<Packer> rowPacker =
+      byColumns ? std::nullopt : std::optional<Packer>(std::in_place, format.packing, blocks);
   const Quantizer quantizer{format};
+  auto quantizeRow = [&](int64_t row, float *values, uint8_t *fields) {
+    try {
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t first = g * format.group, count = std::min(format.group, columns - first);
+        widen(weights + row * columns + first, values, count);
+        quantizer.group(values, count, fields + first, scales, zeros, byColumns ? g * rows + row : row * groups + g);
+      }
+    } catch (const UserError &error) {
+      throw UserError(error.message() + " in row " + std::to_string(row));
+    }
+  };
   auto work = [&](int64_t begin, int64_t end) {
     thread_local std::vector<float> values;
     thread_local std::vector<uint8_t> fields;
     values.resize(size_t(std::min(format.group, columns)));
-    fields.assign(size_t(columnsStored), 0);
-    for (int64_t row = begin; row < end; ++row) {
-      try {
-        for (int64_t g = 0; g < groups; ++g) {
-          const int64_t first = g * format.group, count = std::min(format.group, columns - first);
-          widen(weights + row * columns + first, values.data(), count);
-          quantizer.group(values.data(), count, fields.data() + first, scales, zeros, row * groups + g);
-        }
-      } catch (const UserError &error) {
-        throw UserError(error.message() + " in row " + std::to_string(row));
+    fields.assign(size_t(columnsStored * together), 0);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t first = panel * together, count = std::min(together, rows - first);
+      for (int64_t i = 0; i < count; ++i)
+        quantizeRow(first + i, values.data(), fields.data() + i * columnsStored);
+      if (!byColumns) {
+        rowPacker->pack(fields.data(), weight + panel * panelBytes, blocks);
+        continue;
       }
-      packer.pack(fields.data(), weight + row * rowBytes, blocks);
+      std::fill(fields.begin() + count * columnsStored, fields.end(), uint8_t{0});
+      columnPacker->pack(fields.data(), columnsStored, columnsStored, weight + panel * panelBytes);
     }
   };
-  const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, columns));
-  const int64_t turn =
-      progress ? std::max<int64_t>(grain * 16, (int64_t{32} << 20) / std::max<int64_t>(1, columns)) : rows;
-  for (int64_t done = 0; done < rows;) {
-    const int64_t next = std::min(rows, done + std::max<int64_t>(1, turn));
+  const int64_t panels = (rows + together - 1) / together, values = std::max<int64_t>(1, columns * together);
+  const int64_t grain = std::max<int64_t>(1, 65536 / values);
+  const int64_t turn = progress ? std::max<int64_t>(grain * 16, (int64_t{32} << 20) / values) : panels;
+  for (int64_t done = 0; done < panels;) {
+    const int64_t next = std::min(panels, done + std::max<int64_t>(1, turn));
     parallelFor(next - done, grain, [&](int64_t begin, int64_t end) { work(done + begin, done + end); });
     done = next;
     if (progress)
-      progress(done);
+      progress(std::min(rows, done * together));
   }
 }
 

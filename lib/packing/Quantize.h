@@ -9,7 +9,9 @@
 
 namespace bitloom {
 
-// How a matrix of rows × columns is stored. Groups lie along rows; fields past the last column are zero.
+// How a matrix of rows × columns is stored. Groups lie along rows; fields past the last column are zero. In the order
+// columns, whose panels are filled up with rows of zeros, scales and zeros lie group by group, [groups, rows]: so a
+// product reads those of neighbouring rows together. Otherwise row by row.
 struct WeightFormat {
   Packing packing;
   int64_t group = 128;       // values that share a scale, 1 to 2^31 - 1; `columns` or more: a scale a row
@@ -20,7 +22,7 @@ struct WeightFormat {
   int64_t groups(int64_t columns) const { return (columns + group - 1) / group; } // of a row
   int64_t storedColumns(int64_t columns) const;                                   // whole groups of whole blocks
   int64_t weightBytes(int64_t rows, int64_t columns) const {
-    return rows * packing.bytesPerRow(storedColumns(columns));
+    return (rows + packing.rows - 1) / packing.rows * packing.bytesPerRow(storedColumns(columns));
   }
   int64_t scaleBytes(int64_t rows, int64_t columns) const { return rows * groups(columns) * bytesOf(scales); }
   int64_t zeroBytes(int64_t rows, int64_t columns) const { return asymmetric ? scaleBytes(rows, columns) : 0; }

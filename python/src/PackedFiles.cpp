@@ -30,13 +30,15 @@ struct FileTensor {
   std::shared_ptr<const PackedFile> file;
   const PackedTensor *tensor;
 
-  py::object view(std::span<const std::byte> bytes, const char *format, int elementBytes) const {
-    py::object section = py::cast(Section{file, bytes, tensor->rows, format, elementBytes});
+  py::object view(std::span<const std::byte> bytes, int64_t rows, const char *format, int elementBytes) const {
+    py::object section = py::cast(Section{file, bytes, rows, format, elementBytes});
     return py::reinterpret_steal<py::object>(PyMemoryView_FromObject(section.ptr()));
   }
   py::object numbers(std::span<const std::byte> bytes) const {
     const DType dtype = tensor->format.scales; // numpy has no bfloat16: its bits
-    return view(bytes, dtype == DType::f32 ? "f" : dtype == DType::f16 ? "e" : "H", bytesOf(dtype));
+    const bool byColumns = tensor->format.packing.order == Packing::Order::Columns;
+    const int64_t rows = byColumns ? tensor->format.groups(tensor->columns) : tensor->rows;
+    return view(bytes, rows, dtype == DType::f32 ? "f" : dtype == DType::f16 ? "e" : "H", bytesOf(dtype));
   }
 };
 
@@ -88,11 +90,16 @@ void bindPackedFiles(py::module_ &module) {
           "group", [](const FileTensor &t) { return t.tensor->format.group; }, "weights that share a scale")
       .def_property_readonly("asymmetric", [](const FileTensor &t) { return t.tensor->format.asymmetric; })
       .def_property_readonly(
-          "weight", [](const FileTensor &t) { return t.view(t.tensor->weight, "B", 1); },
-          "the packed bytes, (rows, bytes of a row): a memoryview of the file, which numpy.asarray takes as it is")
+          "weight",
+          [](const FileTensor &t) {
+            const int64_t together = t.tensor->format.packing.rows;
+            return t.view(t.tensor->weight, (t.tensor->rows + together - 1) / together, "B", 1);
+          },
+          "the packed bytes, (rows or panels, bytes of each): a memoryview of the file, which numpy.asarray takes as "
+          "it is")
       .def_property_readonly(
           "scales", [](const FileTensor &t) { return t.numbers(t.tensor->scales); },
-          "(rows, groups), a memoryview of the file; of bf16, the bits")
+          "(rows, groups), or (groups, rows) in the order columns: a memoryview of the file; of bf16, the bits")
       .def_property_readonly(
           "zeros",
           [](const FileTensor &t) -> py::object {

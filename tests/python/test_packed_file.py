@@ -27,6 +27,33 @@ def test_a_kernel_takes_what_is_mapped(tmp_path):
     np.testing.assert_allclose(y, x @ dequantised.T, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bits", [1, 3, 4, 8])
+def test_a_product_takes_panels_as_they_are_mapped(tmp_path, bits):
+    n, k, group = 199, 300, 32
+    weight = torch.from_numpy(matrix(n, k))
+    packing = bitloom.Packing.for_target("host", bits, 1)
+    path = tmp_path / "weights.blw"
+    bitloom.write_packed(path, {"a": weight}, group=group, scales="bf16", packing=packing)
+    tensor = bitloom.PackedFile(path)["a"]
+    packed, scales = (
+        np.array(tensor.weight),
+        torch.from_numpy(np.array(tensor.scales).view(np.int16)).view(torch.bfloat16),
+    )
+    panels, groups = -(-n // packing.rows), -(-k // group)
+    assert packed.shape == (panels, packing.bytes_per_row(groups * group)) and scales.shape == (groups, n)
+    x, x_scales, sums = bitloom.quantize_rows(torch.from_numpy(matrix(3, k)), group=group)
+    sets = {"bits": bits, "group": group, "lanes": packing.lanes, "depth": packing.block, "rows": packing.rows}
+    sets |= {"biased_fields": ("none", "low", "all").index(packing.bias)}
+    got = bitloom.low_bit_matmul(x, torch.from_numpy(packed), scales, x_scales, x_sums=sums, **sets)
+    fields = bitloom.unpack(packed, packing, signed=True).reshape(-1, groups * group)[:n].astype(np.float64)
+    dequantised = fields * scales.float().numpy().repeat(group, axis=0).T
+    activations = x.view(torch.int8).double().numpy() * x_scales.double().numpy()[:, None]
+    np.testing.assert_allclose(got, activations @ dequantised.T, rtol=1e-4, atol=1e-4)
+    if bits > 1:
+        error = np.abs(dequantised[:, :k] - weight.numpy())
+        assert (error <= 1.6 * np.abs(scales.float().numpy().repeat(group, axis=0).T[:, :k])).all()
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("scales", ["f32", "f16", "bf16"])
 def test_every_width_and_type(tmp_path, bits, scales):

@@ -137,6 +137,16 @@ def test_headers_that_are_none(tmp_path):
         assert f"{source}: {message}" in pack(source, "-o", tmp_path / "out", code=1).stderr
 
 
+def test_a_target_decides_the_packing(tmp_path):
+    np.save(tmp_path / "w.npy", np.ones((17, 199), np.float32))
+    output = tmp_path / "out"
+    assert (
+        "order=columns,block=4,rows=32,lanes=4,bias=low"
+        in pack(tmp_path / "w.npy", "-o", output, "--target", "aarch64+dotprod", "--group", 32).stdout
+    )
+    assert "1 tensors for aarch64," in pack("--list", output).stdout
+
+
 def test_mistakes_in_the_command_line(tmp_path):
     np.save(tmp_path / "w.npy", np.ones((8, 128), np.float32))
     source, output = tmp_path / "w.npy", tmp_path / "out"
@@ -145,7 +155,8 @@ def test_mistakes_in_the_command_line(tmp_path):
         ((source, "-o", output, "--bits", 9), "option --bits: expected a number from 1 to 8, got '9'"),
         ((source, "-o", output, "--scales", "i8"), "expected scales of f32, f16 or bf16, got i8"),
         ((source, "-o", output, "--bits", 4, "--packing", "x"), "expected --bits or --packing, got both"),
-        ((source, "-o", output, "--target", "arm64"), "unknown target 'arm64' of packed weights"),
+        ((source, "-o", output, "--target", "arm64"), "unknown target 'arm64': expected one of"),
+        ((source, "-o", output, "--target", "sm_90a"), "expected a CPU target for a packing in the order columns"),
     ):
         assert message in pack(*words, code=2).stderr
     (tmp_path / "w.bin").write_bytes(b"x")

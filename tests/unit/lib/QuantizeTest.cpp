@@ -96,6 +96,43 @@ TEST(Quantize, ValuesAreWithinAStep) {
   expectNear<bf16>({{4, Order::HighFirst, 32}, 32, true, DType::bf16}, 199, 64);
 }
 
+// The order columns holds the same numbers: fields in panels, filled up with zeros, and scales group by group.
+TEST(Quantize, PanelsHoldWhatRowsHold) {
+  for (int bits = 1; bits <= 8; ++bits)
+    for (Packing::Bias bias : {Packing::Bias::None, Packing::Bias::All})
+      for (bool asymmetric : {false, true})
+        for (int64_t rows : {1, 64, 199}) {
+          const int64_t columns = 199, group = 48, stored = 240, groups = 5;
+          std::vector<float> weights(size_t(rows * columns));
+          for (size_t i = 0; i < weights.size(); ++i)
+            weights[i] = std::sin(float(i * i));
+          const Packing panels{.bits = bits, .order = Order::Columns, .block = 4, .rows = 64, .lanes = 8, .bias = bias};
+          const Packing plain{.bits = bits, .order = Order::LowFirst, .block = 16};
+          auto run = [&](const Packing &packing, std::vector<uint8_t> &weight, std::vector<float> &scales,
+                         std::vector<float> &zeros) {
+            const WeightFormat format{packing, group, asymmetric, DType::f32};
+            weight.resize(size_t(format.weightBytes(rows, columns)));
+            scales.resize(size_t(rows * groups));
+            zeros.resize(scales.size());
+            quantize(format, weights.data(), DType::f32, rows, columns, weight.data(), scales.data(), zeros.data());
+          };
+          std::vector<uint8_t> weight[2];
+          std::vector<float> scales[2], zeros[2];
+          run(plain, weight[0], scales[0], zeros[0]);
+          run(panels, weight[1], scales[1], zeros[1]);
+          const int64_t filled = (rows + 63) / 64 * 64;
+          std::vector<uint8_t> expected(size_t(filled * stored)), got(expected.size());
+          unpackRows(plain, weight[0], rows, stored, std::span(expected).first(size_t(rows * stored)));
+          unpackRows(panels, weight[1], filled, stored, std::span(got));
+          ASSERT_EQ(got, expected) << panels.toString() << ", " << rows << " rows";
+          for (int64_t r = 0; r < rows; ++r)
+            for (int64_t g = 0; g < groups; ++g) {
+              ASSERT_EQ(scales[1][size_t(g * rows + r)], scales[0][size_t(r * groups + g)]);
+              ASSERT_EQ(zeros[1][size_t(g * rows + r)], zeros[0][size_t(r * groups + g)]);
+            }
+        }
+}
+
 // Worked out by hand.
 TEST(Quantize, TheExtremeValueIsTheLowestField) {
   const WeightFormat format{{4, Order::LowFirst, 8}, 8, false, DType::f32};

@@ -80,8 +80,8 @@ void Packing::checkColumns() const {
   if (!isPower(rows, 4096) || rows % together)
     throw UserError("expected a power of two that is a multiple of " + std::to_string(together) +
                     " and at most 4096 as rows, got " + std::to_string(rows));
-  if (bias == Bias::Low && !(bits == 1 || bits == 2 || bits == 4))
-    throw UserError("expected bias=low with 1, 2 or 4 bits, got " + std::to_string(bits));
+  if (bias == Bias::Low && bits == 8)
+    throw UserError("expected bias=low with less than 8 bits, got 8");
 }
 
 std::vector<Packing::Piece> Packing::columnPieces() const {

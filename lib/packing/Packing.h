@@ -34,7 +34,7 @@
 // Each is a permutation of bits, and the vectors of a block of `rows` by `block` follow each other. `bias` says in
 // which fields the top bit of the value is stored inverted, so that a two's complement number reads as an unsigned one
 // that is larger by 2^(bits-1): what a processor wants whose instructions multiply unsigned bytes (all), or which masks
-// a byte and takes it whole (low: all but those at the top of the byte).
+// a byte and takes it whole (low: all but those whose highest piece is at the top of its byte).
 #pragma once
 
 #include "bitloom/lib/layout/LinearLayout.h"
@@ -57,7 +57,7 @@ struct Packing {
   // Of the order columns; 1, 1 and None otherwise.
   int rows = 1;           // packed together: a multiple of U · lanes, and a power of two
   int lanes = 1;          // rows in a vector of bytes: a power of two
-  Bias bias = Bias::None; // Low: of 1, 2 and 4 bits
+  Bias bias = Bias::None; // Low: not of 8 bits
 
   struct Field {
     int byte;  // in the block

@@ -67,11 +67,12 @@ Packing packingFor(const Target &target, int bits, int64_t rows) {
   const VectorRow &row = vectorsOf(target, rows);
   Packing packing{.bits = bits, .order = Packing::Order::Columns, .block = row.block, .lanes = row.lanes};
   packing.rows = std::max(packing.unit().values * row.lanes, row.together);
-  // With signed bytes and one row, a byte under a mask and the whole byte give two fields for one mask: it pays for
-  // widths whose fields take a shift and a mask otherwise. With more rows a field is taken apart once for all of them.
+  // With signed bytes and one row, bytes under growing masks give each of their pieces for a mask and a product: fewer
+  // than a value takes to be put together. With more rows that is done once for all of them. One bit and seven have
+  // pieces of one bit beside those at the top, whose sums may as well be subtracted.
   if (row.isUnsigned)
     packing.bias = Packing::Bias::All;
-  else if (rows == 1 && (bits == 2 || bits == 4))
+  else if (rows == 1 && (bits == 2 || bits == 4 || (*row.feature && bits > 1 && bits < 7)))
     packing.bias = Packing::Bias::Low;
   packing.check();
   return packing;

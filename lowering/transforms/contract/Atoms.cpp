@@ -61,26 +61,32 @@ Atom atomFor(const Target &target, const Packing &packing, bool floats) {
           .unsignedRight = false};
 }
 
-TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &packing, int64_t rows) {
+TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &packing, const FieldPlan &plan,
+                       int64_t rows) {
   // Half of the registers for the sums, the other half for what comes in, and what is carried from group to group.
   int budget = target.vectorRegisters / 2;
   int registers = 1; // of an accumulator
   if (atom.left == Atom::Left::Repeated)
     registers = std::max(1, atom.lanes * atom.block * 32 / target.vectorBits);
   const int64_t accumulators = std::max(1, budget / registers);
-  // A unit's values are all taken out at once.
-  const int64_t unit = packing.unit().values;
-  // Many rows by one unit's columns: what is taken apart is used as often as can be, and other rows' operands are only
-  // loaded. What the rows leave of the registers goes to more columns.
   const int64_t wanted = int64_t(std::bit_ceil(uint64_t((rows + atom.rows - 1) / atom.rows)));
-  const int64_t blocks = std::clamp<int64_t>(accumulators / unit, 1, wanted);
-  int64_t across = unit;
-  while (across * 2 * atom.lanes <= packing.rows && across * 2 * blocks <= accumulators)
+  // Many rows by one unit's columns: what is taken apart is used as often as can be, and other rows' operands are only
+  // loaded. So with an instruction for it, and two columns' vectors left, half a unit by twice as many rows. What the
+  // rows leave of the registers goes to more columns.
+  int64_t across = plan.unit.values, sums = plan.operands();
+  while (*atom.intrinsic && plan.method != FieldPlan::Method::Ladder && across > 2 && wanted * across > accumulators) {
+    across /= 2;
+    sums /= 2;
+  }
+  const int64_t blocks = std::clamp<int64_t>(int64_t(std::bit_floor(uint64_t(accumulators / sums))), 1, wanted);
+  while (across * 2 * atom.lanes <= packing.rows && sums * 2 * blocks <= accumulators) {
     across *= 2;
+    sums *= 2;
+  }
   TileShape shape{blocks * atom.rows, across * packing.lanes, 1};
   // Eight sums under way keep two pipelines of four cycles busy.
-  const int64_t sums = across * blocks * registers;
-  while (sums * shape.chains < 8 && sums * shape.chains * 2 <= budget)
+  const int64_t busy = sums * blocks * registers;
+  while (busy * shape.chains < 8 && busy * shape.chains * 2 <= budget)
     shape.chains *= 2;
   return shape;
 }

@@ -3,6 +3,7 @@
 
 #include "bitloom/lib/packing/Packing.h"
 #include "bitloom/lib/target/Target.h"
+#include "bitloom/lowering/transforms/contract/Fields.h"
 
 namespace bitloom::loops {
 
@@ -32,7 +33,8 @@ struct TileShape {
   int64_t rows, columns;
   int chains; // accumulators for one and the same result, so that one sum need not wait for the other
 };
-// For a product of rows × columns. `columns` is a multiple of packing.rows.
-TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &packing, int64_t rows);
+// For a product of so many rows. Columns are those of whole units of the plan, or half, a quarter … of one.
+TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &packing, const FieldPlan &plan,
+                       int64_t rows);
 
 } // namespace bitloom::loops

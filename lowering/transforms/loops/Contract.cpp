@@ -79,13 +79,16 @@ std::optional<KernelLowering::Contraction> KernelLowering::contractionOf(scf::Fo
     if (dot.getUnsignedA())
       throw Unsupported{dot, "a product of unsigned activations with a packed weight"};
   }
-  result.tile = tileShapeFor(target, result.atom, packing, shape[0]);
+  result.tile = tileShapeFor(target, result.atom, packing, planOf(result.dots[0]), shape[0]);
+  result.panel = result.tile.columns;
+  for (DotOp dot : result.dots)
+    result.panel = std::max<int64_t>(result.panel, planOf(dot).unit.values * result.atom.lanes);
   // Short iterations, a few at once: about as many products as a long one.
   int64_t depth = 0;
   for (DotOp dot : result.dots)
     depth += shapeOf(dot.getA().getType())[1];
   // NEON's instruction that loads two registers reaches 1 KiB.
-  const int64_t bytes = depth * result.tile.columns * packing.bits / 8;
+  const int64_t bytes = depth * packing.rows * packing.bits / 8;
   const int64_t reach = target.family == Family::Cpu_aarch64 ? 1024 : INT64_MAX;
   while (result.atOnce < 4 && *result.atom.intrinsic && depth * result.atOnce * 2 <= 128 &&
          bytes * result.atOnce * 2 <= reach)
@@ -129,7 +132,7 @@ bool KernelLowering::lowerContraction(scf::ForOp op) {
   else
     results = buffersFor(op.getResultTypes());
   ArrayRef<int64_t> shape = shapeOf(op.getResult(0).getType());
-  loop(0, shape[1], found->tile.columns, [&](Coord column) {
+  auto contractColumns = [&](Coord column) {
     for (int64_t block = found->tile.rows, row = 0; row < shape[0];) {
       while (block > found->atom.rows && row + block > shape[0])
         block /= 2;
@@ -138,6 +141,10 @@ bool KernelLowering::lowerContraction(scf::ForOp op) {
            [&](Coord at) { contractTile(op, *found, {at, column, block, found->tile.columns}, results); });
       row = end;
     }
+  };
+  loop(0, shape[1], found->panel, [&](Coord first) {
+    for (int64_t part = 0; part < found->panel; part += found->tile.columns)
+      contractColumns(first + part);
   });
   for (size_t i = 0; i < results.size(); ++i)
     scopes.back()->buffers[op.getResult(unsigned(i))] = results[i];

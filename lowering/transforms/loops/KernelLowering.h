@@ -9,6 +9,7 @@
 
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/IR/BuiltinOps.h"
+#include "llvm/ADT/SmallBitVector.h"
 
 #include <string>
 
@@ -236,6 +237,7 @@ private:
     SmallVector<LoadOp> loads;        // of tiles that it reads
     Atom atom;
     TileShape tile;
+    int64_t panel = 0;              // columns of whole units; a tile's may be a part of one
     int64_t atOnce = 1;             // iterations
     StoreOp store;                  // of the results, done with them; or none
     SmallVector<LoadOp> storeLoads; // that are read for it
@@ -290,7 +292,9 @@ private:
   Value leftOperand(DotOp dot, const Atom &atom, Coord row, Coord column, int64_t part);
   Value multiply(const Atom &atom, Value left, Value right, Value sum);
   Value sumOfLeft(const Atom &atom, Value left, Value sum);
-  Values takeApart(const FieldPlan &plan, ArrayRef<Value> bytes); // the values of a unit
+  FieldPlan planOf(DotOp dot);
+  // The operands that a unit becomes; none for those that are not wanted.
+  Values takeApart(const FieldPlan &plan, const llvm::SmallBitVector &wanted, llvm::function_ref<Value(int)> byteAt);
   // Bytes shifted left (right when negative) over those of `into`, whose other bits stay.
   Value insertBits(Value into, Value from, int shift);
   Value callIntrinsic(llvm::StringRef name, Type result, ValueRange operands); // a pure one

@@ -29,8 +29,23 @@ Value KernelLowering::insertBits(Value into, Value from, int shift) {
   return index<arith::OrIOp>(kept, moved);
 }
 
-KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, ArrayRef<Value> bytes) {
-  int64_t lanes = bytesIn(bytes[0]);
+// Of products of integers, a byte whole and under masks may be told apart by subtraction.
+FieldPlan KernelLowering::planOf(DotOp dot) {
+  UnpackOp weight = weightOf(dot);
+  const Packing packing = Packing::parse(weight.getPacking().getSpelling());
+  const bool floats = isa<FloatType>(elementOf(dot.getType()));
+  const bool oneRow = shapeOf(dot.getType())[0] == 1;
+  return planFields(packing, weight.getIsSigned(), atomFor(target, packing, floats).unsignedRight, oneRow, floats);
+}
+
+KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const llvm::SmallBitVector &wanted,
+                                                 llvm::function_ref<Value(int)> byteAt) {
+  SmallVector<Value, 8> loaded(size_t(plan.unit.bytes));
+  auto byte = [&](int number) {
+    Value &known = loaded[size_t(number)];
+    return known ? known : known = byteAt(number);
+  };
+  int64_t lanes = 0;
   auto splat = [&](int value) { return constant(builder.getI8IntegerAttr(int8_t(value)), lanes); };
   auto masked = [&](Value value, int mask) {
     return (mask & 0xff) == 0xff ? value : index<arith::AndIOp>(value, splat(mask));
@@ -38,18 +53,25 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, ArrayRef
   auto raised = [&](Value value, int by) { return by ? index<arith::ShLIOp>(value, splat(by)) : value; };
   const int bits = plan.bits, all = (1 << bits) - 1, top = all << (8 - bits);
   Values result;
-  for (int i = 0; i < plan.unit.values; ++i) {
+  for (int i = 0; i < plan.operands(); ++i) {
+    if (!wanted[unsigned(i)]) {
+      result.emplace_back();
+      continue;
+    }
+    if (plan.method == FieldPlan::Method::Ladder) {
+      Value whole = byte(plan.rungs[i].byte);
+      lanes = bytesIn(whole);
+      result.push_back(masked(whole, plan.rungs[i].mask));
+      continue;
+    }
     SmallVector<Packing::UnitPiece> pieces;
     for (const Packing::UnitPiece &piece : plan.unit.pieces)
       if (piece.value == i)
         pieces.push_back(piece);
     const Packing::UnitPiece &low = pieces.front(), &high = pieces.back();
-    Value value = bytes[low.byte];
+    Value value = byte(low.byte);
+    lanes = bytesIn(value);
     const bool flips = plan.fields[i].flips;
-    if (plan.method == FieldPlan::Method::Ladder) {
-      result.push_back(masked(value, (1 << (low.shift + bits)) - 1));
-      continue;
-    }
     if (plan.method == FieldPlan::Method::Masked) {
       value = masked(value, all << low.shift);
       result.push_back(flips ? index<arith::XOrIOp>(value, splat(1 << (bits - 1 + low.shift))) : value);
@@ -68,12 +90,12 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, ArrayRef
         value = masked(value, top);
     } else if (chain) { // each above the one before it
       for (const Packing::UnitPiece &piece : ArrayRef(pieces).drop_front())
-        value = insertBits(value, bytes[piece.byte], piece.valueShift);
+        value = insertBits(value, byte(piece.byte), piece.valueShift);
       value = raised(value, 8 - bits);
     } else { // two: the high one at the top, the low one below it
       assert(pieces.size() == 2 && "a unit with pieces like no other");
       Value below = raised(value, 8 - low.bits - low.shift);
-      value = insertBits(raised(bytes[high.byte], 8 - high.bits - high.shift), below, -high.bits);
+      value = insertBits(raised(byte(high.byte), 8 - high.bits - high.shift), below, -high.bits);
       if (low.shift)
         value = masked(value, top);
     }
@@ -176,11 +198,24 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
   const Packing packing = Packing::parse(weight.getPacking().getSpelling());
   Type element = elementOf(dot.getType());
   const Atom atom = atomFor(target, packing, isa<FloatType>(element));
-  const FieldPlan plan = planFields(packing, weight.getIsSigned(), atom.unsignedRight);
+  const FieldPlan plan = planOf(dot);
   const bool repeated = atom.left == Atom::Left::Repeated, byElement = atom.left == Atom::Left::Element;
   const int64_t depth = shapeOf(dot.getA().getType())[1], steps = depth / atom.block;
   const int64_t across = tile.columns / atom.lanes, blocks = tile.rows / atom.rows, perUnit = plan.unit.values;
   const int64_t vectorBytes = atom.lanes * atom.block;
+  // The tile has whole units, or a part of one.
+  const int64_t units = std::max<int64_t>(across / perUnit, 1), perStep = units * plan.operands();
+  const int64_t firstValue = tile.column.cst % (perUnit * atom.lanes) / atom.lanes;
+  llvm::SmallBitVector wanted(unsigned(plan.operands()));
+  for (int64_t value = firstValue; value < std::min(firstValue + across, perUnit); ++value) {
+    if (plan.method != FieldPlan::Method::Ladder)
+      wanted.set(unsigned(value));
+    for (const Field::Part &part : plan.fields[size_t(value)].parts) {
+      wanted.set(unsigned(part.rung));
+      if (plan.rungs[size_t(part.rung)].overlaps)
+        wanted.set(unsigned(part.rung) - 1);
+    }
+  }
   // Larger products would leave the accumulator's range only because of the scale.
   if (element.isInteger(32) && depth > 65536)
     throw Unsupported{dot, "a sum of more than 65536 products with a packed weight"};
@@ -192,7 +227,9 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
   while (steps % least)
     least /= 2;
   const int64_t chains = std::min<int64_t>(contraction.tile.chains, least);
-  const int64_t cost = across / perUnit * (plan.unit.bytes + 2 * perUnit) + blocks * (across + 1);
+  const int64_t products = units * int64_t(wanted.count());
+  const int64_t cost = units * plan.unit.bytes + products * (plan.method == FieldPlan::Method::Aligned ? 2 : 1) +
+                       blocks * (products + 1);
   constexpr int64_t longest = 320; // instructions, about, of a loop's body
   // NEON's instruction that loads two registers reaches 1 KiB.
   const int64_t reach = target.family == Family::Cpu_aarch64 ? 1024 / packing.bytesPerBlock() : steps;
@@ -202,9 +239,9 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
   if (steps * cost <= 3 * longest && steps <= reach)
     unroll = steps;
 
-  // Sums by [chain][row block][column vector], then those of the left operand by row block.
+  // Sums by [chain][row block][operand], then those of the left operand by row block.
   Type sumType = VectorType::get({repeated ? vectorBytes : atom.lanes * atom.rows}, element);
-  const int64_t perChain = blocks * across;
+  const int64_t perChain = blocks * perStep;
   Values sums(chains * perChain + (plan.needsSum() ? blocks : 0),
               zero(element, cast<VectorType>(sumType).getDimSize(0)));
   auto doSteps = [&](Coord first, int64_t count) {
@@ -212,22 +249,22 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
       Coord step = first + i, column = times(step, atom.block);
       const int64_t chain = i % chains, part = shares ? i % 4 : 0;
       Values right;
-      for (int64_t unit = 0; unit < across / perUnit; ++unit) {
-        Coord row = tile.column + unit * perUnit * atom.lanes;
+      for (int64_t unit = 0; unit < units; ++unit) {
+        Coord row = tile.column + (unit * perUnit - firstValue) * atom.lanes;
         Coord inPanel = dividedBy(modulo(row, packing.rows), perUnit * atom.lanes);
         Coord byte = plus(times(step, packing.bytesPerBlock()), times(inPanel, plan.unit.bytes * vectorBytes));
-        Values bytes;
-        for (int64_t v = 0; v < plan.unit.bytes; ++v)
-          bytes.push_back(evaluate(weight.getBytes(),
-                                   Place{{dividedBy(row, packing.rows), byte + v * vectorBytes}, 1, vectorBytes}));
-        right.append(takeApart(plan, bytes));
+        right.append(takeApart(plan, wanted, [&](int number) {
+          return evaluate(weight.getBytes(),
+                          Place{{dividedBy(row, packing.rows), byte + number * vectorBytes}, 1, vectorBytes});
+        }));
       }
       for (int64_t block = 0; block < blocks; ++block) {
         Value left = leftOperand(dot, atom, tile.row + block * atom.rows, column, part);
-        for (int64_t j = 0; j < across; ++j) {
-          Value &sum = sums[chain * perChain + block * across + j];
-          sum = multiply(atom, left, right[j], sum);
-        }
+        for (int64_t j = 0; j < perStep; ++j)
+          if (right[j]) {
+            Value &sum = sums[chain * perChain + block * perStep + j];
+            sum = multiply(atom, left, right[j], sum);
+          }
         if (plan.needsSum() && part == 0) {
           Value whole = left;
           if (shares) // all sixteen at once, and lanes added at the end
@@ -253,8 +290,17 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
     sums.assign(loop.getResults().begin(), loop.getResults().end());
   }
 
-  if (together)
-    sums = opaque(sums);
+  if (together) {
+    Values used;
+    auto isUsed = [&](size_t i) { return i >= size_t(chains * perChain) || wanted[unsigned(i % plan.operands())]; };
+    for (size_t i = 0; i < sums.size(); ++i)
+      if (isUsed(i))
+        used.push_back(sums[i]);
+    used = opaque(used);
+    for (size_t i = 0, next = 0; i < sums.size(); ++i)
+      if (isUsed(i))
+        sums[i] = used[next++];
+  }
   // The sums of a result: over chains, and over the lanes of a block.
   auto added = [&](Value a, Value b) {
     return isa<FloatType>(element) ? pure<arith::AddFOp>({a, b}, a, b) : pure<arith::AddIOp>({a, b}, a, b);
@@ -290,12 +336,33 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
   };
   const bool fromZero = matchPattern(dot.getAcc(), m_Zero()) || matchPattern(dot.getAcc(), m_AnyZeroFloat());
   for (const Fragment &fragment : fragments) {
-    const int64_t block = fragment.number / across, j = fragment.number % across;
-    const Field &field = plan.fields[j % perUnit];
-    Value sum = joined(sums[block * across + j]);
-    if (field.overlaps) {
-      Value before = joined(sums[block * across + j - 1]);
-      sum = pure<arith::SubIOp>({sum, before}, sum, before);
+    const int64_t block = fragment.number / across, value = firstValue + fragment.number % across;
+    const Field &field = plan.fields[value % perUnit];
+    const int64_t first = block * perStep + value / perUnit * plan.operands();
+    Value sum;
+    if (plan.method != FieldPlan::Method::Ladder) {
+      sum = joined(sums[first + value % perUnit]);
+    } else {
+      SmallVector<Field::Part, 7> parts = field.parts; // the furthest to the left first, and all of them shifted together
+      llvm::sort(parts, [](auto &a, auto &b) { return a.shift > b.shift; });
+      for (size_t i = 0; i < parts.size(); ++i) {
+        Value own = joined(sums[first + parts[i].rung]);
+        if (plan.rungs[size_t(parts[i].rung)].overlaps) {
+          Value before = joined(sums[first + parts[i].rung - 1]);
+          own = pure<arith::SubIOp>({own, before}, own, before);
+        }
+        if (parts[i].isNegative) {
+          Value none = sum ? sum : zero(element, lanesOf(own));
+          sum = pure<arith::SubIOp>({none, own}, none, own);
+        } else {
+          sum = sum ? added(sum, own) : own;
+        }
+        const int below = i + 1 < parts.size() ? parts[i + 1].shift : 0;
+        if (int by = parts[i].shift - below) {
+          Value times = constant(builder.getI32IntegerAttr(by), lanesOf(sum));
+          sum = pure<arith::ShLIOp>({sum, times}, sum, times);
+        }
+      }
     }
     if (field.offset)
       sum = added(sum, correction(block, field.offset << field.scale));

@@ -12,22 +12,21 @@ struct Int4Dot {
   View<const u8, 1> weight{"ceil_div(n, 2)"}; // the first of each pair in the low nibble
   View<const i8, 1> x{"n"};
   View<i32, 1> out{"1"};
-  Meta<int> block = 256; // weights at a time, so half as many bytes
-  Meta<int> lanes = 16;
-  BITLOOM_PARAMS(weight, x, out, block, lanes)
+  Meta<int> block = 1024; // weights at a time, so half as many bytes
+  BITLOOM_PARAMS(weight, x, out, block)
 
   Grid grid() const { return {1}; }
 
   void operator()() const {
     const Packing packing{.bits = 4, .order = Packing::Order::LowFirst, .block = 8};
-    auto total = zeros<i32>({lanes});
+    Scalar<i32> total = 0;
     for (auto i : range(0, ceil_div(x.extent(0), block))) {
       auto w = cast<i32>(unpack<i8>(weight(block_at(i, block / 2)), packing));
       // An odd n leaves half a byte over: whatever it holds, the x beside it reads as zero.
       auto products = w * cast<i32>(x(block_at(i, block)));
-      total = total + sum(reshape(products, {block / lanes, lanes}), 0);
+      total = total + sum(products, 0);
     }
-    out(0) = sum(total, 0);
+    out(0) = total;
   }
 };
 BITLOOM_REGISTER(Int4Dot)

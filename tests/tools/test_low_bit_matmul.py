@@ -12,6 +12,7 @@ VALUES = {1: 8, 2: 4, 3: 8, 4: 2, 5: 8, 6: 4, 7: 8, 8: 1}  # that share bytes
 # The target; lanes and depth of a vector, biased fields; rows, columns in a group, rows of activations together.
 CASES = [
     ("host", 16, 4, "all", 9, 48, 1),
+    ("x86-64-v3", 8, 2, "none", 3, 48, 1),
     ("x86-64-v3", 16, 1, "none", 3, 16, 1),
     ("aarch64", 16, 1, "low", 3, 16, 1),
     ("aarch64+dotprod", 4, 4, "low", 1, 32, 1),
@@ -20,6 +21,7 @@ CASES = [
     ("aarch64+dotprod", 4, 4, "none", 5, 48, 1),
     ("aarch64+dotprod+i8mm", 2, 8, "none", 17, 48, 8),
     ("aarch64+dotprod+i8mm", 2, 8, "none", 3, 16, 1),
+    ("aarch64+dotprod+i8mm", 4, 4, "low", 1, 48, 1),
 ]
 EMULATED = shutil.which("qemu-aarch64") and shutil.which("aarch64-linux-gnu-gcc")
 

@@ -25,6 +25,16 @@ static constexpr Atom table[] = {
      .block = 4,
      .rows = 1,
      .unsignedRight = true},
+    {.name = "vpmaddwd ymm",
+     .family = Family::Cpu_x86,
+     .feature = "avx2",
+     .intrinsic = "llvm.x86.avx2.pmadd.wd",
+     .left = Atom::Left::Broadcast,
+     .lanes = 8,
+     .block = 2,
+     .rows = 1,
+     .unsignedRight = false,
+     .words = true},
     {.name = "smmla",
      .family = Family::Cpu_aarch64,
      .feature = "i8mm",
@@ -34,6 +44,15 @@ static constexpr Atom table[] = {
      .block = 8,
      .rows = 2,
      .unsignedRight = false},
+    {.name = "usdot by element",
+     .family = Family::Cpu_aarch64,
+     .feature = "i8mm",
+     .intrinsic = "llvm.aarch64.neon.usdot.v4i32.v16i8",
+     .left = Atom::Left::Element,
+     .lanes = 4,
+     .block = 4,
+     .rows = 1,
+     .unsignedRight = true},
     {.name = "sdot by element",
      .family = Family::Cpu_aarch64,
      .feature = "dotprod",
@@ -43,14 +62,32 @@ static constexpr Atom table[] = {
      .block = 4,
      .rows = 1,
      .unsignedRight = false},
+    {.name = "udot",
+     .family = Family::Cpu_aarch64,
+     .feature = "dotprod",
+     .intrinsic = "llvm.aarch64.neon.udot.v4i32.v16i8",
+     .left = Atom::Left::Element,
+     .lanes = 4,
+     .block = 4,
+     .rows = 1,
+     .unsignedRight = true,
+     .unsignedLeft = true},
 };
 
-Atom atomFor(const Target &target, const Packing &packing, bool floats) {
+Atom atomFor(const Target &target, const Packing &packing, const Factors &factors) {
+  auto fits = [&](const Atom &atom) {
+    return atom.family == target.family && target.has(atom.feature) && atom.lanes == packing.lanes &&
+           atom.block == packing.block && !atom.unsignedLeft && !factors.floats;
+  };
+  // As the weight is, where there is a choice; biased fields read as unsigned.
+  const bool isUnsigned = !factors.signedWeight || packing.bias == Packing::Bias::All;
   for (const Atom &atom : table)
-    if (!floats && atom.family == target.family && target.has(atom.feature) && atom.lanes == packing.lanes &&
-        atom.block == packing.block)
+    if (fits(atom) && (atom.left == Atom::Left::Matrix || atom.unsignedRight == isUnsigned))
       return atom;
-  return {.name = floats ? "fma" : "multiply and add",
+  for (const Atom &atom : table)
+    if (fits(atom))
+      return atom;
+  return {.name = factors.floats ? "fma" : "multiply and add",
           .family = target.family,
           .feature = "",
           .intrinsic = "",
@@ -59,6 +96,20 @@ Atom atomFor(const Target &target, const Packing &packing, bool floats) {
           .block = packing.block,
           .rows = 1,
           .unsignedRight = false};
+}
+
+std::optional<Atom> byteProductsFor(const Target &target, bool unsignedLeft, bool unsignedRight) {
+  std::optional<Atom> signedAsUnsigned;
+  for (const Atom &atom : table) {
+    if (atom.family != target.family || !target.has(atom.feature) || atom.rows != 1 || atom.words ||
+        atom.lanes * atom.block * 8 != target.vectorBits)
+      continue;
+    if (atom.unsignedLeft == unsignedLeft && atom.unsignedRight == unsignedRight)
+      return atom;
+    if (atom.unsignedRight && !atom.unsignedLeft && !unsignedLeft && !unsignedRight)
+      signedAsUnsigned = atom;
+  }
+  return signedAsUnsigned;
 }
 
 TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &packing, const FieldPlan &plan,

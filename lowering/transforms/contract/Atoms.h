@@ -5,6 +5,8 @@
 #include "bitloom/lib/target/Target.h"
 #include "bitloom/lowering/transforms/contract/Fields.h"
 
+#include <optional>
+
 namespace bitloom::loops {
 
 // acc += left · right, where `right` is a vector of values of the weight, `lanes` of its rows by `block` of its
@@ -22,11 +24,22 @@ struct Atom {
   const char *intrinsic; // LLVM's; "": plain arithmetic
   Left left;
   int lanes, block, rows;
-  bool unsignedRight; // and signed left; otherwise both are signed
+  bool unsignedRight;        // otherwise signed
+  bool unsignedLeft = false; // the same; the activations of packed weights are signed
+  bool words = false;        // multiplies numbers of 16 bits, to which bytes are extended
 };
 
+// What the numbers of a product with a packed weight are: those of the weight signed or not, and the others 8-bit
+// signed ones or floats.
+struct Factors {
+  bool signedWeight, floats;
+};
 // The atom for weights in this packing, of the order columns. With floats to multiply by, plain arithmetic.
-Atom atomFor(const Target &target, const Packing &packing, bool floats);
+Atom atomFor(const Target &target, const Packing &packing, const Factors &factors);
+
+// The atom for two vectors of bytes of which neither is packed for one, at best as they are: one that takes signed
+// bytes as unsigned ones otherwise, for two signed ones. None where the target has none.
+std::optional<Atom> byteProductsFor(const Target &target, bool unsignedLeft, bool unsignedRight);
 
 // The tile of the product that stays in registers.
 struct TileShape {

@@ -32,7 +32,8 @@ static void planLadder(FieldPlan &plan, Packing::Bias bias) {
     field.parts.push_back({.rung = int(plan.rungs.size()),
                            .shift = piece.valueShift - piece.shift + field.scale,
                            .isNegative = isTop && !isSigned && !isBiased});
-    plan.rungs.push_back({.byte = piece.byte, .mask = (1 << (piece.shift + piece.bits)) - 1, .overlaps = piece.shift > 0});
+    plan.rungs.push_back(
+        {.byte = piece.byte, .mask = (1 << (piece.shift + piece.bits)) - 1, .overlaps = piece.shift > 0});
   }
 }
 

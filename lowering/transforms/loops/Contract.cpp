@@ -2,6 +2,7 @@
 // that fits the registers goes through the whole loop, then the next one. What is carried from one iteration to the
 // next is held in *fragments*, registers in the order of the sums of the instruction that multiplies
 // (contract/Atoms.h), and the weight's bytes are taken apart once for all of the tile's rows (contract/Fields.h).
+#include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 using namespace mlir;
@@ -65,15 +66,11 @@ std::optional<KernelLowering::Contraction> KernelLowering::contractionOf(scf::Fo
     if (!isTile(init) || shapeOf(init.getType()) != shape || !readsInOrder(next, op, true, loads))
       return {};
   result.loads = loads.takeVector();
-  auto describe = [&](DotOp dot) {
-    bool floats = isa<FloatType>(elementOf(dot.getType()));
-    return atomFor(target, Packing::parse(weightOf(dot).getPacking().getSpelling()), floats);
-  };
-  result.atom = describe(result.dots[0]);
+  result.atom = atomOf(result.dots[0]);
   Packing packing = Packing::parse(weightOf(result.dots[0]).getPacking().getSpelling());
   for (DotOp dot : result.dots) {
     Packing other = Packing::parse(weightOf(dot).getPacking().getSpelling());
-    Atom atom = describe(dot);
+    Atom atom = atomOf(dot);
     if (other.rows != packing.rows || atom.lanes != result.atom.lanes || atom.rows != result.atom.rows)
       throw Unsupported{dot, "products of tiles packed in different ways in one loop"};
     if (dot.getUnsignedA())
@@ -122,10 +119,26 @@ void KernelLowering::findStore(scf::ForOp op, Contraction &contraction) {
   contraction.storeLoads = loads.takeVector();
 }
 
+std::string KernelLowering::describe(DotOp dot, const Contraction &contraction) {
+  const Atom atom = atomOf(dot);
+  const FieldPlan plan = planOf(dot);
+  ArrayRef<int64_t> shape = shapeOf(dot.getType());
+  const char *method = plan.method == FieldPlan::Method::Ladder   ? "told apart by subtraction of sums"
+                       : plan.method == FieldPlan::Method::Masked ? "multiplied where they stand"
+                                                                  : "moved to the top of a byte";
+  const std::string why = *atom.feature ? target.name + " has " + atom.feature
+                                        : "no instruction of " + target.name + " takes this packing or these numbers";
+  return "dot of " + std::to_string(shape[0]) + " x " + std::to_string(shape[1]) + " with a weight of " +
+         std::to_string(plan.bits) + " bits: " + atom.name + ", " + std::to_string(contraction.tile.rows) + " x " +
+         std::to_string(contraction.tile.columns) + " at once, values " + method + ", since " + why;
+}
+
 bool KernelLowering::lowerContraction(scf::ForOp op) {
   std::optional<Contraction> found = contractionOf(op);
   if (!found)
     return false;
+  for (DotOp dot : found->dots)
+    explainChoice(dot, [&] { return describe(dot, *found); });
   SmallVector<Buffer> results;
   if (found->store)
     done.insert(found->store);
@@ -280,6 +293,11 @@ void KernelLowering::contractRange(scf::ForOp op, const Contraction &contraction
   Operation *outerOp = std::exchange(statementOp, op.getOperation());
   if (!carried.memory)
     carried.values.assign(loop.getRegionIterArgs().begin(), loop.getRegionIterArgs().end());
+  if (!inside)
+    for (LoadOp load : contraction.loads)
+      hideOffsets(load.getOffsets(), op);
+  if (carried.memory)
+    carried.at = carried.memory->pointer;
   for (int64_t i = 0; i < times; ++i) {
     scopes.back()->values.clear(); // of the iteration before
     scopes.back()->bounds.clear();
@@ -328,7 +346,7 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
     carried.values = next;
     return;
   }
-  Value own = opaque(carried.memory->pointer)[0];
+  Value own = carried.at = opaque(carried.at)[0];
   const int64_t lanes = carried.lanes;
   const size_t together = count % 2 ? 1 : 2; // one instruction loads or stores two of NEON's registers
   auto placeOf = [&](size_t tile, size_t f) {
@@ -355,6 +373,16 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
       here();
       LLVM::StoreOp::create(builder, loc, all, to, 16);
     }
+  }
+}
+
+// In the present scope, LLVM does not know where the accesses' offsets come from: what follows from them for what may
+// be out of bounds, which is seldom run, it computes here and not ahead of it.
+void KernelLowering::hideOffsets(ValueRange offsets, Operation *loop) {
+  for (Value offset : offsets) {
+    const bool isOwn = loop && loop->isAncestor(offset.getParentBlock()->getParentOp());
+    if (!isOwn && !matchPattern(offset, m_Constant()) && !scopes.back()->scalars.contains(offset))
+      bind(offset, opaque(scalar(offset))[0]);
   }
 }
 

@@ -65,7 +65,7 @@ Value KernelLowering::gatherFragment(Value tile, const Fragment &fragment) {
   if (shape[0] > 1 && shape[1] == 1) { // of each row a number
     const int64_t native = target.vectorBits / 32;
     Coord first = fragment.row;
-    if (fragment.rows > 1 && shape[0] % native == 0 && (!first.dyn || first.multiple % native == 0)) {
+    if (shape[0] % native == 0 && (!first.dyn || first.multiple % native == 0)) {
       const int64_t skipped = first.cst % native; // of a vector that neighbours share
       first.cst -= skipped;
       Value all = evaluate(tile, Place{{first, Coord()}, 0, native});
@@ -121,6 +121,29 @@ Value KernelLowering::halvesOf(Value first, Value second, int64_t half) {
   return pure<vector::BitCastOp>(both, first.getType(), both);
 }
 
+// Whether the fragment and the next one are beside each other, and each of their rows half a native vector.
+bool KernelLowering::isPair(ArrayRef<Fragment> fragments, size_t first) {
+  const Fragment &fragment = fragments[first];
+  return first + 1 < fragments.size() && fragment.rows == 2 && fragment.lanes == 4 &&
+         fragments[first + 1].row == fragment.row && fragments[first + 1].column == fragment.column + 2;
+}
+
+void KernelLowering::splitRows(SmallVector<Fragment> &fragments, Values &values) {
+  const size_t count = fragments.size();
+  for (size_t f = 0; f < count; f += 2)
+    if (!isPair(fragments, f))
+      return;
+  Values split;
+  for (size_t first = 0; first < values.size(); first += 2)
+    for (int64_t row = 0; row < 2; ++row)
+      split.push_back(halvesOf(values[first], values[first + 1], row));
+  SmallVector<Fragment> rows;
+  for (size_t f = 0; f < count; ++f)
+    rows.push_back({fragments[f / 2 * 2].row + int64_t(f % 2), fragments[f / 2 * 2].column, 1, 4, int64_t(f)});
+  fragments = rows;
+  values = split;
+}
+
 // Calls `visit` with the runs of rows that the fragments hold: their place and elements. Runs of neighbours that
 // together are no more than a native vector come as one.
 template <class Visit>
@@ -129,8 +152,7 @@ void KernelLowering::forRuns(ArrayRef<Fragment> fragments, int64_t tileRows, llv
   for (size_t f = 0; f < fragments.size();) {
     const Fragment &fragment = fragments[f];
     const int64_t width = fragment.lanes / fragment.rows;
-    const bool pair = f + 1 < fragments.size() && fragment.rows == 2 && fragment.lanes == 4 &&
-                      fragments[f + 1].row == fragment.row && fragments[f + 1].column == fragment.column + width;
+    const bool pair = isPair(fragments, f);
     Value first = valueOf(f), second = pair ? valueOf(f + 1) : first;
     for (int64_t row = 0; row < fragment.rows; ++row) {
       Coord at = fragment.row + row;
@@ -155,7 +177,11 @@ void KernelLowering::writeFragments(const Buffer &buffer, ArrayRef<Fragment> fra
 }
 
 void KernelLowering::storeFragments(const Contraction &contraction, scf::ForOp loop, const RegisterTile &tile,
-                                    ArrayRef<Fragment> fragments, ArrayRef<Value> values) {
+                                    ArrayRef<Fragment> all, ArrayRef<Value> carried) {
+  // In rows, a row's number is a lane of a vector that an instruction may pick by itself.
+  SmallVector<Fragment> fragments(all);
+  Values values(carried);
+  splitRows(fragments, values);
   StoreOp op = contraction.store;
   Value within = andI(allInside(contraction.storeLoads, {}, {}), allInside(op, tile));
   here();
@@ -169,6 +195,9 @@ void KernelLowering::storeFragments(const Contraction &contraction, scf::ForOp l
         inside.insert(load);
     } else {
       codeFloor = depth();
+      hideOffsets(op.getOffsets(), nullptr);
+      for (LoadOp load : contraction.storeLoads)
+        hideOffsets(load.getOffsets(), nullptr);
     }
     // From row to row by strides, from a pointer of which LLVM does not know that each row's could be known earlier.
     Value origin;

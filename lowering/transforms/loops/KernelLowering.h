@@ -187,6 +187,8 @@ private:
     int axis;
     SmallVector<Value> sources, results;
     SmallVector<Buffer> buffers; // of the results; empty when they are scalars
+    // What multiplies the bytes whose products are summed; each of its lanes sums a block.
+    std::optional<Atom> atom{};
   };
   void lowerReduce(ReduceOp op);
   Reduction reducedTogether(ReduceOp op);
@@ -194,6 +196,8 @@ private:
   Values combineAll(const Reduction &reduction, ValueRange left, ValueRange right);
   // Adds what is at `place`; an empty partial becomes it.
   Values accumulate(const Reduction &reduction, Place place, ValueRange partial);
+  std::optional<Atom> atomOf(const Reduction &reduction);
+  Value addProducts(const Reduction &reduction, const Place &place, Value partial);
   Values neutral(const Reduction &reduction, int64_t lanes); // empty when some reduction has no known one
   // In chunks along dimension `vec`: the axis itself, or the one behind it, of one chunk.
   void reduceInRegisters(const Reduction &reduction, int vec);
@@ -246,6 +250,7 @@ private:
     Values values{};
     int64_t fragments, lanes;       // of a tile; of a fragment
     std::optional<Buffer> memory{}; // where they are instead, between iterations
+    Value at{};                     // its address, not known to be that of the iteration before
   };
   struct RegisterTile {
     Coord row, column;
@@ -268,6 +273,7 @@ private:
   static UnpackOp weightOf(DotOp dot);
   std::optional<Contraction> contractionOf(mlir::scf::ForOp op);
   void findStore(mlir::scf::ForOp op, Contraction &contraction);
+  std::string describe(DotOp dot, const Contraction &contraction);
   bool lowerContraction(mlir::scf::ForOp op); // false: it is none
   // Whether all that the loads read is in bounds, as i1: in the iteration at `iv` and those before it, as far as it can
   // be told; outside of a loop when there is none. And so for what of a store's view lies at these places of its tile.
@@ -283,6 +289,7 @@ private:
   void contractIteration(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
                          ArrayRef<Fragment> fragments, Carried &carried);
   Values opaque(ValueRange values);
+  void hideOffsets(ValueRange offsets, Operation *loop); // but those that the loop's body computes
 
   //===- PackedDot.cpp -----------------------------------------------------------------------------------------===//
 
@@ -292,6 +299,7 @@ private:
   Value leftOperand(DotOp dot, const Atom &atom, Coord row, Coord column, int64_t part);
   Value multiply(const Atom &atom, Value left, Value right, Value sum);
   Value sumOfLeft(const Atom &atom, Value left, Value sum);
+  Atom atomOf(DotOp dot);
   FieldPlan planOf(DotOp dot);
   // The operands that a unit becomes; none for those that are not wanted.
   Values takeApart(const FieldPlan &plan, const llvm::SmallBitVector &wanted, llvm::function_ref<Value(int)> byteAt);
@@ -307,6 +315,9 @@ private:
   Value halvesOf(Value first, Value second, int64_t half);
   template <class Visit>
   void forRuns(ArrayRef<Fragment> fragments, int64_t tileRows, llvm::function_ref<Value(size_t)> valueOf, Visit visit);
+  bool isPair(ArrayRef<Fragment> fragments, size_t first);
+  // Pairs of fragments with two rows as fragments of one row each, all tiles' values likewise.
+  void splitRows(SmallVector<Fragment> &fragments, Values &values);
   void storeFragments(const Contraction &contraction, mlir::scf::ForOp loop, const RegisterTile &tile,
                       ArrayRef<Fragment> fragments, ArrayRef<Value> values);
   void writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values);

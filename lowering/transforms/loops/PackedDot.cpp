@@ -29,13 +29,17 @@ Value KernelLowering::insertBits(Value into, Value from, int shift) {
   return index<arith::OrIOp>(kept, moved);
 }
 
-// Of products of integers, a byte whole and under masks may be told apart by subtraction.
+Atom KernelLowering::atomOf(DotOp dot) {
+  UnpackOp weight = weightOf(dot);
+  const bool floats = isa<FloatType>(elementOf(dot.getType()));
+  return atomFor(target, Packing::parse(weight.getPacking().getSpelling()), {weight.getIsSigned(), floats});
+}
+
 FieldPlan KernelLowering::planOf(DotOp dot) {
   UnpackOp weight = weightOf(dot);
+  const bool floats = isa<FloatType>(elementOf(dot.getType())), oneRow = shapeOf(dot.getType())[0] == 1;
   const Packing packing = Packing::parse(weight.getPacking().getSpelling());
-  const bool floats = isa<FloatType>(elementOf(dot.getType()));
-  const bool oneRow = shapeOf(dot.getType())[0] == 1;
-  return planFields(packing, weight.getIsSigned(), atomFor(target, packing, floats).unsignedRight, oneRow, floats);
+  return planFields(packing, weight.getIsSigned(), atomOf(dot).unsignedRight, oneRow, floats);
 }
 
 KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const llvm::SmallBitVector &wanted,
@@ -139,6 +143,13 @@ Value KernelLowering::leftOperand(DotOp dot, const Atom &atom, Coord row, Coord 
     [[fallthrough]];
   }
   case Atom::Left::Broadcast:
+    if (atom.words) { // extended before they are repeated
+      Value block = ofRow(0, column, atom.block);
+      block = pure<arith::ExtSIOp>(block, vectorOf(builder.getI16Type(), atom.block), block);
+      Value word = pure<vector::BitCastOp>(block, VectorType::get({1}, builder.getI32Type()), block);
+      Value all = broadcast(lane(word, 0), atom.lanes);
+      return pure<vector::BitCastOp>(all, VectorType::get({atom.lanes * atom.block}, builder.getI16Type()), all);
+    }
     return ofWord(lane(words(ofRow(0, column, 4)), 0));
   case Atom::Left::Matrix: {
     if (auto unpack = a.getDefiningOp<UnpackOp>()) {
@@ -166,6 +177,14 @@ Value KernelLowering::leftOperand(DotOp dot, const Atom &atom, Coord row, Coord 
 }
 
 Value KernelLowering::multiply(const Atom &atom, Value left, Value right, Value sum) {
+  if (atom.words) {
+    auto extended = [&](Value value) {
+      Type type = vectorOf(builder.getI16Type(), lanesOf(value));
+      return value.getType() == type ? value : pure<arith::ExtSIOp>(value, type, value);
+    };
+    Value products = callIntrinsic(atom.intrinsic, sum.getType(), {extended(left), extended(right)});
+    return pure<arith::AddIOp>({products, sum}, products, sum);
+  }
   if (*atom.intrinsic) {
     Values operands = {sum, left, right};
     if (atom.left != Atom::Left::Matrix) // the weight is the first factor
@@ -197,7 +216,7 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
   UnpackOp weight = weightOf(dot);
   const Packing packing = Packing::parse(weight.getPacking().getSpelling());
   Type element = elementOf(dot.getType());
-  const Atom atom = atomFor(target, packing, isa<FloatType>(element));
+  const Atom atom = atomOf(dot);
   const FieldPlan plan = planOf(dot);
   const bool repeated = atom.left == Atom::Left::Repeated, byElement = atom.left == Atom::Left::Element;
   const int64_t depth = shapeOf(dot.getA().getType())[1], steps = depth / atom.block;
@@ -343,7 +362,8 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
     if (plan.method != FieldPlan::Method::Ladder) {
       sum = joined(sums[first + value % perUnit]);
     } else {
-      SmallVector<Field::Part, 7> parts = field.parts; // the furthest to the left first, and all of them shifted together
+      SmallVector<Field::Part, 7> parts =
+          field.parts; // the furthest to the left first, and all of them shifted together
       llvm::sort(parts, [](auto &a, auto &b) { return a.shift > b.shift; });
       for (size_t i = 0; i < parts.size(); ++i) {
         Value own = joined(sums[first + parts[i].rung]);

@@ -1,5 +1,6 @@
 // Reductions: over the innermost dimension lane-wise, the lanes combined at the end; over another, row by row, in
 // registers where the results of a row are one vector.
+#include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 #include "mlir/Dialect/Math/IR/Math.h"
@@ -120,6 +121,11 @@ KernelLowering::Values KernelLowering::combineAll(const Reduction &reduction, Va
 KernelLowering::Values KernelLowering::accumulate(const Reduction &reduction, Place place, ValueRange partial) {
   place = normal(reduction.shape, place);
   nestPlace = place;
+  if (reduction.atom) {
+    Value sum = addProducts(reduction, place, partial.empty() ? Value() : partial[0]);
+    nestPlace.reset();
+    return {sum};
+  }
   Values results;
   for (ReduceOp op : reduction.ops) {
     size_t first = results.size(), count = op.getSources().size();
@@ -140,6 +146,50 @@ KernelLowering::Values KernelLowering::accumulate(const Reduction &reduction, Pl
   }
   nestPlace.reset();
   return results;
+}
+
+// Sums of products of bytes, of whole vectors of them, along the axis: in which lane a product is added makes no
+// difference to integers.
+std::optional<Atom> KernelLowering::atomOf(const Reduction &reduction) {
+  auto product = reduction.sources[0].getDefiningOp<arith::MulIOp>();
+  if (reduction.ops.size() != 1 || !product || !isa_and_nonnull<arith::AddIOp>(onlyOperation(reduction.ops[0])) ||
+      !elementOf(product.getType()).isInteger(32) || bufferOf(product) || fusion.worthKeeping(product))
+    return {};
+  bool isUnsigned[2];
+  for (auto [factor, isUnsignedOne] : llvm::zip(product->getOperands(), isUnsigned)) {
+    Operation *extended = factor.getDefiningOp();
+    if (!isa_and_nonnull<arith::ExtSIOp, arith::ExtUIOp>(extended) ||
+        !elementOf(extended->getOperand(0).getType()).isInteger(8))
+      return {};
+    isUnsignedOne = isa<arith::ExtUIOp>(extended);
+  }
+  // Where one is unsigned, it is the right one.
+  std::optional<Atom> atom = byteProductsFor(target, isUnsigned[0] && isUnsigned[1], isUnsigned[0] || isUnsigned[1]);
+  if (!atom || reduction.shape[size_t(reduction.axis)] % (atom->lanes * atom->block))
+    return {};
+  return atom;
+}
+
+Value KernelLowering::addProducts(const Reduction &reduction, const Place &place, Value partial) {
+  const Atom &atom = *reduction.atom;
+  auto product = reduction.sources[0].getDefiningOp<arith::MulIOp>();
+  auto isUnsigned = [](Value factor) { return isa<arith::ExtUIOp>(factor.getDefiningOp()); };
+  Value left = product.getLhs(), right = product.getRhs();
+  if (isUnsigned(left))
+    std::swap(left, right);
+  const bool asUnsigned = atom.unsignedRight && !isUnsigned(right);
+  left = evaluate(left.getDefiningOp()->getOperand(0), place);
+  right = evaluate(right.getDefiningOp()->getOperand(0), place);
+  Value none = zero(builder.getI32Type(), atom.lanes);
+  if (!partial)
+    partial = none;
+  if (!asUnsigned)
+    return multiply(atom, left, right, partial);
+  // 128 more is read, and what it adds to the sum taken away.
+  Value sign = constant(builder.getI8IntegerAttr(int8_t(0x80)), place.width);
+  Value sum = multiply(atom, left, pure<arith::XOrIOp>({right, sign}, right, sign), partial);
+  Value more = multiply(atom, left, sign, none);
+  return pure<arith::SubIOp>({sum, more}, sum, more);
 }
 
 // Later reductions over the same domain that need nothing of what lies between. They read what this one reads, once.
@@ -198,6 +248,13 @@ void KernelLowering::lowerReduce(ReduceOp op) {
   int last = vectorDim(reduction.shape);
   beginNest(reduction.shape);
   if (behind == 1)
+    reduction.atom = atomOf(reduction);
+  if (reduction.atom)
+    explainChoice(op, [&] {
+      return "sum of products of bytes: " + std::string(reduction.atom->name) + ", since " + target.name + " has " +
+             reduction.atom->feature;
+    });
+  if (behind == 1)
     reduceInRegisters(reduction, reduction.axis);
   else if (behind == reduction.shape[last] && behind == lanesFor(reduction.sources, behind))
     reduceInRegisters(reduction, last);
@@ -212,6 +269,8 @@ void KernelLowering::lowerReduce(ReduceOp op) {
 
 void KernelLowering::reduceInRegisters(const Reduction &reduction, int vec) {
   int64_t extent = reduction.shape[reduction.axis], width = lanesFor(reduction.sources, reduction.shape[vec]);
+  if (reduction.atom)
+    width = reduction.atom->lanes * reduction.atom->block;
   int64_t chunks = vec == reduction.axis ? extent / width : extent;
   int64_t cost = 0;
   for (Value source : reduction.sources)
@@ -224,10 +283,11 @@ void KernelLowering::reduceInRegisters(const Reduction &reduction, int vec) {
   int64_t widest = 0;
   for (Value source : reduction.sources)
     widest = std::max<int64_t>(widest, elementOf(source.getType()).getIntOrFloatBitWidth());
-  int64_t registers = std::max<int64_t>(width * widest / target.vectorBits, 1); // of a partial result
+  const int64_t lanes = reduction.atom ? reduction.atom->lanes : width; // of a partial result
+  int64_t registers = std::max<int64_t>(lanes * widest / target.vectorBits, 1);
   int64_t together = std::min<int64_t>(target.vectorRegisters >= 32 ? 8 : 4, target.vectorRegisters / 2 / registers);
   together /= int64_t(llvm::PowerOf2Ceil(reduction.sources.size()));
-  together = std::min({std::max<int64_t>(together, 1), width, cost > 40 ? 2 : cost > 20 ? int64_t{4} : int64_t{8}});
+  together = std::min({std::max<int64_t>(together, 1), lanes, cost > 40 ? 2 : cost > 20 ? int64_t{4} : int64_t{8}});
 
   Place start;
   start.at.resize(reduction.shape.size());
@@ -291,6 +351,7 @@ void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, 
   const bool acrossLanes = vec == reduction.axis; // otherwise each chunk is one step along the axis
   const int64_t stride = acrossLanes ? width : 1;
   int64_t extent = reduction.shape[reduction.axis], chunks = extent / stride, whole = chunks * stride;
+  const int64_t lanes = reduction.atom ? reduction.atom->lanes : width; // of a partial
   size_t parts = reduction.sources.size();
   // Chains of additions: enough to fill the pipeline with the rows there are.
   int64_t chains = std::max<int64_t>(1, 4 / rows / int64_t(llvm::PowerOf2Ceil(parts)));
@@ -350,7 +411,7 @@ void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, 
   SmallVector<Type> types;
   for (int64_t i = 0; i < rows * chains; ++i)
     for (Value source : reduction.sources)
-      types.push_back(vectorOf(elementOf(source.getType()), width));
+      types.push_back(vectorOf(elementOf(source.getType()), lanes));
   if (chunks <= unrolledRow) {
     partials = splitUnrolled(types, [&] {
       Values inside(partials.size());
@@ -376,7 +437,7 @@ void KernelLowering::reduceRows(const Reduction &reduction, const Place &first, 
     });
   } else {
     int64_t begin = 0;
-    Values none = neutral(reduction, width);
+    Values none = neutral(reduction, lanes);
     if (!none.empty()) {
       for (int64_t i = 0; i < rows * chains; ++i)
         llvm::copy(none, partials.begin() + i * int64_t(parts));

@@ -18,7 +18,8 @@ TEST(PackingFor, EachInstructionHasItsVectors) {
   EXPECT_EQ(spelled("aarch64+dotprod", 3, 1), "bits=3,order=columns,block=4,rows=32,lanes=4,bias=low");
   EXPECT_EQ(spelled("aarch64+dotprod", 7, 1), "bits=7,order=columns,block=4,rows=32,lanes=4,bias=none");
   EXPECT_EQ(spelled("aarch64", 4, 1), "bits=4,order=columns,block=1,rows=32,lanes=16,bias=low");
-  EXPECT_EQ(spelled("x86-64-v3", 8, 1), "bits=8,order=columns,block=1,rows=16,lanes=16,bias=none");
+  EXPECT_EQ(spelled("x86-64-v3", 8, 1), "bits=8,order=columns,block=2,rows=32,lanes=8,bias=none");
+  EXPECT_EQ(spelled("x86-64", 8, 1), "bits=8,order=columns,block=1,rows=16,lanes=16,bias=none");
   EXPECT_EQ(spelled("x86-64-v4+avx512vnni", 4, 1), "bits=4,order=columns,block=4,rows=64,lanes=16,bias=all");
 }
 

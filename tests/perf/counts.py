@@ -55,8 +55,8 @@ def executed(kernel, dtype, sets, tensors, extents, target):
 
 def rows_of_a_norm(dtype):
     rows, cols = 4, 4096
-    tensors = [(dtype, rows * cols), (dtype, cols), (dtype, rows * cols), "1e-6f"]
-    return "rms_norm", dtype, {"rows": rows, "cols": cols}, tensors, ("rows", "cols"), rows * cols
+    tensors = [(dtype, rows * cols), (dtype, cols), (dtype, rows * cols), "1e-6f", "0.0f", "0"]
+    return "rms_norm", dtype, {"rows": rows, "cols": cols, "weighted": 1}, tensors, ("rows", "cols"), rows * cols
 
 
 def low_bit(bits):

@@ -41,7 +41,8 @@ template <class Scale> struct LowBitMatmul {
   Meta<int> x_rows = 1, x_lanes = 2; // of the activations: row by row, or packed as for the instruction
   Meta<bool> asymmetric = "zeros.given", summed = "x_sums.given", x_asymmetric = "x_zeros.given", biased = "bias.given",
              clamped = false;
-  Meta<int> block_m = "max(x_rows, min(next_pow2(m), 64))", block_n = "max(rows, 32 * min(m, 2))"; // multiples of x_rows and rows
+  Meta<int> block_m = "max(x_rows, min(next_pow2(m), 64))",
+            block_n = "max(rows, 32 * min(m, 2))"; // multiples of x_rows and rows
   BITLOOM_PARAMS(x, weight, scales, x_scales, x_zeros, w_sums, zeros, x_sums, bias, out, lower, upper, bits, group,
                  lanes, depth, rows, biased_fields, x_rows, x_lanes, asymmetric, summed, x_asymmetric, biased, clamped,
                  block_m, block_n)

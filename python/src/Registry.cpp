@@ -28,9 +28,10 @@ static Stage stageOf(const std::string &name) {
 }
 
 // A call of tensors without memory. `sizes` gives the extents' names and the Meta parameters their values.
-static Call describedCall(const KernelRow &row, const std::optional<std::string> &dtype,
+static Call describedCall(const KernelRow &row, const Target &target, const std::optional<std::string> &dtype,
                           const std::map<std::string, int64_t> &sizes) {
   Call call(row);
+  call.tuneFor(target);
   size_t variant = 0;
   while (dtype && variant < row.variants.size() && nameOf(row, variant) != *dtype)
     ++variant;
@@ -51,7 +52,7 @@ static Call describedCall(const KernelRow &row, const std::optional<std::string>
 static py::dict shapesOf(const KernelRow &row, const std::optional<std::string> &dtype,
                          const std::map<std::string, int64_t> &sizes) {
   py::dict shapes;
-  for (const Call::Missing &view : describedCall(row, dtype, sizes).missingViews()) {
+  for (const Call::Missing &view : describedCall(row, hostTarget(), dtype, sizes).missingViews()) {
     py::tuple shape(size_t(view.extents.size()));
     for (int d = 0; d < view.extents.size(); ++d)
       shape[size_t(d)] = py::int_(view.extents[d]);
@@ -62,15 +63,16 @@ static py::dict shapesOf(const KernelRow &row, const std::optional<std::string> 
 
 static std::string inspect(const std::string &kernel, const std::string &target, const std::string &stage,
                            const std::optional<std::string> &dtype, const std::map<std::string, int64_t> &sizes) {
-  Call call = describedCall(kernelNamed(kernel), dtype, sizes);
-  return emit(call.trace(), parseTarget(target), stageOf(stage));
+  const Target chosen = parseTarget(target);
+  return emit(describedCall(kernelNamed(kernel), chosen, dtype, sizes).trace(), chosen, stageOf(stage));
 }
 
 static std::string explainSizes(const std::string &kernel, const std::string &target,
                                 const std::optional<std::string> &dtype, const std::map<std::string, int64_t> &sizes) {
-  Call call = describedCall(kernelNamed(kernel), dtype, sizes);
+  const Target chosen = parseTarget(target);
+  Call call = describedCall(kernelNamed(kernel), chosen, dtype, sizes);
   bindWithoutMemory(call);
-  return explain(call, parseTarget(target));
+  return explain(call, chosen);
 }
 
 // What the kernel's function would run if it were called so.

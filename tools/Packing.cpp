@@ -21,13 +21,16 @@ const Command packingCommand = {
     .leastOperands = 1,
     .mostOperands = 1,
     .summary = "draw where each bit of a packed value sits",
-    .description = "B is a width of 1 to 8 bits. ORDER is the order of the values in a plane of bits: low (the first "
-                   "value in the\n"
-                   "low bits of the first byte), high (in its high bits) or planar (neighbours in neighbouring bytes). "
-                   "N values are\n"
-                   "packed together, a power of two from 8. A row of the drawing is a byte, its bits from 7 to 0, each "
-                   "cell reading\n"
-                   "value.bit.\n",
+    .description =
+        "B is a width of 1 to 8 bits. ORDER is the order of the values in a plane of bits: low (the first "
+        "value in the\n"
+        "low bits of the first byte), high (in its high bits), planar (neighbours in neighbouring bytes) or "
+        "fragments\n"
+        "(as a thread of a GPU feeds them to its tensor cores). N values are packed together, a power of two "
+        "from 8, or\n"
+        "from 128 of fragments. A row of the drawing is a byte, its bits from 7 to 0, each "
+        "cell reading\n"
+        "value.bit.\n",
     .run = runPacking,
 };
 

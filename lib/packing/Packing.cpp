@@ -25,6 +25,14 @@ constexpr auto byteByByte = [](int bits, int block, int k) {
   int bytes = block * bits / 8;
   return 1 << k < bytes ? 8 << k : (1 << k) / bytes * bits;
 };
+constexpr auto laneByLane = [](int bits, int block, int k) {
+  if (k == 0)
+    return 16;
+  if (k <= 2)
+    return block * bits / 8 << k;
+  int start = bits << (k - 3); // of the lane's pairs, were a word's upper half not the other values'
+  return start < 16 ? start : 2 * start;
+};
 constexpr auto noXor = [](int) { return 0; };
 constexpr auto reverseFields = [](int bits) { return 8 - bits; }; // (8 / bits - 1) * bits
 
@@ -32,6 +40,7 @@ constexpr OrderRow orders[] = {
     {.order = Packing::Order::LowFirst, .name = "low", .start = consecutive, .bitXor = noXor},
     {.order = Packing::Order::HighFirst, .name = "high", .start = consecutive, .bitXor = reverseFields},
     {.order = Packing::Order::Planar, .name = "planar", .start = byteByByte, .bitXor = noXor},
+    {.order = Packing::Order::Fragments, .name = "fragments", .start = laneByLane, .bitXor = noXor},
     {.order = Packing::Order::Columns, .name = "columns", .start = nullptr, .bitXor = nullptr}, // Columns.cpp
 };
 constexpr std::string_view biasNames[] = {"none", "low", "all"};
@@ -87,6 +96,8 @@ void Packing::check() const {
     throw UserError("expected rows, lanes and bias with order=columns only, got order=" + std::string(nameOf(order)));
   if (block < 8 || block > 65536 || !std::has_single_bit(static_cast<unsigned>(block)))
     throw UserError("expected a power of two in [8, 65536] as block, got " + std::to_string(block));
+  if (order == Order::Fragments && block < 128)
+    throw UserError("expected a block of 128 or more with order=fragments, got " + std::to_string(block));
 }
 
 std::vector<Packing::Plane> Packing::planes() const {

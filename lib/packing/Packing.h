@@ -10,6 +10,12 @@
 //   high     j·p / 8       8/p - 1 - j mod (8/p)   consecutive values, high bits first
 //   planar   j mod S       j / S                   S = block·p / 8 bytes: consecutive values in consecutive bytes, so a
 //                                                  vector of bytes unpacks by shift and mask, with no shuffle
+//   fragments see below                            what a thread of a GPU feeds to its tensor cores is contiguous
+//
+// `fragments` is for blocks of 128 values and more along the depth of a product of 16-bit numbers, whose fragments
+// (PTX manual, "matrix fragments for mma.m16n8k16") give value j to lane j / 2 mod 4 of four: its values fill a quarter
+// of the plane, in 32-bit words. The two of a pair lie 16 bits apart, where the fields of two 16-bit numbers are read
+// with one mask; the lane's further pairs fill the word, low fields first, and then its next words.
 //
 // Since p, the block and 8 are powers of two, each is an affine map over GF(2): a linear layout (column, bit) →
 // (byte, bit), then a constant xor on the bit (for `high`, 8/p - 1 - f = f ^ (8/p - 1)). The layouts are bijective, so
@@ -48,12 +54,13 @@
 namespace bitloom {
 
 struct Packing {
-  enum class Order { LowFirst, HighFirst, Planar, Columns };
+  enum class Order { LowFirst, HighFirst, Planar, Columns, Fragments };
   enum class Bias { None, Low, All };
 
   int bits = 4;                  // of a value: 1 to 8
   Order order = Order::LowFirst; // of the values in a plane
-  int block = 8;                 // values of a row packed together: a power of two in [8, 65536], of columns in [1, 16]
+  int block = 8; // values of a row packed together: a power of two in [8, 65536], of columns in [1, 16]; of
+                 // fragments 128 or more
   // Of the order columns; 1, 1 and None otherwise.
   int rows = 1;           // packed together: a multiple of U · lanes, and a power of two
   int lanes = 1;          // rows in a vector of bytes: a power of two
@@ -131,7 +138,7 @@ private:
   std::vector<Piece> columnPieces() const;
 };
 
-// The name of an order in the text form: low, high, planar.
+// The name of an order in the text form: low, high, planar, columns, fragments.
 std::string_view nameOf(Packing::Order order);
 std::string_view nameOf(Packing::Bias bias); // none, low, all
 

@@ -64,7 +64,7 @@ def Tile_PackingAttr : AttrDef<Tile_Dialect, "Packing"> {
   let summary = "where each bit of a packed value sits in memory";
   let description = [{
     Names a value of `bitloom::Packing` (lib/packing): `bits` 1 to 8, the order of the fields (`low`,
-    `high` or `planar`), and the number of values in a block.
+    `high`, `planar`, `fragments` or `columns`), and the number of values in a block.
 
     ```mlir
     #tile.packing<"bits=4,order=planar,block=128">

@@ -10,10 +10,11 @@
 namespace bitloom::python {
 
 static Packing::Order orderNamed(const std::string &name) {
-  for (auto order : {Packing::Order::LowFirst, Packing::Order::HighFirst, Packing::Order::Planar})
+  for (auto order :
+       {Packing::Order::LowFirst, Packing::Order::HighFirst, Packing::Order::Planar, Packing::Order::Fragments})
     if (nameOf(order) == name)
       return order;
-  throw UserError("packing: expected order low, high or planar, got '" + name + "'");
+  throw UserError("packing: expected order low, high, planar or fragments, got '" + name + "'");
 }
 
 namespace {
@@ -122,7 +123,7 @@ static py::object unpackArray(py::handle bytes, const Packing &packing, bool isS
 void bindPacking(py::module_ &module) {
   py::class_<Packing>(module, "Packing", R"(Where each bit of a packed weight sits.
 
-bits: of a value, 1 to 8. order: of the values in a plane: low, high or planar.
+bits: of a value, 1 to 8. order: of the values in a plane: low, high, planar or fragments.
 block: values packed together, a power of two from 8 to 65536. The order columns, of weights for a processor's own
 instructions, comes from for_target or parse, and packs `rows` rows of a matrix together.)")
       .def(py::init([](int bits, const std::string &order, int block) {

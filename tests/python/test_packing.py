@@ -53,7 +53,7 @@ def test_packings_are_values():
     ("call", "message"),
     [
         (lambda: bitloom.Packing(9), "expected 1 to 8 bits, got 9"),
-        (lambda: bitloom.Packing(4, "planer"), "expected order low, high or planar, got 'planer'"),
+        (lambda: bitloom.Packing(4, "planer"), "expected order low, high, planar or fragments, got 'planer'"),
         (lambda: bitloom.Packing(4, "low", 12), "12"),
         (lambda: bitloom.pack(np.full(8, 16, np.uint8), bitloom.Packing(4)), "expected a value in"),
         (lambda: bitloom.pack(np.zeros(8, np.float32), bitloom.Packing(4)), "values: expected dtype u8 or i8, got f32"),

@@ -1,7 +1,8 @@
 // Layouts flow from the anchors, then from the largest tiles to the smaller ones.
 //
 // 0. Anchor: a dot that the tensor cores can compute has its accumulator in their fragments. Its operands lie in shared
-//    memory, whither the copy engine loads them for wgmma if it can, but for a computed `a`, which stays in registers.
+//    memory, whither the copy engine loads them for wgmma if it can, but for a computed `a`, which stays in registers:
+//    of what that is unpacked from, the bytes lie in shared memory.
 // 1. Seed: the largest tile that has no layout yet takes the coalesced one of its shape (canonicalLayout), and what it
 //    implies for the tiles tied to it by an operation (the same for elementwise operations and loop-carried values; a
 //    slice of it for what is broadcast to it or reduced from it; the bytes its values are unpacked from, …) spreads
@@ -73,6 +74,8 @@ private:
   bool isDirect(OpOperand &operand, int depthDim, const MmaAtom &atom);
   bool canThreadsCopy(OpOperand &operand, int depthDim, const MmaAtom &atom);
   void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, bool direct);
+  void anchorBytes(Value unpacked);
+  bool isCopiedAhead(tile::LoadOp load);
   void propagate();
   void seed(Value value);
   void set(Value value, const LinearLayout &layout);
@@ -177,6 +180,13 @@ static bool isKnownAhead(tile::LoadOp load) {
   return true;
 }
 
+// Whether the copy engine may bring the load's tile to shared memory, by a warp of its own.
+bool Assignment::isCopiedAhead(tile::LoadOp load) {
+  auto hint = func->getAttrOfType<BoolAttr>(tile::warpSpecializeAttr);
+  return !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
+         load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1 && isKnownAhead(load);
+}
+
 // The load that a dot's operand is, past transposes, and which dim of the operand its rows lie along.
 static std::pair<tile::LoadOp, int> loadOf(OpOperand &operand) {
   Value value = operand.get();
@@ -191,10 +201,7 @@ static std::pair<tile::LoadOp, int> loadOf(OpOperand &operand) {
 // Whether the copy engine can load it straight to shared memory, and the tile is of use to dots alone.
 bool Assignment::isDirect(OpOperand &operand, int depthDim, const MmaAtom &atom) {
   auto [load, contiguous] = loadOf(operand);
-  auto hint = func->getAttrOfType<BoolAttr>(tile::warpSpecializeAttr);
-  return load && !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
-         load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1 &&
-         onlyWgmmaReads(load) && isKnownAhead(load) && (contiguous == depthDim || atom.mnMajor) &&
+  return load && onlyWgmmaReads(load) && isCopiedAhead(load) && (contiguous == depthDim || atom.mnMajor) &&
          sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8);
 }
 
@@ -224,6 +231,36 @@ void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &
     layout = untransposedLayout(layout, transpose.getPermutation());
     at = transpose.getSource();
   }
+}
+
+// Whether it is made of unpacked values, element by element.
+static bool comesFromUnpack(Value value) {
+  Operation *producer = value.getDefiningOp();
+  if (!producer || isa<tile::UnpackOp>(producer))
+    return producer;
+  return (producer->hasTrait<OpTrait::Elementwise>() || isa<tile::TransposeOp>(producer)) &&
+         llvm::any_of(producer->getOperands(), comesFromUnpack);
+}
+
+// The bytes that a dot's operand in registers is unpacked from wait in shared memory, where the copy engine can bring
+// them there, and are read from it as the fragments need them.
+void Assignment::anchorBytes(Value value) {
+  Operation *producer = value.getDefiningOp();
+  if (!producer)
+    return;
+  auto unpack = dyn_cast<tile::UnpackOp>(producer);
+  if (!unpack) {
+    if (producer->hasTrait<OpTrait::Elementwise>() || isa<tile::TransposeOp>(producer))
+      for (Value operand : producer->getOperands())
+        anchorBytes(operand);
+    return;
+  }
+  Value bytes = unpack.getBytes();
+  auto load = bytes.getDefiningOp<tile::LoadOp>();
+  if (!load || !llvm::all_of(bytes.getUsers(), llvm::IsaPred<tile::UnpackOp>) || !isCopiedAhead(load))
+    return;
+  if (std::optional<SharedForm> form = sharedForm(shapeOf(bytes), 1, 1))
+    set(bytes, form->layout);
 }
 
 // Whether it is computed, element by element, from what a dot gave.
@@ -287,10 +324,18 @@ void Assignment::anchor(tile::DotOp dot) {
     int dim = depthDim(operand);
     anchorOperand(operand, dim, *plan->atom, !byThreads && isDirect(operand, dim, *plan->atom));
   };
-  if (isComputed && plan->form.groupsAlongN == 1)
-    anchored.insert({&rows, plan->rowFragments(dot, warps)});
-  else
+  bool isUnpacked = plan->atom->bits == 16 && comesFromUnpack(rows.get());
+  if ((isComputed || isUnpacked) && plan->form.groupsAlongN == 1) {
+    LinearLayout fragments = plan->rowFragments(dot, warps);
+    anchored.insert({&rows, fragments});
+    if (isUnpacked) {
+      set(rows.get(), fragments);
+      if (!byThreads)
+        anchorBytes(rows.get());
+    }
+  } else {
     anchorLoad(rows);
+  }
   anchorLoad(columns);
   set(dot.getResult(), plan->accumulator);
 }
@@ -623,8 +668,8 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
     auto check = [&](Operation *op, tile::PackingAttr packing) -> WalkResult {
       if (Packing::parse(packing.getSpelling()).order != Packing::Order::Columns)
         return WalkResult::advance();
-      return op->emitError() << "expected a packing in the order low, high or planar on " << target << ", got "
-                             << packing.getSpelling() << ": the order columns is that of CPUs";
+      return op->emitError() << "expected a packing in the order low, high, planar or fragments on " << target
+                             << ", got " << packing.getSpelling() << ": the order columns is that of CPUs";
     };
     WalkResult result = func.walk([&](Operation *op) {
       if (auto unpack = dyn_cast<tile::UnpackOp>(op))

@@ -43,6 +43,16 @@ public:
   // The registers are computed by `unpack` where they are used, and until then wait as what it takes them from.
   void putLazily(mlir::Value tile, std::function<Registers()> unpack);
   const ViewWords &view(mlir::Value value) const { return views.at(value); }
+  // Of unpacked values, what they are taken from: the byte of each, and where in it the value starts.
+  struct PackedFields {
+    Registers bytes;
+    llvm::SmallVector<int> shifts;
+  };
+  void putFields(mlir::Value tile, PackedFields fields) { packedFields[tile] = std::move(fields); }
+  const PackedFields *fields(mlir::Value tile) { // null where a shift differs among threads
+    auto found = packedFields.find(tile);
+    return found == packedFields.end() ? nullptr : &found->second;
+  }
 
   mlir::Value i32(int64_t value);
   mlir::Value i64(int64_t value);
@@ -209,6 +219,7 @@ private:
   };
   llvm::DenseMap<mlir::Value, Registers> tiles;
   llvm::DenseMap<mlir::Value, Lazy> lazyTiles;
+  llvm::DenseMap<mlir::Value, PackedFields> packedFields;
   llvm::DenseMap<mlir::Value, ViewWords> views;
   Layouts layouts;
   std::unordered_map<LinearLayout, std::vector<LinearLayout::Vector>> coordinates;
@@ -309,6 +320,8 @@ Registers unpackWords(Emitter &, mlir::ValueRange words, mlir::Type element, int
 mlir::FailureOr<mlir::Value> lowerMath(Emitter &, mlir::Operation *op, mlir::ValueRange operands);
 // A division of f32 tiles where several registers have the same divisor; false where that does not hold.
 bool lowerDivision(Emitter &, mlir::arith::DivFOp division);
+// A conversion of packed values to 16-bit floats; false where it is none, or must go value by value.
+bool lowerPackedCast(Emitter &, mlir::Operation *op);
 // A conversion to or from 8-bit floats; false where it is none.
 mlir::FailureOr<bool> lowerFloat8Cast(Emitter &, mlir::Operation *op);
 // Codes of 8-bit floats of the format as numbers of another float type, exactly.

@@ -150,9 +150,42 @@ Registers nvptx::exchange(Emitter &e, const Registers &source, Type element, con
 
 //===- The operations ---------------------------------------------------------------------------------------------===//
 
+// What lies in shared memory as its layout says, as the thread's registers hold it.
+static Registers readShared(Emitter &e, tile::ConvertLayoutOp convert) {
+  OpBuilder &b = e.builder;
+  RankedTensorType from = convert.getSource().getType();
+  Type element = from.getElementType();
+  // The place of each register is that of the thread xor its own.
+  LinearLayout places = e.layout(convert.getType()).compose(e.layout(from).invert());
+  int64_t bytes = bytesOf(element);
+  int run = int(std::min<int64_t>(places.contiguousRegisters("offset"), 16 / bytes));
+  Value thread = e.threadImage(places, 0), base = e.sharedTile(convert.getSource());
+  int64_t words = std::max<int64_t>(1, run * bytes / 4);
+  Type word = b.getIntegerType(unsigned(std::min<int64_t>(run * bytes, 4) * 8));
+  Type loaded = words == 1 ? word : VectorType::get({words}, word);
+  Registers registers;
+  for (int r = 0; r < places.inSize(reg); r += run) {
+    Value place = e.i32(places.apply({{reg, r}})[0]);
+    if (thread)
+      place = arith::XOrIOp::create(b, e.loc, thread, place);
+    if (bytes > 1)
+      place = arith::MulIOp::create(b, e.loc, place, e.i32(bytes));
+    Value address = arith::AddIOp::create(b, e.loc, base, place);
+    Value pointer = LLVM::IntToPtrOp::create(b, e.loc, LLVM::LLVMPointerType::get(b.getContext(), 3), address);
+    Value value = LLVM::LoadOp::create(b, e.loc, loaded, pointer, unsigned(run * bytes));
+    SmallVector<Value> parts;
+    for (int64_t w = 0; w < words; ++w)
+      parts.push_back(words == 1 ? value : LLVM::ExtractElementOp::create(b, e.loc, value, e.i32(w)).getResult());
+    registers.append(unpackWords(e, parts, element, run));
+  }
+  return registers;
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::ConvertLayoutOp convert) {
   if (isShared(convert.getType()))
     return putInShared(e, convert), success();
+  if (isShared(convert.getSource().getType()))
+    return e.put(convert, readShared(e, convert)), success();
   RankedTensorType from = convert.getSource().getType();
   e.put(convert, exchange(e, e.get(convert.getSource()), from.getElementType(), e.layout(from), from.getShape(),
                           e.layout(convert.getType())));

@@ -210,8 +210,16 @@ LinearLayout nvptx::byteOfValueLayout(const LinearLayout &values, const Packing 
   return values.compose(byteOf);
 }
 
+// The order of registers is free: neighbours in memory come first, for wide accesses.
 LinearLayout nvptx::bytesLayout(const LinearLayout &values, const Packing &packing) {
-  return byteOfValueLayout(values, packing).removeFreeBits(reg);
+  LinearLayout layout = byteOfValueLayout(values, packing).removeFreeBits(reg);
+  std::vector<LinearLayout::InDim> ins = layout.ins();
+  for (auto &in : ins)
+    if (in.name == reg)
+      std::stable_sort(in.bases.begin(), in.bases.end(), [](const auto &a, const auto &b) {
+        return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end());
+      });
+  return LinearLayout(ins, layout.outs());
 }
 
 LinearLayout nvptx::valuesLayout(const LinearLayout &bytes, const Packing &packing) {

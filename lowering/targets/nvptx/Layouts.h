@@ -58,7 +58,7 @@ std::optional<LinearLayout> slicedLayout(const LinearLayout &source, llvm::Array
 
 // For packings of one plane. The byte that holds each value of `values`' tile, in the same thread and register ...
 LinearLayout byteOfValueLayout(const LinearLayout &values, const Packing &packing);
-// ... which is the layout of an unpack's bytes but for duplicate registers.
+// ... which is the layout of an unpack's bytes but for duplicate registers and their order.
 LinearLayout bytesLayout(const LinearLayout &values, const Packing &packing);
 // Of a pack's values, so that a thread holds all the values of its bytes: register (byte register) * 8/bits + f holds
 // the one in the byte's bits [(f * bits) ^ bitXor, …).

@@ -25,7 +25,7 @@ std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contigu
   SharedForm form;
   form.contiguous = contiguous;
   form.swizzle = int(std::min<int64_t>(128, shape[contiguous] * elementBytes));
-  if (form.swizzle < 32)
+  if (form.swizzle < (elementBytes == 1 ? 16 : 32))
     return std::nullopt;
   form.inner = form.swizzle / elementBytes;
   form.lines = shape[1 - contiguous];

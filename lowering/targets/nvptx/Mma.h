@@ -49,13 +49,13 @@ constexpr int64_t sharedAlignment = 1024; // bytes, of tiles in shared memory: t
 // within them the 16-byte pieces are permuted as the copy engine's swizzle of that many bytes does.
 struct SharedForm {
   int contiguous = 1; // dim
-  int swizzle = 128;  // bytes: 32, 64 or 128
+  int swizzle = 128;  // bytes: 32, 64 or 128; 16, which permutes nothing, of what no instruction reads from there
   int64_t inner = 64; // elements of a line
   int64_t lines = 0;  // the other dim's extent
   int64_t boxes = 1;
   LinearLayout layout; // offset (elements) → (dim0, dim1)
 };
-// None: an extent is no power of two, or the contiguous one is below 32 bytes.
+// None: an extent is no power of two, or the contiguous one is below 32 bytes, or 16 for elements of one byte.
 std::optional<SharedForm> sharedForm(llvm::ArrayRef<int64_t> shape, int contiguous, int elementBytes);
 std::optional<SharedForm> sharedFormOf(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int elementBytes);
 bool isShared(mlir::Type tile);            // a tensor whose layout is one of shared memory

@@ -1,5 +1,6 @@
 // Packed values and tables. A thread holds the byte of each of its values (bytesLayout), so unpacking is a shift and a
-// mask, and the values of each of its bytes (valuesLayout), so packing is shifts and ors.
+// mask, and the values of each of its bytes (valuesLayout), so packing is shifts and ors. Values that are numbers of 16
+// bits next are made so from the bytes at once (PackedCasts.cpp).
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
 
 #include "bitloom/lib/support/Error.h"
@@ -47,8 +48,10 @@ LogicalResult nvptx::lower(Emitter &e, tile::UnpackOp unpack) {
     return arith::ConstantOp::create(b, e.loc, b.getI8IntegerAttr(int8_t(value)));
   };
   Registers registers;
+  SmallVector<int> shifts;
   for (int r = 0; r < values.inSize(reg); ++r) {
     int32_t own = shift.apply({{reg, r}})[0] ^ plane.bitXor;
+    shifts.push_back(own);
     Value value = bytes[r];
     if (thread)
       value = arith::ShRUIOp::create(b, e.loc, value, arith::XOrIOp::create(b, e.loc, thread, i8(own)));
@@ -63,6 +66,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::UnpackOp unpack) {
     registers.push_back(value);
   }
   e.put(unpack, registers);
+  if (!thread)
+    e.putFields(unpack, {bytes, shifts});
   return success();
 }
 

@@ -11,7 +11,8 @@
 // One barrier a step says both that all have the tiles and that the slot is free. So do products by wgmma whose
 // operands the copy engine refuses; these are started before the slot is filled, and waited for after. Elsewhere tiles
 // are loaded to registers by the step before, once that has put its own in shared memory; the last step loads a tile
-// that nobody reads.
+// that nobody reads. So is what comes straight to registers in a loop that unpacks what the copy engine brought: the
+// scales, whose latency is more than the rest of a step takes.
 #include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "bitloom/lowering/dialect/Tile.h"
@@ -269,7 +270,26 @@ void nvptx::pipelineLoads(func::FuncOp kernel, const Target &target, int warps) 
 
 //===- By way of registers ----------------------------------------------------------------------------------------===//
 
+// Whether threads read what the copy engine has brought for the loop.
+static bool readsRing(scf::ForOp loop) {
+  return llvm::any_of(loop.getOps<tile::FrontOp>(), [](tile::FrontOp front) {
+    return llvm::any_of(front->getUsers(), llvm::IsaPred<tile::ConvertLayoutOp>);
+  });
+}
+
+// The load, if it is of a small tile that nothing writes.
+static tile::LoadOp smallLoad(Operation &op, int threads) {
+  auto load = dyn_cast<tile::LoadOp>(op);
+  bool isSmall = load && isa<RankedTensorType>(load.getType()) && !isShared(load.getType()) &&
+                 wordsOf(load.getType(), threads) <= 2;
+  return isSmall &&
+                 llvm::none_of(load.getView().getUsers(), llvm::IsaPred<tile::StoreOp, tile::ScatterOp, tile::AtomicOp>)
+             ? load
+             : nullptr;
+}
+
 static void prefetch(scf::ForOp loop, int threads) {
+  const bool isOfRing = readsRing(loop);
   SmallVector<tile::LoadOp> loads;
   SmallVector<SetVector<Operation *>> slices;
   Operation *last = nullptr;
@@ -286,7 +306,9 @@ static void prefetch(scf::ForOp loop, int threads) {
     if (auto dot = dyn_cast<tile::DotOp>(op))
       words += wordsOf(dot.getType(), threads);
     auto convert = dyn_cast<tile::ConvertLayoutOp>(op);
-    tile::LoadOp load = convert && isShared(convert.getType()) ? loadedBy(convert) : nullptr;
+    tile::LoadOp load = isOfRing                                 ? smallLoad(op, threads)
+                        : convert && isShared(convert.getType()) ? loadedBy(convert)
+                                                                 : nullptr;
     SetVector<Operation *> slice;
     if (!load ||
         !llvm::all_of(load->getOperands(), [&](Value operand) { return collectScalars(operand, loop, slice); }))
@@ -296,7 +318,7 @@ static void prefetch(scf::ForOp loop, int threads) {
     slices.push_back(std::move(slice));
     last = &op;
   }
-  if (loads.empty() || words > mostWords(threads))
+  if (loads.empty() || (!isOfRing && words > mostWords(threads)))
     return;
   auto at = [&](OpBuilder &b, Value index) {
     SmallVector<Value> tiles;
@@ -334,7 +356,7 @@ void nvptx::prefetchLoads(Operation *kernel, const Target &target, int warps) {
     if (auto loop = dyn_cast<scf::ForOp>(op))
       loops.push_back(loop);
   });
-  if (!usesWgmma)
-    for (scf::ForOp loop : loops)
+  for (scf::ForOp loop : loops)
+    if (!usesWgmma || readsRing(loop))
       prefetch(loop, lanes * warps);
 }

@@ -304,11 +304,20 @@ LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
   return success();
 }
 
+// Whether threads read tiles of the ring themselves, beside what the tensor cores do.
+static bool isReadByThreads(Value ring) {
+  return llvm::any_of(ring.getUsers(), [](Operation *user) {
+    return isa<tile::FrontOp>(user) && llvm::any_of(user->getUsers(), llvm::IsaPred<tile::ConvertLayoutOp>);
+  });
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
   Emitter::Ring &ring = e.ring(pop.getRing());
   e.when(pop.getCondition() ? e.scalar(pop.getCondition()) : Value(), [&] {
     Value barrier = slotAddress(e, ring.empty, readWord(e, ring.popSlot), 8);
     Value isFirst = e.compare(e.laneId(), "eq", e.i32(0)); // the rest of the warp has passed the same wait
+    if (isReadByThreads(pop.getRing()))
+      e.ptx("bar.warp.sync -1;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
     e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b,~{memory}", Type(), {barrier, isFirst}, true);
     advance(e, ring.popSlot, Value(), ring.stages);
   });

@@ -98,10 +98,10 @@ private:
 
 //===- Rings ------------------------------------------------------------------------------------------------------===//
 
-// The dot that reads the tile first, past the transposes.
+// The dot that the tile is for: past the transposes, and what unpacks it.
 static tile::DotOp readerOf(Value tile) {
   Operation *user = *tile.getUsers().begin();
-  while (isa<tile::TransposeOp>(user))
+  while (!isa<tile::DotOp>(user) && user->getNumResults() && !user->use_empty())
     user = *user->getResult(0).getUsers().begin();
   return dyn_cast<tile::DotOp>(user);
 }
@@ -173,6 +173,8 @@ int64_t nvptx::exchangedBytes(func::FuncOp func) {
       kept += isa<tile::ConvertLayoutOp>(op) ? llvm::alignTo(bytes, sharedAlignment) : 0;
     else if (auto reduce = dyn_cast<tile::ReduceOp>(op)) // a part of each warp
       most = isAcrossWarps(reduce) ? std::max({most, bytes * warps, int64_t{4} << 10}) : most;
+    else if (auto convert = dyn_cast<tile::ConvertLayoutOp>(op); convert && isShared(convert.getSource().getType()))
+      return; // each thread reads what is its own
     else if (isa<tile::ConvertLayoutOp, tile::ReshapeOp, tile::TransposeOp, tile::SliceOp, tile::ScanOp, tile::GatherOp,
                  tile::AtomicOp, tile::LutOp>(op))
       most = std::max(most, bytes);
@@ -224,13 +226,23 @@ LogicalResult Specialization::chooseStages() {
 
 //===- Blocks that share a program --------------------------------------------------------------------------------===//
 
+// Whether what the loop carries is a sum to which each iteration adds something of its own.
+static bool addsUp(scf::ForOp loop) {
+  if (!loop || loop.getNumRegionIterArgs() != 1 || !loop.getRegionIterArg(0).hasOneUse())
+    return false;
+  auto sum = loop.getYieldedValues()[0].getDefiningOp<arith::AddFOp>();
+  return sum && sum->hasOneUse() && llvm::is_contained(sum->getOperands(), loop.getRegionIterArg(0));
+}
+
 // The one loop there is, when it starts from zero, and nothing is written until it ends: every block runs what is
 // before.
 void Specialization::splitLoop() {
   auto hint = func->getAttrOfType<IntegerAttr>(tile::splitAttr);
-  if (!hint || hint.getInt() < 2 || groups.size() != 1 || !groups.front().accumulating)
+  if (!hint || hint.getInt() < 2 || groups.size() != 1)
     return;
-  auto loop = cast<scf::ForOp>(groups.front().accumulating->getParentOp());
+  auto loop = dyn_cast<scf::ForOp>(groups.front().block()->getParentOp());
+  if (!groups.front().accumulating && !addsUp(loop))
+    return;
   if (loop->getParentOp() != func || loop.getNumRegionIterArgs() != 1 || loop->use_empty() ||
       (!matchPattern(loop.getInitArgs()[0], m_Zero()) && !matchPattern(loop.getInitArgs()[0], m_AnyZeroFloat())))
     return;

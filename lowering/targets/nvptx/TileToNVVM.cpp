@@ -226,7 +226,7 @@ bool Emitter::emitRangeTest(Operation *op) {
 
 LogicalResult Emitter::emitElementwise(Operation *op) {
   auto division = dyn_cast<arith::DivFOp>(op);
-  if (emitRangeTest(op) || (division && lowerDivision(*this, division)))
+  if (emitRangeTest(op) || (division && lowerDivision(*this, division)) || lowerPackedCast(*this, op))
     return success();
   if (isa<arith::ExtFOp, arith::TruncFOp>(op))
     if (FailureOr<bool> done = lowerFloat8Cast(*this, op); failed(done) || *done)

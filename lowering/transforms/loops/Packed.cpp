@@ -98,12 +98,13 @@ Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type eleme
   }
   SmallVector<int64_t> byteOfLane, shiftOfLane;
   int64_t bytes = 1;
-  bool uniform = true;
+  bool uniform = true, inOrder = true; // all at one shift; a byte a lane
   for (int64_t i = 0; i < lanes; ++i) {
     byteOfLane.push_back(RowLayout::image(layout.byteOf, i));
     shiftOfLane.push_back(RowLayout::image(layout.shiftOf, i));
     bytes = std::max(bytes, byteOfLane.back() + 1);
     uniform &= shiftOfLane.back() == 0;
+    inOrder &= byteOfLane.back() == i;
   }
   Place from = place;
   from.at[last] = mapBits(layout.byteOf, column);
@@ -124,7 +125,7 @@ Value KernelLowering::evaluateUnpack(UnpackOp op, const Place &place, Type eleme
   };
   Value value;
   if (widened || uniform) {
-    if (!alongRows && bytes < width)
+    if (!alongRows && !inOrder)
       packed = bytes == 1 ? broadcast(packed, width) : shuffle(packed, packed, byteOfLane);
     value = packed;
     if (widened) {

@@ -13,12 +13,12 @@ using Bytes = std::vector<uint8_t>;
 
 namespace {
 
-constexpr Order allOrders[] = {Order::LowFirst, Order::HighFirst, Order::Planar};
+constexpr Order allOrders[] = {Order::LowFirst, Order::HighFirst, Order::Planar, Order::Fragments};
 
 template <typename Check> void forEveryPacking(Check check) {
   for (int bits = 1; bits <= 8; ++bits)
     for (Order order : allOrders)
-      for (int block = 8; block <= 256; block *= 2) {
+      for (int block = order == Order::Fragments ? 128 : 8; block <= 256; block *= 2) {
         Packing packing{bits, order, block};
         SCOPED_TRACE(packing.toString());
         check(packing);
@@ -273,11 +273,11 @@ TEST(Packing, TextRoundTrips) {
   EXPECT_EQ((Packing{4, Order::Planar, 128}).toString(), "bits=4,order=planar,block=128");
   EXPECT_EQ(Packing::parse("block=16,bits=3,order=high"), (Packing{3, Order::HighFirst, 16}));
   EXPECT_EQ(messageOf([] { Packing::parse("bits=4,order=middle,block=8"); }),
-            "expected an order of low, high, planar, columns, got 'middle'");
+            "expected an order of low, high, planar, fragments, columns, got 'middle'");
   for (const char *text : {"", "bits=4", "bits=4,order=low", "bits=4x,order=low,block=8",
                            "bits=4,bits=4,order=low,block=8", "bits,order=low,block=8", "width=4,order=low,block=8"})
     EXPECT_EQ(messageOf([&] { Packing::parse(text); }),
-              "expected bits=N,order=(low, high, planar, columns),block=N and, of columns, rows=N,lanes=N,"
+              "expected bits=N,order=(low, high, planar, fragments, columns),block=N and, of columns, rows=N,lanes=N,"
               "bias=(none, low, all), got '" +
                   std::string(text) + "'");
   EXPECT_EQ(messageOf([] { Packing::parse("bits=0,order=low,block=8"); }), "expected 1 to 8 bits, got 0");

@@ -215,7 +215,7 @@ func.func @warps(%x: !tile.view<?xf32>) attributes {tile.kernel, tile.num_warps 
 
 func.func @columns(%x: !tile.view<?x?xi8>, %i: i64) attributes {tile.kernel} {
   %b = tile.load %x[%i, %i] dims [0, 1] : !tile.view<?x?xi8> -> tensor<1x64xi8>
-  // expected-error-re @+1 {{expected a packing in the order low, high or planar on sm_{{.*}}, got bits=4,order=columns,block=4,rows=32,lanes=4,bias=none: the order columns is that of CPUs}}
+  // expected-error-re @+1 {{expected a packing in the order low, high, planar or fragments on sm_{{.*}}, got bits=4,order=columns,block=4,rows=32,lanes=4,bias=none: the order columns is that of CPUs}}
   %v = tile.unpack %b <"bits=4,order=columns,block=4,rows=32,lanes=4,bias=none"> : tensor<1x64xi8> -> tensor<32x4xi8>
   return
 }

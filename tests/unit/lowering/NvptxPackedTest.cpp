@@ -1,0 +1,188 @@
+// Packed values as numbers of 16 bits, and products with them on the tensor cores, against the interpreter. The PTX
+// runs in an emulator. Every bit of the results counts: conversions are exact for all code points.
+#include "bitloom/tests/unit/lowering/Products.h"
+
+#include <bit>
+#include <regex>
+
+using namespace bitloom;
+
+namespace {
+
+// Bytes of every value, in no order that a layout knows.
+void fillWithAllBytes(std::vector<int8_t> &bytes) {
+  uint64_t seed = 7;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    bytes[i] = i < 256 ? int8_t(i) : int8_t(seed >> 40);
+  }
+}
+
+template <Element T> void converts(int bits, const std::string &order, int block, bool isSigned) {
+  const int64_t columns = std::max(block, 64) * 2, bytesPerRow = columns * bits / 8;
+  std::string packing = "\"bits=" + std::to_string(bits) + ",order=" + order + ",block=" + std::to_string(block) + "\"";
+  SCOPED_TRACE(packing + (isSigned ? " signed " : " ") + irType<T>());
+  Data<int8_t> bytes({16, bytesPerRow});
+  fillWithAllBytes(bytes.values);
+  Data<T> out({16, columns}, 2);
+  std::string type = irType<T>(), packed = tileType(bytes.shape, "i8"), values = tileType(out.shape, "i8"),
+              numbers = tileType(out.shape, type);
+  agrees("func.func @k(%a: !tile.view<?x?xi8>" + aligned + ", %o: !tile.view<?x?x" + type + ">" + aligned +
+             ") attributes {tile.kernel} {\n%z = arith.constant 0 : i64\n%b = tile.load %a[%z, %z] dims [0, 1] : "
+             "!tile.view<?x?xi8> -> " +
+             packed + "\n%u = tile.unpack %b " + (isSigned ? "signed " : "") + "<" + packing + "> : " + packed +
+             " -> " + values + "\n%f = arith." + (isSigned ? "sitofp" : "uitofp") + " %u : " + values + " to " +
+             numbers + "\ntile.store %f, %o[%z, %z] dims [0, 1] : " + numbers + ", !tile.view<?x?x" + type +
+             ">\nreturn\n}",
+         {bytes, out}, {.tolerance = 0, .warps = {4}});
+}
+
+} // namespace
+
+TEST(NvptxPacked, BecomesHalvesExactly) {
+  for (int bits = 1; bits <= 8; ++bits)
+    for (bool isSigned : {false, true})
+      for (auto [order, block] :
+           {std::pair("fragments", 128), std::pair("planar", 128), std::pair("low", 8), std::pair("high", 8)}) {
+        if (block == 8 && bits != 3 && bits != 4)
+          continue;
+        converts<f16>(bits, order, block, isSigned);
+        converts<bf16>(bits, order, block, isSigned);
+      }
+}
+
+namespace {
+
+// out^T = scale · (weight · x^T), block by block, as kernels/low_bit_linear computes it.
+struct How {
+  std::string attributes = "", packing = "order=fragments,block=128";
+  int warps = 0;
+  bool isAligned = true;  // x and the result
+  bool isShifted = false; // the weight by numbers of its rows
+};
+
+template <Element T>
+std::unique_ptr<EmulatedKernel> multiplies(int bits, int64_t blockN, int64_t blockM, std::array<int64_t, 3> extents,
+                                           const How &how = {}) {
+  auto [m, n, k] = extents;
+  SCOPED_TRACE(std::to_string(bits) + " bits, " + irType<T>() + ", " + std::to_string(m) + " x " + std::to_string(n));
+  const int64_t blocks = (k + 127) / 128, perBlock = 16 * bits;
+  std::string text = R"(
+func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s: !tile.view<?x?xELEMENT>,
+             %o: !tile.view<?x?xELEMENT>EVEN) attributes {tile.kernelMORE} {
+  %i = tile.program_id 0
+  %j = tile.program_id 1
+  %bn = arith.constant BLOCKN : i64
+  %bm = arith.constant BLOCKM : i64
+  %cols = arith.muli %i, %bn : i64
+  %rows = arith.muli %j, %bm : i64
+  %z = arith.constant 0 : i64
+  %one = arith.constant 1 : i64
+  %c128 = arith.constant 128 : i64
+  %c127 = arith.constant 127 : i64
+  %bytes = arith.constant BYTES : i64
+  %k = tile.extent %x, 1 : !tile.view<?x?xELEMENT>
+  %more = arith.addi %k, %c127 : i64
+  %blocks = arith.divui %more, %c128 : i64
+  %none = arith.constant dense<0.0> : tensor<BLOCKNxBLOCKMxf32>
+  %sum = scf.for %b = %z to %blocks step %one iter_args(%acc = %none) -> tensor<BLOCKNxBLOCKMxf32> : i64 {
+    %at = arith.muli %b, %bytes : i64
+    %p = tile.load %w[%cols, %at] dims [0, 1] : !tile.view<?x?xi8> -> tensor<BLOCKNxBYTESxi8>
+    %u = tile.unpack %p signed <"bits=BITS,PACKING"> : tensor<BLOCKNxBYTESxi8> -> tensor<BLOCKNx128xi8>
+    %q = tile.load %s[%b, %cols] dims [1] : !tile.view<?x?xELEMENT> -> tensor<BLOCKNxELEMENT>
+    WEIGHT
+    %from = arith.muli %b, %c128 : i64
+    %v = tile.load %x[%rows, %from] dims [0, 1] : !tile.view<?x?xELEMENT> -> tensor<BLOCKMx128xELEMENT>
+    %t = tile.transpose %v [1, 0] : tensor<BLOCKMx128xELEMENT> -> tensor<128xBLOCKMxELEMENT>
+    %d = tile.dot %f, %t, %none : tensor<BLOCKNx128xELEMENT>, tensor<128xBLOCKMxELEMENT>, tensor<BLOCKNxBLOCKMxf32>
+    %e = arith.extf %q : tensor<BLOCKNxELEMENT> to tensor<BLOCKNxf32>
+    %c = tile.reshape %e : tensor<BLOCKNxf32> -> tensor<BLOCKNx1xf32>
+    %wide = tile.broadcast %c : tensor<BLOCKNx1xf32> -> tensor<BLOCKNxBLOCKMxf32>
+    %scaled = arith.mulf %d, %wide : tensor<BLOCKNxBLOCKMxf32>
+    %next = arith.addf %acc, %scaled : tensor<BLOCKNxBLOCKMxf32>
+    scf.yield %next : tensor<BLOCKNxBLOCKMxf32>
+  }
+  %out = arith.truncf %sum : tensor<BLOCKNxBLOCKMxf32> to tensor<BLOCKNxBLOCKMxELEMENT>
+  %turned = tile.transpose %out [1, 0] : tensor<BLOCKNxBLOCKMxELEMENT> -> tensor<BLOCKMxBLOCKNxELEMENT>
+  tile.store %turned, %o[%rows, %cols] dims [0, 1] : tensor<BLOCKMxBLOCKNxELEMENT>, !tile.view<?x?xELEMENT>
+  return
+})";
+  std::string plain = "%f = arith.sitofp %u : tensor<BLOCKNx128xi8> to tensor<BLOCKNx128xELEMENT>";
+  std::string shifted = R"(%g = arith.sitofp %u : tensor<BLOCKNx128xi8> to tensor<BLOCKNx128xELEMENT>
+    %r = tile.reshape %q : tensor<BLOCKNxELEMENT> -> tensor<BLOCKNx1xELEMENT>
+    %y = tile.broadcast %r : tensor<BLOCKNx1xELEMENT> -> tensor<BLOCKNx128xELEMENT>
+    %f = arith.subf %g, %y : tensor<BLOCKNx128xELEMENT>)";
+  for (auto &[name, value] :
+       std::vector<std::pair<std::string, std::string>>{{"ALIGNED", aligned},
+                                                        {"EVEN", how.isAligned ? aligned : ""},
+                                                        {"WEIGHT", how.isShifted ? shifted : plain},
+                                                        {"MORE", how.attributes},
+                                                        {"ELEMENT", irType<T>()},
+                                                        {"BLOCKN", std::to_string(blockN)},
+                                                        {"BLOCKM", std::to_string(blockM)},
+                                                        {"BYTES", std::to_string(perBlock)},
+                                                        {"BITS", std::to_string(bits)},
+                                                        {"PACKING", how.packing}})
+    text = replaced(text, name, value);
+  Aligned<T> x({m, k}), scales({blocks, n}, 2), out({m, n}, 3);
+  if (!how.isAligned)
+    x = Aligned<T>({m, k}, {k, 1}, 1), out = Aligned<T>({m, n}, {n, 1}, 3);
+  Aligned<int8_t> weight({n, blocks * perBlock}, 4);
+  fillWithAllBytes(weight.values);
+  auto kernel = agrees(text, {x, weight, scales, out},
+                       {.grid = {(n + blockN - 1) / blockN, (m + blockM - 1) / blockM, 1},
+                        .tolerance = 0,
+                        .warps = {how.warps},
+                        .blocks = {2}});
+  EXPECT_NE(kernel->ptx.find("wgmma.mma_async"), std::string::npos);
+  EXPECT_TRUE(kernel->isPersistent);
+  EXPECT_FALSE(std::regex_search(kernel->ptx, std::regex("cvt.rn.[a-z]*[0-9]*.[us]")))
+      << "two at a time, without conversions";
+  return kernel;
+}
+
+} // namespace
+
+// The bytes and x come by the copy engine; the weight goes to the tensor cores from registers.
+TEST(NvptxPacked, MultipliesFromRegisters) {
+  for (int bits = 1; bits <= 8; ++bits) {
+    auto kernel = multiplies<f16>(bits, 64, 8, {3, 70, 200});
+    const size_t planes = size_t(std::popcount(unsigned(bits)));
+    EXPECT_EQ(kernel->requests.size(), planes + 2) << "tensor maps: of each plane, of x, of the result";
+    multiplies<bf16>(bits, 64, 8, {1, 70, 200});
+  }
+}
+
+TEST(NvptxPacked, TakesEveryOrderApart) {
+  for (int bits = 1; bits <= 8; ++bits)
+    for (std::string packing : {"order=planar,block=128", "order=low,block=8", "order=high,block=8"}) {
+      if (!packing.starts_with("order=planar") && bits % 4)
+        continue; // there threads differ in where in a byte their values start
+      multiplies<f16>(bits, 64, 8, {8, 64, 128}, {.packing = packing});
+      multiplies<bf16>(bits, 64, 8, {8, 64, 128}, {.packing = packing});
+    }
+}
+
+TEST(NvptxPacked, MultipliesBlocksOfManyShapes) {
+  multiplies<f16>(4, 128, 16, {17, 136, 264});
+  multiplies<bf16>(4, 256, 8, {1, 520, 136}, {.warps = 16});
+  multiplies<f16>(3, 128, 64, {65, 130, 136});
+  multiplies<f16>(4, 128, 128, {130, 136, 264});
+  multiplies<f16>(7, 64, 8, {3, 200, 1700}); // the rings go round
+}
+
+TEST(NvptxPacked, MultipliesWhatIsUnalignedOrHasZeroPoints) {
+  for (int bits : {3, 4}) {
+    multiplies<f16>(bits, 64, 8, {3, 71, 397}, {.isAligned = false});
+    multiplies<bf16>(bits, 64, 8, {3, 70, 300}, {.isShifted = true});
+  }
+}
+
+// Blocks of a cluster add up what each has multiplied by its scales.
+TEST(NvptxPacked, SharesTheSumAmongBlocks) {
+  for (int split : {2, 3}) {
+    auto kernel =
+        multiplies<f16>(4, 64, 8, {5, 136, 900}, {.attributes = ", tile.split = " + std::to_string(split) + " : i32"});
+    EXPECT_EQ(kernel->cluster, split);
+  }
+}

@@ -19,11 +19,11 @@ template <class T> struct Embedding {
   Meta<int> block = "min(round_up(cols, 128), 8192)";
   BITLOOM_PARAMS(ids, weight, out, error, checked, block)
 
-  Grid grid() const { return {ceil_div(out.extent(1), block), out.extent(0)}; }
+  Grid grid() const { return {out.extent(0), ceil_div(out.extent(1), block)}; }
 
   void operator()() const {
-    auto cols = block_at(program_id(0), block);
-    auto i = program_id(1);
+    auto cols = block_at(program_id(1), block);
+    auto i = program_id(0);
     Scalar<i64> id = ids(i);
     auto row = weight(id, cols);
     out(i, cols) = row;

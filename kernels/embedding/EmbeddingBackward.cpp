@@ -25,11 +25,11 @@ template <class T> struct EmbeddingBackward {
   Meta<int> ahead = 4; // rows loaded at once
   BITLOOM_PARAMS(dy, order, starts, dweight, padding, block, ahead)
 
-  Grid grid() const { return {ceil_div(dweight.extent(1), block), dweight.extent(0)}; }
+  Grid grid() const { return {dweight.extent(0), ceil_div(dweight.extent(1), block)}; }
 
   void operator()() const {
-    auto cols = block_at(program_id(0), block);
-    auto id = program_id(1);
+    auto cols = block_at(program_id(1), block);
+    auto id = program_id(0);
     Scalar<i64> first = starts(id);
     Scalar<i64> last = where(id == padding, first, Scalar<i64>(starts(id + 1)));
     auto total = zeros<f32>({block});

@@ -10,7 +10,8 @@ inline constexpr auto gluTests = "rows=1 cols=1; rows=3 cols=17; rows=199 cols=3
                                  "rows=3 cols=192 gate_multiplier=0.5 down_multiplier=1.5";
 inline constexpr auto gluBenchmarks = "rows=8192 cols=14336; rows=4096 cols=11008";
 inline constexpr auto gluBlock = "min(round_up(max(cols, 1), 128), 1024)";
-inline constexpr auto gluBlockRows = "max(1, 1024 / next_pow2(block))";
+// More rows than a GPU counts programs along this axis are taken several at once.
+inline constexpr auto gluBlockRows = "max(max(1, 1024 / next_pow2(block)), next_pow2(ceil_div(rows, 65535)))";
 
 template <class T, class Activation> struct Glu {
   static constexpr auto tests = gluTests, benchmarks = gluBenchmarks;

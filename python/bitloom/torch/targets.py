@@ -22,7 +22,7 @@ def error_word(name: str, device: torch.device) -> Tensor:
     key = name, device
     if key not in _words:
         there = torch.zeros(1, dtype=torch.int32, device=device)
-        _words[key] = there, torch.zeros(1, dtype=torch.int32, pin_memory=True)
+        _words[key] = there, torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=True)
     there, seen = _words[key]
     if row := seen.item():
         seen.zero_()

@@ -351,8 +351,12 @@ static bool isStrided(const TensorRef &tensor) {
   int last = tensor.rank() - 1;
   return tensor.extents[last] > 1 && tensor.strides[last] != 1;
 }
-static int alignmentOf(const TensorRef &tensor) {
+// Of an output the bytes of a row count too: Hopper's copy engine writes 16 at a time, also where the last of them lie
+// beyond the extent (seen on an H200; loads stop at the element).
+static int alignmentOf(const TensorRef &tensor, bool isOutput) {
   auto bits = reinterpret_cast<uintptr_t>(tensor.data);
+  if (isOutput && tensor.rank() > 1)
+    bits |= uintptr_t(tensor.extents[tensor.rank() - 1]) * bytesOf(tensor.dtype);
   for (int d = 0; d + 1 < tensor.rank(); ++d)
     if (tensor.extents[d] > 1)
       bits |= uintptr_t(tensor.strides[d]) * bytesOf(tensor.dtype);
@@ -364,7 +368,8 @@ static int alignmentOf(const TensorRef &tensor) {
 
 Call::Assumed Call::assumed(size_t parameter) const {
   const TensorRef tensor = inMemory(parameter);
-  return {isStrided(tensor), isTransposed(parameter), alignmentOf(tensor)};
+  return {isStrided(tensor), isTransposed(parameter),
+          alignmentOf(tensor, variant().parameters[parameter].output)};
 }
 
 Program Call::trace() const {
@@ -433,6 +438,8 @@ std::string Call::specialisation() const {
 }
 
 std::shared_ptr<Executable> Call::executable(const Target &target) const {
+  if (row->onlyCpus && !isCpu(target.family))
+    throw UserError(row->name + ": expected tensors on a CPU, which it is for, got " + target.name);
   static std::mutex mutex;
   static std::unordered_map<std::string, std::shared_ptr<Executable>> ready;
   std::string key = row->name + "|" + target.name + "|" + std::to_string(device().index) + "|" + specialisation();

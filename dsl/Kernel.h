@@ -5,7 +5,7 @@
 //     static constexpr auto summary = "out = x + y";
 //     static constexpr auto tests = "n=1; n=4097", benchmarks = "n=67108864";
 //     // and, where random inputs must lie in some range: inputs = "target=0..cols-1" (KernelRow::inputs), where not
-//     // all extents go together: conditions = "heads % kv_heads == 0"
+//     // all extents go together: conditions = "heads % kv_heads == 0"; not for GPUs: onlyCpus = true
 //
 //     View<const f32, 1> x{"n"}, y{"n"};
 //     View<f32, 1> out{"n"};
@@ -119,6 +119,8 @@ template <class First, class... Rest> KernelRow rowOf(const char *source) {
     row.inputs = First::inputs;
   if constexpr (requires { First::conditions; })
     row.conditions = cases(First::conditions);
+  if constexpr (requires { First::onlyCpus; })
+    row.onlyCpus = First::onlyCpus;
   row.code = reinterpret_cast<const void *>(&rowOf<First, Rest...>);
   return row;
 }

@@ -55,6 +55,7 @@ struct KernelRow {
   // What must hold of the names of the extents and the Meta parameters: "heads % kv_heads == 0". A call that breaks one
   // is refused.
   std::vector<std::string> conditions{};
+  bool onlyCpus = false;      // a call on a GPU is refused
   const void *code = nullptr; // an address in the program or library that traces the kernel; null: not known
 };
 

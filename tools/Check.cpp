@@ -40,6 +40,10 @@ public:
     const Target &target = named.target;
     const std::string dtype = nameOf(resolved.kernel(), variantIndex(resolved));
     std::vector<std::string> row = {resolved.kernel().name, dtype, sizes, named.name};
+    if (resolved.kernel().onlyCpus && !isCpu(target.family)) {
+      rows.push_back(withResult(row, "", "", "", "refused: for CPUs"));
+      return;
+    }
     try {
       int device = 0;
       const Place place = placeOf(target, device);

@@ -24,6 +24,8 @@ template <class Scale> struct LowBitMatmul {
       "asymmetric=1; m=2 n=17 groups=2 x_asymmetric=1 biased=1; m=4 n=33 groups=2 bits=8 clamped=1";
   static constexpr auto benchmarks = "m=1 n=4096 groups=32; m=64 n=4096 groups=32";
 
+  static constexpr bool onlyCpus = true;
+
   View<const u8, 2> x{"ceil_div(m, x_rows), groups * group * x_rows"};
   View<const u8, 2> weight{"ceil_div(n, rows), groups * group * rows * bits / 8"};
   View<const Scale, 2> scales{"groups, n"};

@@ -20,11 +20,15 @@ def matmul(a, b, activation, bias=0, scale_a=1, scale_b=1, addend=0, **_):
     return activated(a @ b * scale_a * scale_b + bias + addend, activation)
 
 
+matmul_torch_on_device = True  # tensor cores round sums in ways of their own
+
+
 def matmul_torch(a, b, activation, bias=None, addend=None, dtype="", **_):
     if dtype.endswith("/f32"):
-        a, b = a.float(), b.float()
-    if not a.is_floating_point():
-        product = a.to(torch.int32) @ b.to(torch.int32) + (0 if bias is None else bias)
+        product = torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+        product = product + (0 if bias is None else bias)
+    elif not a.is_floating_point():  # in float64, exactly: integers have no product on GPUs
+        product = (a.double() @ b.double()).to(torch.int32) + (0 if bias is None else bias)
     elif a.dtype.itemsize == 1:  # torch._scaled_mm wants shapes of multiples of 16
         product = (a.float() @ b.float() + (0 if bias is None else bias)).to(torch.bfloat16)
     else:

@@ -140,6 +140,7 @@ void bindRegistry(py::module_ &module) {
           "the dtypes in which each variant differs from the others: f32, or bf16/f32")
       .def_readonly("tests", &KernelRow::tests, "sizes to test with")
       .def_readonly("benchmarks", &KernelRow::benchmarks, "sizes to measure with")
+      .def_readonly("only_cpus", &KernelRow::onlyCpus, "whether calls on a GPU are refused")
       .def_property_readonly(
           "signature", [](const KernelRow &row) { return KernelFunction::of(row).signature().text; },
           "of the Python function")

@@ -36,7 +36,7 @@ fill_bundle() {
   cp -r tests/numerics tests/python "$bundle/tests/"
   find kernels -name reference.py -exec cp --parents {} "$bundle" \;
   find "$bundle" -name __pycache__ -prune -exec rm -r {} +
-  "$python" -m pip download -q --no-deps -d "$bundle/wheels" liger-kernel==0.8.5
+  "$python" -m pip wheel -q --no-deps -w "$bundle/wheels" liger-kernel==0.8.5 gemlite==0.6.0.post2
 }
 
 pack_bundle() {

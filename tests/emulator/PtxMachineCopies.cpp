@@ -216,11 +216,13 @@ void Machine::loadBox(Thread &t, const Instruction &i, const TensorMap &map, std
   finishCopy(t, signal, stamp, bytes, i);
 }
 
-// Also reductions into global memory, element by element.
+// Also reductions into global memory. Where a row ends within 16 bytes, all of these are written, as Hopper does.
 void Machine::storeBox(Thread &t, const Instruction &i, const TensorMap &map, std::span<const int64_t> start,
                        SharedPlace from) {
   const int64_t size = bytesOf(map.dtype), inner = map.box[0] * size;
   const Type type = typeOf(map.dtype);
+  TensorMap written = map;
+  written.extents[0] = (map.extents[0] * size + 15) / 16 * 16 / size;
   std::vector<uint8_t> line(inner);
   Stamp stamp = bulkStoreStamp(t);
   forEachRow(map, start, [&](const auto &at, int64_t row) {
@@ -230,7 +232,7 @@ void Machine::storeBox(Thread &t, const Instruction &i, const TensorMap &map, st
     }
     auto element = at;
     for (int64_t k = 0; k < map.box[0]; ++k, ++element[0]) {
-      if (!isInside(map, element, 0))
+      if (!isInside(written, element, 0))
         continue;
       uint8_t *to = globalAt(addressIn(map, element), size, size, i);
       uint64_t value = 0, old = 0;

@@ -2,7 +2,7 @@
 # Tests and measures on a machine with a GPU, Python 3.12 and torch, on which nothing was built: unpacks the archive of
 # `./dev gpu-bundle` beside this file into a fresh folder and runs from there. What it measures is printed, and written
 # to $OUT where that is set.
-# usage: run.sh [tests | gemm|gpu|train|losses|launch [ARGUMENT...]]; without an argument all of them in turn, each
+# usage: run.sh [tests | gemm|gpu|train|losses|low_bit|launch [ARGUMENT...]]; without an argument all of them in turn, each
 # bounded in time
 set -euo pipefail
 
@@ -26,13 +26,13 @@ measure() {
   shift
   case $what in
     gemm) python3 "$folder/perf/gemm.py" --out "$out" "$@" ;;
-    gpu | losses) python3 "$folder/perf/$what.py" --json "$out/$what.json" "$@" ;;
+    gpu | losses | low_bit) python3 "$folder/perf/$what.py" --json "$out/$what.json" "$@" ;;
     train) python3 "$folder/perf/train.py" --json "$out/train.json" --plot "$out/train" "$@" ;;
     launch)
-      launch_bench "$folder/lib/libnineteen.so"
+      LD_LIBRARY_PATH=$folder/lib launch_bench "$folder/lib/libnineteen.so"
       python3 "$folder/perf/launch.py" --nineteen "$folder/lib/libnineteen.so" "$@"
       ;;
-    *) echo "run.sh: expected tests, gemm, gpu, train, losses or launch, got '$what'" >&2 && exit 2 ;;
+    *) echo "run.sh: expected tests, gemm, gpu, train, losses, low_bit or launch, got '$what'" >&2 && exit 2 ;;
   esac
 }
 
@@ -40,7 +40,7 @@ measure() {
 run_all() {
   local failed=0 what
   timeout 400 "${BASH_SOURCE[0]}" tests || failed=1
-  for what in launch gpu train losses gemm; do
+  for what in launch gpu train losses low_bit gemm; do
     timeout 300 "${BASH_SOURCE[0]}" "$what" || failed=1
   done
   return $failed

@@ -149,6 +149,10 @@ def expected(case: Case, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, .
     return as_tuple(function(**{name: exact(tensor) for name, tensor in inputs.items()}, **case.numbers()))
 
 
-def by_torch(case: Case, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, ...]:
-    function = getattr(reference_of(case.kernel), f"{case.kernel}_torch")
+def by_torch(case: Case, inputs: dict[str, torch.Tensor], device="cpu") -> tuple[np.ndarray, ...]:
+    """torch's results: on the CPU, or on the device of a kernel whose reference.py defines ``k_torch_on_device``."""
+    module = reference_of(case.kernel)
+    if getattr(module, f"{case.kernel}_torch_on_device", False):
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    function = getattr(module, f"{case.kernel}_torch")
     return tuple(exact(tensor.detach()) for tensor in as_tuple(function(**inputs, **case.numbers(), dtype=case.dtype)))

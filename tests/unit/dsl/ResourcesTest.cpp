@@ -35,10 +35,8 @@ struct Configurations {
 Configurations shipped(const Target &target, bool ragged) {
   Configurations all;
   for (const KernelRow *kernel : allKernels()) {
-    if (!kernel->source.starts_with("kernels/"))
-      continue; // of a test
-    if (kernel->name == "low_bit_matmul")
-      continue; // its packing is that of CPUs
+    if (!kernel->source.starts_with("kernels/") || kernel->onlyCpus)
+      continue; // of a test, or not for GPUs
     for (size_t variant = 0; variant < kernel->variants.size(); ++variant) {
       std::vector<std::string> cases = kernel->benchmarks;
       if (ragged)

@@ -159,6 +159,12 @@ TEST(PtxEmulatorCopies, StoresBoxesAndNeedsTheirFences) {
         int place = ((z - 1) * 8 + y - 2) * 32 + x + 8;
         ASSERT_EQ(out[(z * 7 + y) * 12 + x], isIn ? uint32_t(place * 4) : 99) << z << " " << y << " " << x;
       }
+  // Of a row that ends within 16 bytes, what lies beyond is lost.
+  std::fill(out.begin(), out.end(), 99);
+  map.extents[0] = 5;
+  kernel.run({0}, 3072, {&map, 1});
+  for (int x = 0; x < 12; ++x)
+    ASSERT_EQ(out[(7 + 2) * 12 + x], x < 8 ? uint32_t((x + 8) * 4) : 99) << x;
   kernel.body = with("", wait);
   EXPECT_NE(kernel.complaint({0}, 3072, {&map, 1}).find("no proxy fence"), std::string::npos);
   kernel.body = with(fence, "");

@@ -509,6 +509,11 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
   }
   if (sharesSteps)
     prepareStream(scalar(specialize.getSteps()), programs, first, blocks);
+  // The first copies would wait for what describes them: it comes while others prepare the barriers.
+  when(compare(linearThreadId(), "eq", i32(32)), [&] {
+    for (unsigned i = unsigned(function.getNumArguments() - requests.size()); i < function.getNumArguments(); ++i)
+      ptx("prefetch.tensormap [$0];", "l", Type(), {function.getArgument(i)}, /*hasSideEffects=*/true);
+  });
   // Blocks may have started while the launch before this one still runs (LaunchOptions::overlapPrevious); all that it
   // wrote is seen from here on. The next launch's may start as ours end.
   ptx("fence.mbarrier_init.release.cluster;\n\tgriddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;", "~{memory}",

@@ -105,7 +105,17 @@ private:
   std::unique_ptr<PtxEmulator> emulator;
 };
 
-// All the memory that a view's elements lie in, the gaps between them too.
+// Bytes after each row of a view, up to a multiple of 16, that its stride leaves free. The copy engine of sm_90 writes
+// them with the row; calls (dsl/Call.cpp) let it only where there are none.
+inline int64_t gapOf(const TensorRef &view) {
+  const int rank = view.rank();
+  if (rank < 2 || view.strides[rank - 1] != 1)
+    return 0;
+  const int64_t size = bytesOf(view.dtype), row = view.extents[rank - 1] * size, whole = (row + 15) / 16 * 16;
+  return whole <= view.strides[rank - 2] * size ? whole - row : 0;
+}
+
+// All the memory that a view's elements lie in, the gaps between them and the last row's too.
 inline std::span<char> memoryOf(const TensorRef &view) {
   int64_t first = 0, last = 0;
   for (int d = 0; d < view.rank(); ++d) {
@@ -115,7 +125,16 @@ inline std::span<char> memoryOf(const TensorRef &view) {
     (reach < 0 ? first : last) += reach;
   }
   const int64_t size = bytesOf(view.dtype);
-  return {static_cast<char *>(view.data) + first * size, size_t((last - first + 1) * size)};
+  return {static_cast<char *>(view.data) + first * size, size_t((last - first + 1) * size + gapOf(view))};
+}
+
+// Whether an offset into memoryOf lies in a gap.
+inline bool isInGap(const TensorRef &view, size_t offset) {
+  if (!gapOf(view))
+    return false;
+  const int64_t size = bytesOf(view.dtype), rank = view.rank(), pitch = view.strides[rank - 2] * size;
+  const int64_t within = int64_t(offset) % pitch - view.extents[rank - 1] * size;
+  return within >= 0 && within < gapOf(view);
 }
 
 inline double numberAt(DType dtype, const char *at) {
@@ -189,7 +208,7 @@ inline std::unique_ptr<EmulatedKernel> agrees(const std::string &text, const std
         continue;
       for (size_t at = 0; at < expected[v].size(); at += size_t(bytesOf(dtype))) {
         double x = numberAt(dtype, expected[v].data() + at), y = numberAt(dtype, got + at);
-        if (x == y || (std::isnan(x) && std::isnan(y)))
+        if (x == y || (std::isnan(x) && std::isnan(y)) || isInGap(*views[v], at))
           continue;
         double allowed = isFloat(dtype) ? how.tolerance * std::max(1.0, std::fabs(x)) : 0;
         ASSERT_NEAR(x, y, allowed) << which << ", view " << v << ", element " << at / size_t(bytesOf(dtype)) << " of\n"

@@ -471,6 +471,9 @@ PreparedCall Call::prepare(const Target &target) const {
     if (parameter.kind != Kind::Meta)
       word += parameter.kind == Kind::View ? 1 + 2 * size_t(parameter.rank) : 1;
   }
+  constexpr int64_t worthAThread = 1 << 15; // bytes: to wake one takes as long as to work through these
+  const double programs = double(prepared.grid[0]) * double(prepared.grid[1]) * double(prepared.grid[2]);
+  prepared.grain = std::max<int64_t>(1, int64_t(std::ceil(programs * worthAThread / double(std::max<int64_t>(1, minimalBytes())))));
   if (std::ranges::count(prepared.grid, 0) == 0)
     prepared.executable = executable(target);
   return prepared;
@@ -478,7 +481,7 @@ PreparedCall Call::prepare(const Target &target) const {
 
 void PreparedCall::launch(void *stream) const {
   if (executable)
-    executable->launch(words, grid, stream);
+    executable->launch(words, grid, stream, grain);
 }
 
 void PreparedCall::launchOn(std::span<void *const> data, void *stream) const {
@@ -488,7 +491,7 @@ void PreparedCall::launchOn(std::span<void *const> data, void *stream) const {
   std::ranges::copy(words, all.begin());
   for (auto [parameter, word] : addresses)
     all[word] = int64_t(reinterpret_cast<intptr_t>(data[parameter]));
-  executable->launch(std::span(all).first(words.size()), grid, stream);
+  executable->launch(std::span(all).first(words.size()), grid, stream, grain);
 }
 
 void Call::launch(const Target &target, void *stream) const { prepare(target).launch(stream); }

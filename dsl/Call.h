@@ -30,6 +30,7 @@ struct PreparedCall {
   };
   std::vector<Address> addresses;
   Device device;
+  int64_t grain = 1; // programs that are worth another thread of a CPU
 
   // On a CPU to the end, on a GPU, whose context is current, on `stream`; on the tensors of the call itself, or on
   // others, whose addresses `data` has by parameter.

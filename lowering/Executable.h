@@ -20,8 +20,10 @@ public:
   virtual ~Executable() = default;
 
   // Runs the whole grid. `words` by the calling convention of lib/runtime/Launch.h. On a CPU it returns when all is
-  // done, having spread the grid over the thread pool; on a GPU it enqueues on `stream` (a CUstream) and returns.
-  virtual void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream = nullptr) = 0;
+  // done, having spread the grid over the thread pool, at least `grain` programs to a thread; on a GPU it enqueues on
+  // `stream` (a CUstream) and returns.
+  virtual void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream = nullptr,
+                      int64_t grain = 1) = 0;
 };
 
 // Compiles, or takes the machine code from the disk cache, and loads it.

@@ -89,24 +89,35 @@ def cross_entropy_results(dlogits, loss, lse, z_loss, predicted, correct, error)
     return dlogits, loss, lse, z_loss, predicted, correct, error * 0
 
 
-cross_entropy_part_reads = ("lse", "own", "spread")
+cross_entropy_part_reads = ("lse", "own", "spread", "top", "predicted")
 
 
-def cross_entropy_part(logits, target, lse, own, spread, first, softcap, weight=1, **_):
+def best_of_part(x, first, top, predicted, where):
+    """The largest of each row so far and its column; as they were where they are not asked for."""
+    if not len(top):
+        return top, predicted
+    largest, place = x.max(1), x.argmax(1) + first
+    largest = getattr(largest, "values", largest)
+    return where(largest > top, largest, top), where(largest > top, place, predicted)
+
+
+def cross_entropy_part(logits, target, lse, own, spread, top, predicted, first, softcap, weight=1, **_):
     x = softcap * np.tanh(logits / softcap) if softcap else logits
     columns = np.arange(x.shape[1]) + first
-    top = x.max(axis=1)
-    part = top + np.log(np.exp(x - top[:, None]).sum(axis=1))
+    most = x.max(axis=1)
+    part = most + np.log(np.exp(x - most[:, None]).sum(axis=1))
     spread = spread + (x * weight).sum(axis=1) if len(spread) else spread
-    return np.logaddexp(lse, part), own + (x * (columns == target[:, None])).sum(axis=1), spread
+    best = best_of_part(x, first, top, predicted, np.where)
+    return np.logaddexp(lse, part), own + (x * (columns == target[:, None])).sum(axis=1), spread, *best
 
 
-def cross_entropy_part_torch(logits, target, lse, own, spread, first, softcap, weight=1, **_):
+def cross_entropy_part_torch(logits, target, lse, own, spread, top, predicted, first, softcap, weight=1, **_):
     x = softcap * torch.tanh(logits / softcap) if softcap else logits
     columns = torch.arange(x.shape[1]) + first
     part = torch.logsumexp(x, 1)
     spread = spread + (x * weight).sum(1) if len(spread) else spread
-    return torch.logaddexp(lse, part.float()), own + (x * (columns == target[:, None])).sum(1), spread
+    best = best_of_part(x.float(), first, top, predicted, torch.where)
+    return torch.logaddexp(lse, part.float()), own + (x * (columns == target[:, None])).sum(1), spread, *best
 
 
 def cross_entropy_part_backward(logits, target, lse, slope, least, first, softcap, weight=1, even=None, **_):

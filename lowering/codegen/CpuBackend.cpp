@@ -12,8 +12,8 @@ namespace {
 class CpuExecutable : public Executable {
 public:
   explicit CpuExecutable(const MachineCode &code) : object(code.image, code.entry) {}
-  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *) override {
-    launchCpu(object.kernel(), words, grid);
+  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *, int64_t grain) override {
+    launchCpu(object.kernel(), words, grid, grain);
   }
 
 private:

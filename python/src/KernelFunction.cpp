@@ -186,7 +186,9 @@ void KernelFunction::makeOutputs(Arguments &arguments, const std::vector<Output>
     size_t i = output.parameter;
     if (!arguments.like)
       throw UserError(where[i] + ": expected a tensor, got none");
-    arguments.made.push_back(allocate(*arguments.like, output.dtype, output.extents, arguments.device, where[i]));
+    arguments.made.push_back(output.made ? output.made
+                                         : allocate(*arguments.like, output.dtype, output.extents, arguments.device,
+                                                    where[i]));
     arguments.given[i].object = arguments.made.back().ptr();
     arguments.given[i].tensor.borrow(arguments.given[i].object, arguments.stream, where[i]);
     if (!output.wanted)
@@ -289,7 +291,7 @@ std::vector<KernelFunction::Output> KernelFunction::missingOutputs(const Call &c
                return 64; // any extent
              }) == 0;
     });
-    outputs.push_back({i, missing.dtype, missing.extents, wanted});
+    outputs.push_back({i, missing.dtype, missing.extents, wanted, {}});
   }
   return outputs;
 }
@@ -305,9 +307,12 @@ Call KernelFunction::complete(Arguments &arguments, std::vector<Output> &missing
   Call call = resolved(arguments);
   missing = missingOutputs(call);
   makeOutputs(arguments, missing);
-  for (const Output &output : missing)
-    call.set(call.variant().parameters[output.parameter].name,
-             arguments.given[output.parameter].tensor.tensor(where[output.parameter]));
+  for (Output &output : missing) {
+    const Arguments::Given &given = arguments.given[output.parameter];
+    call.set(call.variant().parameters[output.parameter].name, given.tensor.tensor(where[output.parameter]));
+    if (!output.wanted)
+      output.made = py::reinterpret_borrow<py::object>(given.object);
+  }
   return call;
 }
 

@@ -45,7 +45,8 @@ private:
     size_t parameter;
     DType dtype;
     Dims extents;
-    bool wanted; // or empty by the Meta parameters, and no result
+    bool wanted;     // or empty by the Meta parameters, and no result
+    py::object made; // where not wanted: the one that all calls of a plan share
   };
   // All that a call needs, for arguments like those of an earlier one: only the addresses differ.
   struct Plan {

@@ -26,7 +26,7 @@ public:
                      std::max(1, function.residentBlocks(code.threadsPerProgram)) / code.blocksPerProgram;
   }
 
-  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream) override {
+  void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream, int64_t) override {
     constexpr std::array<int64_t, 3> largest = {(1LL << 31) - 1, 65535, 65535};
     for (size_t axis = 0; axis < 3; ++axis)
       if (grid[axis] < 0 || grid[axis] > largest[axis])

@@ -8,20 +8,20 @@ from torch import Tensor
 import bitloom
 
 from .operator import formula_operator, operator
-from .shapes import like, rows
+from .shapes import flattened, like, rows
 
 # ---- softmax -----------------------------------------------------------------------------------------------------
 
 softmax_backward = formula_operator(
     "softmax_backward(Tensor dy, Tensor y) -> Tensor",
-    lambda dy, y: bitloom.softmax_backward(rows(dy), rows(y)).view(y.shape),
+    lambda dy, y: bitloom.softmax_backward(rows(dy), rows(y)).view_as(y),
     lambda dy, y: like(y),
     lambda dy, y: y * (dy - (dy * y).sum(-1, keepdim=True)),
 )
 
 _softmax = operator(
     "softmax(Tensor x) -> Tensor",
-    lambda x: bitloom.softmax(rows(x)).view(x.shape),
+    lambda x: bitloom.softmax(rows(x)).view_as(x),
     like,
     lambda ctx, inputs, output: ctx.save_for_backward(output),
     lambda ctx, dy: softmax_backward(dy, *ctx.saved_tensors),
@@ -43,14 +43,14 @@ def softmax(x: Tensor, dim: int = -1) -> Tensor:
 
 relu_squared_backward = formula_operator(
     "relu_squared_backward(Tensor dy, Tensor x) -> Tensor",
-    lambda dy, x: bitloom.relu_squared_backward(dy.flatten(), x.flatten()).view(x.shape),
+    lambda dy, x: bitloom.relu_squared_backward(flattened(dy), flattened(x)).view_as(x),
     lambda dy, x: like(x),
     lambda dy, x: 2 * dy * torch.relu(x),
 )
 
 _relu_squared = operator(
     "relu_squared(Tensor x) -> Tensor",
-    lambda x: bitloom.relu_squared(x.flatten()).view(x.shape),
+    lambda x: bitloom.relu_squared(flattened(x)).view_as(x),
     like,
     lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
     lambda ctx, dy: relu_squared_backward(dy, *ctx.saved_tensors),
@@ -91,7 +91,7 @@ def _gated(name: str, activation: Callable) -> tuple[Callable, Callable]:
 
     def backward(dy, gate, up, before, after):
         dgate, dup = run_backward(rows(dy), rows(gate), rows(up), before, after)
-        return dgate.view(gate.shape), dup.view(gate.shape)
+        return dgate.view_as(gate), dup.view_as(gate)
 
     def backward_formula(dy, gate, up, before, after):
         return tuple(value.to(gate.dtype) for value in slopes(dy, gate, up, before, after))
@@ -122,7 +122,7 @@ def _gated(name: str, activation: Callable) -> tuple[Callable, Callable]:
 
     two = operator(
         f"{name}(Tensor gate, Tensor up, float before, float after) -> Tensor",
-        lambda gate, up, before, after: run(rows(gate), rows(up), before, after).view(gate.shape),
+        lambda gate, up, before, after: run(rows(gate), rows(up), before, after).view_as(gate),
         lambda gate, up, before, after: like(gate),
         setup,
         lambda ctx, dy: (*backward_of_two(dy, *ctx.saved_tensors, ctx.before, ctx.after), None, None),

@@ -7,16 +7,16 @@ from torch import Tensor
 
 import bitloom
 
-from .chunks import fake_gradients, linear_cross_entropy_formula, scaled
-from .losses import mean_scale
-from .operator import formula_operator, gradients_of, operator
-from .shapes import like, rows
+from .linear_loss import ARGUMENTS, cross_entropy_operator, early_type, linear_cross_entropy_formula
+from .losses import mean_scale, reduced, share
+from .shapes import flattened, like, per_row, rows
 from .targets import error_word, look_at
 
 LOGITS = 1 << 25  # of a chunk
 
 
-def _sum_over(group: str | None, value: Tensor, operation=dist.ReduceOp.SUM) -> Tensor:
+def _over(group: str | None, value: Tensor, operation=dist.ReduceOp.SUM) -> Tensor:
+    """The sum, or what else the operation makes, of all processes' values, in the value's memory."""
     if group is not None:
         dist.all_reduce(value, operation, dist.distributed_c10d._resolve_process_group(group))
     return value
@@ -48,21 +48,28 @@ class _Parts:
             return first, None
         return first, self.class_weight[first : first + span.stop - span.start]
 
-    def losses(self) -> tuple[Tensor, Tensor]:
-        """The rows' losses, and the z-loss's share in them."""
+    def losses(self, predict: bool = False) -> tuple[Tensor, Tensor]:
+        """The rows' losses, and the z-loss's share in them. predict: find the classes of the largest logits too."""
         n, target, s = len(self.x), self.target, self.smoothing
         lse = torch.full((n,), -torch.inf, dtype=torch.float32, device=self.x.device)
         sums = lse.new_zeros((3, n))  # room for the exponentials, own, spread
         state = {"lse": lse, "own": sums[1]} | ({"spread": sums[2]} if s else {})
+        if predict:
+            largest, self.predicted = lse.clone(), torch.zeros_like(target)
+            state |= {"top": largest, "predicted": self.predicted}
         for span in self.spans:
             first, weight = self._part_of(span)
             bitloom.cross_entropy_part(
                 self._logits(span), target, weight, first=first, softcap=self.softcap or None, **state
             )
         if self.group is not None:
-            top = _sum_over(self.group, lse.clone(), dist.ReduceOp.MAX)
+            top = _over(self.group, lse.clone(), dist.ReduceOp.MAX)
             sums[0] = torch.exp(lse - top)
-            lse = top + torch.log(_sum_over(self.group, sums)[0])
+            lse = top + torch.log(_over(self.group, sums)[0])
+        if self.group is not None and predict:
+            most = _over(self.group, largest.clone(), dist.ReduceOp.MAX)
+            place = torch.where(largest == most, self.predicted, self.classes - 1)
+            self.predicted = _over(self.group, place, dist.ReduceOp.MIN)
         self.lse, nll = lse, lse - sums[1]
 
         inside = (target >= 0) & (target < self.classes)
@@ -83,12 +90,12 @@ class _Parts:
         losses = torch.where(wrong, torch.nan, torch.where(self.counts, losses * self.factor, 0))
         return losses, torch.where(self.counts, z_losses * self.factor, 0)
 
-    def gradients(self, scale: Tensor | None, dx: bool, dweight: bool, dbias: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """After losses(): by x, weight and bias, of the losses times scale; without elements where not asked for."""
+    def gradients(self, scale: Tensor | None, dx: bool, dweight: bool, dbias: bool) -> tuple[Tensor | None, ...]:
+        """After losses(): by x, weight and bias, of the losses times scale; None where not asked for."""
         x, s, weight = self.x, self.smoothing, self.weight
-        kind = torch.float32 if x.dtype == torch.float16 else weight.dtype
+        kind = early_type(x, weight)
         by_x = torch.zeros(x.shape, dtype=torch.float32, device=x.device) if dx else None
-        by_weight = like(weight, dtype=kind) if dweight else like(x, 0)
+        by_weight = like(weight, dtype=kind) if dweight else None
         by_bias = like(x, (1, len(weight)), torch.float32) if dbias else None
         ones = torch.ones(1, len(x), dtype=x.dtype, device=x.device)
         multiplier = torch.where(self.counts, self.factor * (1.0 if scale is None else scale), 0.0)
@@ -106,9 +113,9 @@ class _Parts:
             if dx:
                 bitloom.matmul(logits, weight[span], addend=by_x, out=by_x)
         return (
-            _sum_over(self.group, by_x).to(x.dtype) if dx else like(x, 0),
+            _over(self.group, by_x).to(x.dtype) if dx else None,
             by_weight,
-            by_bias.view(-1).to(kind) if dbias else like(x, 0),
+            by_bias.view(-1).to(kind) if dbias else None,
         )
 
 
@@ -118,103 +125,60 @@ def _formula(*arguments):
     return linear_cross_entropy_formula(*arguments[:-3])
 
 
-def _second_order(*arguments):
-    *arguments, dx, dweight, dbias = arguments
-    by = [place for place, wanted in ((0, dx), (1, dweight), (3, dbias)) if wanted]
-    found = iter(gradients_of(_formula, 1, tuple(by))(*arguments))
-    return tuple(next(found) if wanted else None for wanted in (dx, dweight, dbias))
-
-
 def _start(x, weight, target, bias, class_weight, others):
     *numbers, chunk, first, classes, group = others
-    return _Parts(rows(x), weight, target.flatten(), bias, class_weight, numbers, chunk, first, classes, group)
+    return _Parts(rows(x), weight, flattened(target), bias, class_weight, numbers, chunk, first, classes, group)
 
 
 def _gradients(grad, x, weight, target, bias, class_weight, *others):
     *others, dx, dweight, dbias = others
     parts = _start(x, weight, target, bias, class_weight, others)
     parts.losses()
-    scale = grad.flatten().expand(len(parts.x))
+    scale = per_row(grad, len(parts.x))
     if parts.reduction == "mean":
         scale = scale * mean_scale(parts.target, class_weight, parts.ignore_index)
     by_x, by_weight, by_bias = parts.gradients(scale, dx, dweight, dbias)
-    return by_x.view(x.shape) if dx else by_x, by_weight.to(weight.dtype), by_bias.to(weight.dtype)
-
-
-_arguments = (
-    "Tensor input, Tensor weight, Tensor target, Tensor? bias, Tensor? class_weight, int ignore_index, "
-    "float label_smoothing, float lse_square_scale, float softcap, str reduction, bool token_scaling, int chunk_size, "
-    "int first, int classes, str? group, bool dinput, bool dweight, bool dbias"
-)
-cross_entropy_by_classes_backward = formula_operator(
-    f"cross_entropy_by_classes_backward(Tensor grad, {_arguments}) -> (Tensor, Tensor, Tensor)",
-    _gradients,
-    lambda grad, x, weight, *others: fake_gradients(x, weight, *others[-3:], weight.dtype),
-    _second_order,
-)
+    return (
+        by_x.view_as(x) if dx else None,
+        by_weight.to(weight.dtype) if dweight else None,
+        by_bias.to(weight.dtype) if dbias else None,
+    )
 
 
 def _forward(x, weight, target, bias, class_weight, *others):
-    *others, dx, dweight, dbias = others
+    *others, dx, dweight, dbias, z_loss, accuracy, predicted = others
     parts = _start(x, weight, target, bias, class_weight, others)
     mean = mean_scale(parts.target, class_weight, parts.ignore_index) if parts.reduction == "mean" else None
-    losses, z_losses = parts.losses()
+    losses, z_losses = parts.losses(accuracy or predicted)
     # Gradients of 16 bits without an exponent's range keep theirs until the mean's factor comes with the loss's scale.
     early = None if x.dtype == torch.float16 else mean
     by_x, by_weight, by_bias = parts.gradients(early, dx, dweight, dbias)
-
-    def summed(values):
-        return values.view(target.shape) if parts.reduction == "none" else bitloom.sum_scaled(values, mean).view(())
-
-    return summed(losses), summed(z_losses), by_x.view(x.shape) if dx else by_x, by_weight, by_bias
-
-
-def _fake(x, weight, target, *others):
-    *_, reduction, _, _, _, _, _, dx, dweight, dbias = others
-    shape = target.shape if reduction == "none" else ()
-    kind = torch.float32 if x.dtype == torch.float16 else weight.dtype
-    return *(like(x, shape, torch.float32) for _ in range(2)), *fake_gradients(x, weight, dx, dweight, dbias, kind)
+    return (
+        reduced(losses, target, mean, parts.reduction),
+        reduced(z_losses, target, mean, parts.reduction) if z_loss else None,
+        share((parts.predicted == parts.target) & parts.counts, parts.target, parts.ignore_index) if accuracy else None,
+        parts.predicted.view_as(target) if predicted else None,
+        by_x.view_as(x) if dx else None,
+        by_weight,
+        by_bias,
+    )
 
 
-def _setup(ctx, inputs, output):
-    x, weight, target, bias, class_weight, *ctx.options = inputs[:15]
-    ctx.save_for_backward(x, weight, target, bias, class_weight)
-    ctx.asked = inputs[15:]
-    ctx.gradients = output[2:] if any(ctx.asked) else None
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx, grad, *_):
-    if grad is None:
-        return (None,) * 18
-    x, _, target, _, class_weight = saved = ctx.saved_tensors
-    gradients, ctx.gradients = ctx.gradients, None  # they go out: another backward through here computes its own
-    wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
-    if gradients is None or any(w and not a for w, a in zip(wanted, ctx.asked)) or torch.is_grad_enabled():
-        gradients = cross_entropy_by_classes_backward(grad, *saved, *ctx.options, *wanted)
-    else:
-        if ctx.options[4] == "mean" and x.dtype == torch.float16:
-            grad = grad * mean_scale(target.flatten(), class_weight, ctx.options[0])[0]
-        gradients = scaled(gradients, grad)
-    dx, dweight, dbias = (value.to(x.dtype) if w else None for value, w in zip(gradients, wanted))
-    return (dx, dweight, None, dbias, *(None,) * 14)
-
-
-_by_classes = operator(
-    f"cross_entropy_by_classes({_arguments}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+_by_classes = cross_entropy_operator(
+    "cross_entropy_by_classes",
+    f"{ARGUMENTS}, int first, int classes, str? group",
     _forward,
-    _fake,
-    _setup,
-    _backward,
+    _gradients,
+    _formula,
 )
 
 
 def by_classes(
-    x, weight, target, bias, class_weight, numbers, chunk_size, wanted, first=0, classes=None, group=None
-) -> tuple[Tensor, Tensor]:
-    """The loss and the z-loss, of arguments that have been checked."""
+    tensors, numbers, chunk_size, wanted, asked, first: int = 0, classes: int | None = None, group: str | None = None
+) -> tuple[Tensor | None, ...]:
+    """The loss, the z-loss, the accuracy and the predicted tokens, of arguments that have been prepared."""
+    x, weight, *_ = tensors
     if chunk_size is None:
         chunk_size = max(1024, LOGITS // max(1, x.shape[:-1].numel()))
     place = first, classes or weight.shape[0], group
-    return _by_classes(x, weight, target, bias, class_weight, *numbers, chunk_size, *place, *wanted)[:2]
+    return _by_classes(*tensors, *numbers, chunk_size, *place, *wanted, *asked)

@@ -5,9 +5,7 @@ from torch import Tensor
 
 import bitloom
 
-from .losses import cross_entropy_formula, mean_scale
-from .operator import is_eager
-from .shapes import like, rows
+from .shapes import like
 
 CHUNK = 4096  # rows whose logits are there at once: enough for the products to fill a GPU
 
@@ -47,47 +45,10 @@ class Chunks:
             ones = torch.ones(1, len(dlogits), dtype=dlogits.dtype, device=dlogits.device)
             bitloom.matmul(ones, dlogits, addend=self.dbias if earlier else None, out=self.dbias)
 
-    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
-        """By x, weight and bias; without elements where not asked for."""
-        kind = torch.float32 if self.x.dtype == torch.float16 else self.weight.dtype
+    def gradients(self, input: Tensor, kind: torch.dtype) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """By the input, which x are the rows of, and, in type `kind`, by weight and bias; None where not asked for."""
         return (
-            like(self.x, 0) if self.dx is None else self.dx,
-            like(self.x, 0) if self.dweight is None else self.dweight.to(kind),
-            like(self.x, 0) if self.dbias is None else self.dbias.view(-1).to(kind),
+            None if self.dx is None else self.dx.view_as(input),
+            None if self.dweight is None else self.dweight.to(kind),
+            None if self.dbias is None else self.dbias.view(-1).to(kind),
         )
-
-
-def scaled(gradients, factor: Tensor) -> list[Tensor]:
-    """Gradients that a forward computed, which nobody else has, times what comes from further on, a scalar."""
-    if not is_eager(factor, *gradients):
-        return [value * factor for value in gradients]
-    for value in gradients:
-        if value.numel():
-            matrix = rows(value)
-            bitloom.scale_rows(factor.expand(len(matrix)), x=matrix)
-    return list(gradients)
-
-
-def fake_gradients(x, weight, dx, dweight, dbias, kind):
-    return (
-        like(x) if dx else like(x, 0),
-        like(weight, dtype=kind) if dweight else like(x, 0, x.dtype),
-        like(weight, len(weight), kind) if dbias else like(x, 0, x.dtype),
-    )
-
-
-def linear_cross_entropy_formula(
-    x, weight, target, bias, class_weight, ignore_index, smoothing, z, softcap, reduction, scaling, chunk
-):
-    x = rows(x).float()
-    logits = torch.nn.functional.linear(x, weight.float(), None if bias is None else bias.float())
-    numbers = ignore_index, smoothing, z, softcap
-    loss = cross_entropy_formula(logits, target.flatten(), class_weight, *numbers, "none")
-    if scaling:
-        with torch.no_grad():
-            usual = ignore_index, 0.0, 0.0, softcap
-            probability = torch.exp(-cross_entropy_formula(logits, target.flatten(), None, *usual, "none"))
-        loss = loss * probability
-    if reduction == "none":
-        return loss.view(target.shape)
-    return loss.sum() * (mean_scale(target.flatten(), class_weight, ignore_index)[0] if reduction == "mean" else 1)

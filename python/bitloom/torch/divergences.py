@@ -7,8 +7,8 @@ import bitloom
 
 from .checks import check_choice, check_constant, check_range, check_shapes, check_temperature
 from .losses import mean_scale
-from .operator import formula_operator, gradients_of, is_eager, operator
-from .shapes import like, rows
+from .operator import constant, formula_operator, gradients_of, is_eager, operator
+from .shapes import flattened, like, per_row, rows
 
 SPACES = ("log_probs", "logits", "probs")
 REDUCTIONS = ("batchmean", "sum", "none", "mean")
@@ -72,20 +72,19 @@ def rows_formula(kind, x, target, input_space, target_space, beta, temperature):
 
 def _formula(x, target, labels, kind, input_space, target_space, beta, temperature, ignore_index, reduction):
     flat, target = rows(x), rows(target).detach()
-    labels = None if labels is None else labels.flatten()
     losses = rows_formula(kind, flat, target, input_space, target_space, beta, temperature)
-    scale = row_scale(flat.shape, labels, ignore_index, reduction, x.device)
+    scale = row_scale(flat.shape, flattened(labels), ignore_index, reduction, x.device)
     losses = losses if scale is None else torch.where(scale != 0, losses, 0) * scale
     return losses.view(x.shape[:-1]) if reduction == "none" else losses.sum()
 
 
 def _gradient_of(grad, x, target, labels, kind, input_space, target_space, beta, temperature, ignore_index, reduction):
-    flat, labels = rows(x), None if labels is None else labels.flatten()
-    own = row_scale(flat.shape, labels, ignore_index, reduction, x.device)
-    scale = grad.flatten().expand(len(flat))
+    flat = rows(x)
+    own = row_scale(flat.shape, flattened(labels), ignore_index, reduction, x.device)
+    scale = per_row(grad, len(flat))
     scale = scale if own is None else scale * own
     options = input_space, target_space, beta, temperature
-    return run(kind, flat, rows(target), *options, scale, with_gradient=True)[1].view(x.shape)
+    return run(kind, flat, rows(target), *options, scale, with_gradient=True)[1].view_as(x)
 
 
 _arguments = (
@@ -102,8 +101,8 @@ divergence_backward = formula_operator(
 
 def _forward(x, target, labels, kind, *others):
     *options, ignore_index, reduction, gradient = others
-    flat, labels = rows(x), None if labels is None else labels.flatten()
-    scale = row_scale(flat.shape, labels, ignore_index, reduction, x.device)
+    flat = rows(x)
+    scale = row_scale(flat.shape, flattened(labels), ignore_index, reduction, x.device)
     # Gradients of 16 bits without an exponent's range keep theirs until the scale comes.
     early = None if x.dtype == torch.float16 else scale
     results = run(kind, flat, rows(target), *options, early if gradient else None, with_gradient=gradient)
@@ -111,21 +110,20 @@ def _forward(x, target, labels, kind, *others):
     if scale is not None:
         losses = torch.where(scale != 0, losses, 0) * scale
     total = losses.view(x.shape[:-1]) if reduction == "none" else bitloom.sum_scaled(losses).view(())
-    return total, like(x, 0) if dx is None else dx.view(x.shape)
+    return total, dx.view_as(x) if gradient else None
 
 
 def _fake(x, target, labels, *others):
     *_, reduction, gradient = others
     shape = x.shape[:-1] if reduction == "none" else ()
-    return like(x, shape, torch.float32), like(x) if gradient else like(x, 0)
+    return like(x, shape, torch.float32), like(x) if gradient else None
 
 
 def _setup(ctx, inputs, output):
     x, target, labels, *ctx.options, gradient = inputs
     ctx.save_for_backward(x, target, labels)
     ctx.gradient = output[1] if gradient else None
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
+    constant(ctx, output[1])
 
 
 def _backward(ctx, grad, _):
@@ -136,10 +134,9 @@ def _backward(ctx, grad, _):
     dx, ctx.gradient = ctx.gradient, None  # it goes out: another backward through here computes its own
     if dx is None or torch.is_grad_enabled() or not is_eager(dx, grad):
         return (divergence_backward(grad, x, target, labels, *ctx.options), *nothing)
-    scale = grad.flatten().expand(x.shape[:-1].numel())
+    scale = per_row(grad, x.shape[:-1].numel())
     if x.dtype == torch.float16:
-        labels = None if labels is None else labels.flatten()
-        own = row_scale(rows(x).shape, labels, *ctx.options[-2:], x.device)
+        own = row_scale(rows(x).shape, flattened(labels), *ctx.options[-2:], x.device)
         scale = scale if own is None else scale * own
     bitloom.scale_rows(scale, x=rows(dx))
     return (dx, *nothing)

@@ -6,7 +6,7 @@ from torch import Tensor
 import bitloom
 
 from .operator import formula_operator, operator
-from .shapes import like
+from .shapes import flattened, like, rows
 from .targets import error_word, look_at
 
 
@@ -19,7 +19,7 @@ def _run_backward(dy, ids, count, padding):
     sorted, order = torch.sort(ids.flatten(), stable=True)
     starts = torch.searchsorted(sorted, torch.arange(count + 1, device=ids.device))
     dweight = like(dy, (count, dy.shape[-1]))
-    bitloom.embedding_backward(dy.reshape(-1, dy.shape[-1]), order, starts, padding, dweight=dweight)
+    bitloom.embedding_backward(rows(dy), order, starts, padding, dweight=dweight)
     return dweight
 
 
@@ -33,7 +33,7 @@ embedding_backward = formula_operator(
 
 def _forward(ids, weight, padding):
     word = error_word("embedding", ids.device)
-    out, _ = bitloom.embedding(ids.flatten(), weight, error=word)
+    out, _ = bitloom.embedding(flattened(ids), weight, error=word)
     look_at("embedding", word)
     return out.view(*ids.shape, weight.shape[1])
 

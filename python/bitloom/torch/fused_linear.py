@@ -6,11 +6,10 @@ from torch import Tensor
 import bitloom
 
 from .by_classes import by_classes
-from .checks import check_range, check_shapes
-from .chunks import CHUNK, Chunks, fake_gradients, linear_cross_entropy_formula, scaled
-from .losses import CrossEntropyOutput, check_cross_entropy, mean_scale
-from .operator import formula_operator, gradients_of, operator
-from .shapes import as_type_of, like, rows
+from .chunks import CHUNK, Chunks
+from .linear_loss import ARGUMENTS, cross_entropy_operator, early_type, linear_cross_entropy_formula, prepared
+from .losses import CrossEntropyOutput, mean_scale, output_of, reduced, share
+from .shapes import flattened, like, per_row, rows
 from .targets import error_word, look_at
 
 
@@ -49,40 +48,19 @@ def _run(chunks, target, class_weight, ignore_index, smoothing, z, softcap, scal
 
 def _gradients(grad, x, weight, target, bias, class_weight, ignore_index, *others):
     *numbers, reduction, scaling, chunk, dx, dweight, dbias = others
-    flat, classes = rows(x), target.flatten()
-    scale = grad.flatten().expand(len(flat))
+    flat, classes = rows(x), flattened(target)
+    scale = per_row(grad, len(flat))
     if reduction == "mean":
         scale = scale * mean_scale(classes, class_weight, ignore_index)
     chunks = Chunks(flat, weight, bias, chunk, dx, dweight, dbias)
     results = {"loss": like(x, len(flat), torch.float32)}
     _run(chunks, classes, class_weight, ignore_index, *numbers, scale, scaling, results)
-    dx, dweight, dbias = chunks.gradients()
-    return dx.view(x.shape) if dx.dim() > 1 else dx, dweight.to(weight.dtype), dbias.to(weight.dtype)
-
-
-def _second_order(*arguments):
-    *arguments, dx, dweight, dbias = arguments
-    by = [place for place, wanted in ((0, dx), (1, dweight), (3, dbias)) if wanted]
-    found = iter(gradients_of(linear_cross_entropy_formula, 1, tuple(by))(*arguments))
-    return tuple(next(found) if wanted else None for wanted in (dx, dweight, dbias))
-
-
-_arguments = (
-    "Tensor input, Tensor weight, Tensor target, Tensor? bias, Tensor? class_weight, int ignore_index, "
-    "float label_smoothing, float lse_square_scale, float softcap, str reduction, bool token_scaling, int chunk_size, "
-    "bool dinput, bool dweight, bool dbias"
-)
-fused_linear_cross_entropy_backward = formula_operator(
-    f"fused_linear_cross_entropy_backward(Tensor grad, {_arguments}) -> (Tensor, Tensor, Tensor)",
-    _gradients,
-    lambda grad, x, weight, *others: fake_gradients(x, weight, *others[-3:], weight.dtype),
-    _second_order,
-)
+    return chunks.gradients(x, weight.dtype)
 
 
 def _forward(x, weight, target, bias, class_weight, ignore_index, *others):
     *numbers, reduction, scaling, chunk, dx, dweight, dbias, z_loss, accuracy, predicted = others
-    flat, classes = rows(x), target.flatten()
+    flat, classes = rows(x), flattened(target)
     mean = mean_scale(classes, class_weight, ignore_index) if reduction == "mean" else None
     chunks = Chunks(flat, weight, bias, chunk, dx, dweight, dbias)
     # Gradients of 16 bits without an exponent's range keep theirs until the mean's factor comes with the loss's scale.
@@ -91,69 +69,17 @@ def _forward(x, weight, target, bias, class_weight, ignore_index, *others):
     asked |= ({"predicted": torch.int64} if predicted else {}) | ({"correct": torch.bool} if accuracy else {})
     results = {name: like(x, len(flat), kind) for name, kind in asked.items()}
     _run(chunks, classes, class_weight, ignore_index, *numbers, early, scaling, results)
-
-    def summed(values):
-        return values.view(target.shape) if reduction == "none" else bitloom.sum_scaled(values, mean).view(())
-
-    dx, dweight, dbias = chunks.gradients()
     return (
-        summed(results["loss"]),
-        summed(results["z_loss"]) if z_loss else like(x, 0, torch.float32),
-        bitloom.sum_scaled(results["correct"], bitloom.target_scale(classes, ignore_index)).view(())
-        if accuracy
-        else like(x, 0, torch.float32),
-        results["predicted"].view(target.shape) if predicted else like(x, 0, torch.int64),
-        dx.view(x.shape) if dx.dim() > 1 else dx,
-        dweight,
-        dbias,
+        reduced(results["loss"], target, mean, reduction),
+        reduced(results["z_loss"], target, mean, reduction) if z_loss else None,
+        share(results["correct"], classes, ignore_index) if accuracy else None,
+        results["predicted"].view_as(target) if predicted else None,
+        *chunks.gradients(x, early_type(x, weight)),
     )
 
 
-def _fake(x, weight, target, bias, class_weight, ignore_index, *others):
-    *_, reduction, _, _, dx, dweight, dbias, z_loss, accuracy, predicted = others
-    shape = target.shape if reduction == "none" else ()
-    return (
-        like(x, shape, torch.float32),
-        like(x, shape if z_loss else 0, torch.float32),
-        like(x, () if accuracy else 0, torch.float32),
-        like(x, target.shape if predicted else 0, torch.int64),
-        *fake_gradients(x, weight, dx, dweight, dbias, torch.float32 if x.dtype == torch.float16 else weight.dtype),
-    )
-
-
-def _setup(ctx, inputs, output):
-    x, weight, target, bias, class_weight, *ctx.numbers = inputs[:12]
-    ctx.save_for_backward(x, weight, target, bias, class_weight)
-    ctx.asked = inputs[12:15]
-    ctx.gradients = output[4:] if any(ctx.asked) else None
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx, grad, *_):
-    if grad is None:
-        return (None,) * 18
-    x, weight, target, bias, class_weight = saved = ctx.saved_tensors
-    gradients, ctx.gradients = ctx.gradients, None  # they go out: another backward through here computes its own
-    wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
-    if gradients is None or any(w and not a for w, a in zip(wanted, ctx.asked)) or torch.is_grad_enabled():
-        gradients = fused_linear_cross_entropy_backward(grad, *saved, *ctx.numbers, *wanted)
-    else:
-        ignore_index, *_, reduction, _, _ = ctx.numbers
-        if reduction == "mean" and x.dtype == torch.float16:
-            grad = grad * mean_scale(target.flatten(), class_weight, ignore_index)[0]
-        gradients = scaled(gradients, grad)
-    dx, dweight, dbias = (value.to(x.dtype) if w else None for value, w in zip(gradients, wanted))
-    return (dx, dweight, None, dbias, *(None,) * 14)
-
-
-_fused_linear_cross_entropy = operator(
-    f"fused_linear_cross_entropy({_arguments}, bool z_loss, bool accuracy, bool predicted)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _forward,
-    _fake,
-    _setup,
-    _backward,
+_fused_linear_cross_entropy = cross_entropy_operator(
+    "fused_linear_cross_entropy", ARGUMENTS, _forward, _gradients, linear_cross_entropy_formula
 )
 
 
@@ -184,36 +110,17 @@ def fused_linear_cross_entropy(
     cross_entropy's, class_weight being its weight. Sums over chunks are in f32. Gradients are computed with the loss,
     under reduction="none" in the backward, and not at all where nothing requires them.
     low_memory: chunks are of chunk_size classes rather than rows, by default so many that their logits are some 2^25:
-    the weight's gradient is computed once, in its own type, for the price of computing logits twice. As exact; but
-    accuracy and predicted tokens are not to be had.
+    the weight's gradient is computed once, in its own type, for the price of computing logits twice. As exact.
     Returns and raises as cross_entropy does.
     """
-    name, cap = "fused_linear_cross_entropy", 0.0 if softcap is None else softcap
-    check_cross_entropy(name, label_smoothing, lse_square_scale, cap, reduction, class_weight, "class_weight")
-    if chunk_size is not None:
-        check_range(name, "chunk_size", chunk_size, 1)
-    check_shapes(
-        name,
-        weight=(weight, (weight.shape[0], input.shape[-1])),
-        target=(target, input.shape[:-1]),
-        bias=(bias, weight.shape[:1]),
+    tensors, numbers, wanted = prepared(
+        "fused_linear_cross_entropy",
+        *(input, weight, target, bias, class_weight, ignore_index, label_smoothing, lse_square_scale, softcap),
+        *(reduction, token_scaling, chunk_size, weight.shape[0]),
     )
-    weight, bias = as_type_of(input, weight), as_type_of(input, bias)
-    early = torch.is_grad_enabled() and reduction != "none"
-    wanted = [early and x is not None and x.requires_grad for x in (input, weight, bias)]
-    numbers = ignore_index, float(label_smoothing), float(lse_square_scale), float(cap), reduction, token_scaling
     asked = return_z_loss, return_token_accuracy, return_predicted_tokens
     if low_memory:
-        if return_token_accuracy or return_predicted_tokens:
-            raise bitloom.UserError(
-                f"{name}: argument low_memory: expected no accuracy and no predicted tokens beside it"
-            )
-        loss, z_loss = by_classes(input, weight, target, bias, class_weight, numbers, chunk_size, wanted)
-        return CrossEntropyOutput(loss, z_loss) if return_z_loss else loss
-    chunk_size = chunk_size or CHUNK
-    loss, *others = _fused_linear_cross_entropy(
-        input, weight, target, bias, class_weight, *numbers, chunk_size, *wanted, *asked
-    )
-    if not any(asked):
-        return loss
-    return CrossEntropyOutput(loss, *(value if wanted else None for value, wanted in zip(others, asked)))
+        found = by_classes(tensors, numbers, chunk_size, wanted, asked)
+    else:
+        found = _fused_linear_cross_entropy(*tensors, *numbers, chunk_size or CHUNK, *wanted, *asked)
+    return output_of(found, asked)

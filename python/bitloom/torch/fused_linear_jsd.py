@@ -7,10 +7,10 @@ from torch import Tensor
 import bitloom
 
 from .checks import check_choice, check_constant, check_range, check_shapes, check_temperature
-from .chunks import CHUNK, Chunks, fake_gradients, scaled
+from .chunks import CHUNK, Chunks
 from .divergences import REDUCTIONS, mean_factor, row_scale, rows_formula, run
-from .operator import formula_operator, gradients_of, operator
-from .shapes import as_type_of, like, rows
+from .linear_loss import early_type, fake_gradients, linear_loss
+from .shapes import as_type_of, flattened, like, per_row, rows
 
 
 def _run(chunks, teacher, teacher_weight, teacher_bias, beta, temperature, scale):
@@ -37,47 +37,24 @@ def _formula(x, weight, bias, teacher, teacher_weight, teacher_bias, labels, bet
     with torch.no_grad():
         target = linear(teacher, teacher_weight, teacher_bias)
     losses = rows_formula("jsd", logits, target, "logits", "logits", beta, temperature)
-    labels = None if labels is None else labels.flatten()
-    scale = row_scale(logits.shape, labels, ignore_index, reduction, x.device)
+    scale = row_scale(logits.shape, flattened(labels), ignore_index, reduction, x.device)
     losses = losses if scale is None else torch.where(scale != 0, losses, 0) * scale
     return losses.view(x.shape[:-1]) if reduction == "none" else losses.sum()
 
 
 def _gradients(grad, x, weight, bias, teacher, teacher_weight, teacher_bias, labels, *others):
-    beta, temperature, ignore_index, reduction, chunk, dx, dweight, dbias = others
-    flat, labels = rows(x), None if labels is None else labels.flatten()
-    own = row_scale((len(flat), len(weight)), labels, ignore_index, reduction, x.device)
-    scale = grad.flatten().expand(len(flat))
-    chunks = Chunks(flat, weight, bias, chunk, dx, dweight, dbias)
+    beta, temperature, ignore_index, reduction, chunk, *wanted = others
+    flat = rows(x)
+    own = row_scale((len(flat), len(weight)), flattened(labels), ignore_index, reduction, x.device)
+    scale = per_row(grad, len(flat))
+    chunks = Chunks(flat, weight, bias, chunk, *wanted)
     _run(chunks, rows(teacher), teacher_weight, teacher_bias, beta, temperature, scale if own is None else scale * own)
-    dx, dweight, dbias = chunks.gradients()
-    return dx.view(x.shape) if dx.dim() > 1 else dx, dweight.to(weight.dtype), dbias.to(weight.dtype)
-
-
-def _second_order(*arguments):
-    *arguments, dx, dweight, dbias = arguments
-    found = iter(
-        gradients_of(_formula, 1, tuple(i for i, wanted in enumerate((dx, dweight, dbias)) if wanted))(*arguments)
-    )
-    return tuple(next(found) if wanted else None for wanted in (dx, dweight, dbias))
-
-
-_arguments = (
-    "Tensor input, Tensor weight, Tensor? bias, Tensor teacher_input, Tensor teacher_weight, Tensor? teacher_bias, "
-    "Tensor? labels, float beta, float temperature, int ignore_index, str reduction, int chunk_size, "
-    "bool dinput, bool dweight, bool dbias"
-)
-fused_linear_jsd_backward = formula_operator(
-    f"fused_linear_jsd_backward(Tensor grad, {_arguments}) -> (Tensor, Tensor, Tensor)",
-    _gradients,
-    lambda grad, x, weight, *others: fake_gradients(x, weight, *others[-3:], weight.dtype),
-    _second_order,
-)
+    return chunks.gradients(x, weight.dtype)
 
 
 def _forward(x, weight, bias, teacher, teacher_weight, teacher_bias, labels, *others):
     beta, temperature, ignore_index, reduction, chunk, *wanted = others
-    flat, labels = rows(x), None if labels is None else labels.flatten()
+    flat, labels = rows(x), flattened(labels)
     shape = len(flat), len(weight)
     scale = row_scale(shape, labels, ignore_index, reduction, x.device)
     chunks = Chunks(flat, weight, bias, chunk, *wanted)
@@ -87,46 +64,30 @@ def _forward(x, weight, bias, teacher, teacher_weight, teacher_bias, labels, *ot
     if scale is not None:
         losses = torch.where(scale != 0, losses, 0) * scale
     total = losses.view(x.shape[:-1]) if reduction == "none" else bitloom.sum_scaled(losses).view(())
-    dx, dweight, dbias = chunks.gradients()
-    return total, dx.view(x.shape) if dx.dim() > 1 else dx, dweight, dbias
+    return total, *chunks.gradients(x, early_type(x, weight))
 
 
 def _fake(x, weight, *others):
     *_, reduction, _, dx, dweight, dbias = others
-    kind = torch.float32 if x.dtype == torch.float16 else weight.dtype
     shape = x.shape[:-1] if reduction == "none" else ()
-    return like(x, shape, torch.float32), *fake_gradients(x, weight, dx, dweight, dbias, kind)
+    return like(x, shape, torch.float32), *fake_gradients(x, weight, dx, dweight, dbias, early_type(x, weight))
 
 
-def _setup(ctx, inputs, output):
-    *tensors, ctx.beta, ctx.temperature, ctx.ignore_index, ctx.reduction, ctx.chunk = inputs[:12]
-    ctx.save_for_backward(*tensors)
-    ctx.asked = inputs[12:]
-    ctx.gradients = output[1:] if any(ctx.asked) else None
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
+def _mean_factor(x, weight, bias, teacher, teacher_weight, teacher_bias, labels, beta, temperature, *others):
+    ignore_index, reduction, _ = others
+    return mean_factor((rows(x).shape[0], weight.shape[0]), flattened(labels), ignore_index, reduction, x.device)
 
 
-def _backward(ctx, grad, *_):
-    if grad is None:
-        return (None,) * 15
-    x, weight, *_, labels = saved = ctx.saved_tensors
-    gradients, ctx.gradients = ctx.gradients, None  # they go out: another backward through here computes its own
-    wanted = list(ctx.needs_input_grad[:3])
-    if gradients is None or any(w and not a for w, a in zip(wanted, ctx.asked)) or torch.is_grad_enabled():
-        numbers = ctx.beta, ctx.temperature, ctx.ignore_index, ctx.reduction, ctx.chunk
-        gradients = fused_linear_jsd_backward(grad, *saved, *numbers, *wanted)
-    else:
-        if x.dtype == torch.float16:
-            shape, labels = (rows(x).shape[0], weight.shape[0]), None if labels is None else labels.flatten()
-            factor = mean_factor(shape, labels, ctx.ignore_index, ctx.reduction, x.device)
-            grad = grad if factor is None else grad * factor[0]
-        gradients = scaled(gradients, grad)
-    return *(value.to(x.dtype) if w else None for value, w in zip(gradients, wanted)), *(None,) * 12
-
-
-_fused_linear_jsd = operator(
-    f"fused_linear_jsd({_arguments}) -> (Tensor, Tensor, Tensor, Tensor)", _forward, _fake, _setup, _backward
+_fused_linear_jsd = linear_loss(
+    "fused_linear_jsd",
+    "Tensor input, Tensor weight, Tensor? bias, Tensor teacher_input, Tensor teacher_weight, Tensor? teacher_bias, "
+    "Tensor? labels, float beta, float temperature, int ignore_index, str reduction, int chunk_size",
+    (0, 1, 2),
+    _forward,
+    _fake,
+    _gradients,
+    _formula,
+    _mean_factor,
 )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 import bitloom
 
 from .checks import check_shapes
-from .operator import formula_operator, gradients_of, operator
+from .operator import constant, formula_operator, gradients_of, operator
 from .shapes import as_type_of, like, total
 
 
@@ -32,14 +32,14 @@ def _run_backward(dy, x, mean, rstd, weight, bias, groups, eps):
     by_group = _by_group(weight, groups)
     dx, dweight, dbias = bitloom.group_norm_backward(_grouped(dy, groups), _grouped(x, groups), mean, rstd, by_group)
     return (
-        dx.view(x.shape),
-        like(x, 0) if weight is None else total(dweight.view(x.shape[:2]), weight),
-        like(x, 0) if bias is None else total(dbias.view(x.shape[:2]), bias),
+        dx.view_as(x),
+        None if weight is None else total(dweight.view(x.shape[:2]), weight),
+        None if bias is None else total(dbias.view(x.shape[:2]), bias),
     )
 
 
 def _gradients(x, weight, bias):
-    return like(x), *(like(x, 0) if parameter is None else like(parameter) for parameter in (weight, bias))
+    return like(x), *(None if parameter is None else like(parameter) for parameter in (weight, bias))
 
 
 group_norm_backward = formula_operator(
@@ -55,8 +55,7 @@ def _setup(ctx, inputs, output):
     x, weight, bias, ctx.groups, ctx.eps = inputs
     _, mean, rstd = output
     ctx.save_for_backward(x, mean, rstd, weight, bias)
-    ctx.mark_non_differentiable(mean, rstd)
-    ctx.set_materialize_grads(False)
+    constant(ctx, mean, rstd)
 
 
 def _backward(ctx, dy, *_):
@@ -70,7 +69,7 @@ def _backward(ctx, dy, *_):
 def _forward(x, weight, bias, groups, eps):
     parameters = _by_group(weight, groups), _by_group(bias, groups)
     out, mean, rstd = bitloom.group_norm(_grouped(x, groups), *parameters, eps, with_mean=True, with_rstd=True)
-    return out.view(x.shape), mean, rstd
+    return out.view_as(x), mean, rstd
 
 
 _group_norm = operator(

@@ -8,8 +8,8 @@ from torch import Tensor
 import bitloom
 
 from .checks import check_choice, check_constant, check_range
-from .operator import formula_operator, gradients_of, is_eager, operator
-from .shapes import like, rows
+from .operator import constant, formula_operator, gradients_of, is_eager, operator
+from .shapes import flattened, like, per_row, rows
 from .targets import error_word, look_at
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -32,10 +32,20 @@ mean_scale = operator(
 )
 
 
+def reduced(losses: Tensor, target: Tensor, scale: Tensor | None, reduction: str) -> Tensor:
+    """The rows' losses, (n,), as a reduction has them; scale is what a mean multiplies by, None of a sum."""
+    return losses.view_as(target) if reduction == "none" else bitloom.sum_scaled(losses, scale).view(())
+
+
+def share(correct: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """How many of the targets that count are correct, between 0 and 1. Both are (n,)."""
+    return bitloom.sum_scaled(correct, bitloom.target_scale(target, ignore_index)).view(())
+
+
 def cross_entropy_formula(logits, target, weight, ignore_index, smoothing, z, softcap, reduction):
     x = rows(logits).float()
     x = softcap * torch.tanh(x / softcap) if softcap else x
-    target, weight = target.flatten(), None if weight is None else weight.detach()
+    target, weight = flattened(target), None if weight is None else weight.detach()
     counts = target != ignore_index
     usual = {
         "weight": weight,
@@ -50,12 +60,12 @@ def cross_entropy_formula(logits, target, weight, ignore_index, smoothing, z, so
 
 
 def _gradient_of(grad, logits, target, weight, ignore_index, smoothing, z, softcap, reduction):
-    flat, target = rows(logits), target.flatten()
-    scale = grad.flatten().expand(len(flat))
+    flat, target = rows(logits), flattened(target)
+    scale = per_row(grad, len(flat))
     if reduction == "mean":
         scale = scale * mean_scale(target, weight, ignore_index)
     numbers = ignore_index, smoothing or None, z or None, softcap or None
-    return bitloom.cross_entropy(flat, target, weight, scale, *numbers, with_gradient=True)[0].view(logits.shape)
+    return bitloom.cross_entropy(flat, target, weight, scale, *numbers, with_gradient=True)[0].view_as(logits)
 
 
 _arguments = (
@@ -71,8 +81,8 @@ cross_entropy_backward = formula_operator(
 
 
 def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduction, gradient, z_loss, correct, best):
-    flat, classes = rows(logits), target.flatten()
-    scale = mean_scale(classes, weight, ignore_index) if reduction == "mean" else None
+    flat, classes = rows(logits), flattened(target)
+    scale = _mean_scale(classes, weight, ignore_index) if reduction == "mean" else None
     # Gradients of 16 bits without an exponent's range keep theirs until the mean's factor comes with the loss's scale.
     early = scale.expand(len(flat)) if gradient and scale is not None and logits.dtype != torch.float16 else None
     word = error_word("cross_entropy", logits.device)
@@ -95,17 +105,11 @@ def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduct
     )
     look_at("cross_entropy", word)
 
-    def summed(x):
-        return x.view(target.shape) if reduction == "none" else bitloom.sum_scaled(x, scale).view(())
-
-    dlogits = next(results).view(logits.shape) if gradient else like(logits, 0)
-    losses = summed(next(results))
-    z_losses = summed(next(results)) if z_loss else like(logits, 0, torch.float32)
-    predicted = next(results).view(target.shape) if best else like(logits, 0, torch.int64)
-    if correct:
-        accuracy = bitloom.sum_scaled(next(results), bitloom.target_scale(classes, ignore_index)).view(())
-    else:
-        accuracy = like(logits, 0, torch.float32)
+    dlogits = next(results).view_as(logits) if gradient else None
+    losses = reduced(next(results), target, scale, reduction)
+    z_losses = reduced(next(results), target, scale, reduction) if z_loss else None
+    predicted = next(results).view_as(target) if best else None
+    accuracy = share(next(results), classes, ignore_index) if correct else None
     return losses, z_losses, accuracy, predicted, dlogits
 
 
@@ -113,10 +117,10 @@ def _fake(logits, target, weight, ignore_index, smoothing, z, softcap, reduction
     shape = target.shape if reduction == "none" else ()
     return (
         like(logits, shape, torch.float32),
-        like(logits, shape if z_loss else 0, torch.float32),
-        like(logits, () if correct else 0, torch.float32),
-        like(logits, target.shape if best else 0, torch.int64),
-        like(logits, logits.shape if gradient else 0),
+        like(logits, shape, torch.float32) if z_loss else None,
+        like(logits, (), torch.float32) if correct else None,
+        like(target) if best else None,
+        like(logits) if gradient else None,
     )
 
 
@@ -124,8 +128,7 @@ def _setup(ctx, inputs, output):
     logits, target, weight, *ctx.numbers, gradient, _, _, _ = inputs
     ctx.save_for_backward(logits, target, weight)
     ctx.gradient = output[-1] if gradient else None
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
+    constant(ctx, *output[1:])
 
 
 def _backward(ctx, grad, *_):
@@ -136,10 +139,10 @@ def _backward(ctx, grad, *_):
     dlogits, ctx.gradient = ctx.gradient, None  # it goes out: another backward through here computes its own
     if dlogits is None or torch.is_grad_enabled() or not is_eager(dlogits, grad):
         return (cross_entropy_backward(grad, logits, target, weight, *ctx.numbers), *nothing)
-    scale = grad.flatten()
+    scale = per_row(grad, target.numel())
     if ctx.numbers[-1] == "mean" and logits.dtype == torch.float16:
-        scale = scale * mean_scale(target.flatten(), weight, ctx.numbers[0])
-    bitloom.scale_rows(scale.expand(target.numel()), x=rows(dlogits))
+        scale = scale * mean_scale(flattened(target), weight, ctx.numbers[0])
+    bitloom.scale_rows(scale, x=rows(dlogits))
     return (dlogits, *nothing)
 
 
@@ -161,6 +164,13 @@ class CrossEntropyOutput(NamedTuple):
     z_loss: Tensor | None = None
     token_accuracy: Tensor | None = None
     predicted_tokens: Tensor | None = None
+
+
+def output_of(found: tuple, asked: tuple[bool, bool, bool]) -> Tensor | CrossEntropyOutput:
+    """What a loss gives its caller, of an operator's results, which begin with the output's fields."""
+    if not any(asked):
+        return found[0]
+    return CrossEntropyOutput(found[0], *(value if wanted else None for value, wanted in zip(found[1:], asked)))
 
 
 def check_cross_entropy(name, label_smoothing, lse_square_scale, softcap, reduction, weight, called="weight") -> None:
@@ -201,7 +211,5 @@ def cross_entropy(
     gradient = logits.requires_grad and torch.is_grad_enabled() and is_eager(logits)
     numbers = ignore_index, float(label_smoothing), float(lse_square_scale), float(cap), reduction
     asked = return_z_loss, return_token_accuracy, return_predicted_tokens
-    loss, *others, _ = _cross_entropy(logits, target, weight, *numbers, gradient, *asked)
-    if not any(asked):
-        return loss
-    return CrossEntropyOutput(loss, *(value if wanted else None for value, wanted in zip(others, asked)))
+    found = _cross_entropy(logits, target, weight, *numbers, gradient, *asked)
+    return output_of(found, asked)

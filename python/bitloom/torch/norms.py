@@ -5,7 +5,7 @@ from torch import Tensor
 
 import bitloom
 
-from .operator import formula_operator, gradients_of, operator
+from .operator import constant, formula_operator, gradients_of, operator
 from .shapes import as_type_of, like, rows, total
 
 # ---- rms_norm ----------------------------------------------------------------------------------------------------
@@ -19,13 +19,13 @@ def _rms_formula(x, weight, eps, offset):
 
 def _rms_backward(dy, x, weight, eps, offset):
     if weight is None:
-        return bitloom.rms_norm_backward(rows(dy), rows(x), None, None, eps, offset).view(x.shape), like(x, 0)
+        return bitloom.rms_norm_backward(rows(dy), rows(x), None, None, eps, offset).view_as(x), None
     dx, dweight = bitloom.rms_norm_backward(rows(dy), rows(x), weight, None, eps, offset, weighted=True)
-    return dx.view(x.shape), total(dweight, weight)
+    return dx.view_as(x), total(dweight, weight)
 
 
-def _gradients(x, weight):
-    return like(x), like(x, 0) if weight is None else like(weight)
+def _gradients(x, *parameters):
+    return like(x), *(None if parameter is None else like(parameter) for parameter in parameters)
 
 
 rms_norm_backward = formula_operator(
@@ -48,7 +48,7 @@ def _rms_gradient(ctx, dy):
 
 
 def _rms(x, weight, eps, offset, casting):
-    return bitloom.rms_norm(rows(x), weight, eps, offset, casting=casting).view(x.shape)
+    return bitloom.rms_norm(rows(x), weight, eps, offset, casting=casting).view_as(x)
 
 
 _rms_norm = operator(
@@ -80,11 +80,11 @@ def _fused_backward(dy, dsum, sum, weight, eps, offset):
     dsum = None if dsum is None else rows(dsum)
     if weight is None:
         dx = bitloom.fused_add_rms_norm_backward(rows(dy), rows(sum), None, dsum, None, eps, offset)
-        return dx.view(sum.shape), like(sum, 0)
+        return dx.view_as(sum), None
     dx, dweight = bitloom.fused_add_rms_norm_backward(
         rows(dy), rows(sum), weight, dsum, None, eps, offset, weighted=True
     )
-    return dx.view(sum.shape), total(dweight, weight)
+    return dx.view_as(sum), total(dweight, weight)
 
 
 fused_add_rms_norm_backward = formula_operator(
@@ -112,7 +112,7 @@ def _fused_gradient(ctx, dy, dsum):
 
 def _fused(x, residual, weight, eps, offset, casting):
     out, sum = bitloom.fused_add_rms_norm(rows(x), rows(residual), weight, eps, offset, casting=casting)
-    return out.view(x.shape), sum.view(x.shape)
+    return out.view_as(x), sum.view_as(x)
 
 
 _fused_add_rms_norm = operator(
@@ -157,15 +157,15 @@ def _layer_backward(dy, x, mean, rstd, weight, bias, eps):
         rows(dy), rows(x), mean, rstd, weight, with_dweight=weighted, with_dbias=biased
     )
     dx, *partials = results if weighted or biased else (results,)
-    dbias = total(partials[-1], bias) if biased else like(x, 0)
-    return dx.view(x.shape), total(partials[0], weight) if weighted else like(x, 0), dbias
+    dweight = total(partials[0], weight) if weighted else None
+    return dx.view_as(x), dweight, total(partials[-1], bias) if biased else None
 
 
 layer_norm_backward = formula_operator(
     "layer_norm_backward(Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, float eps)"
     " -> (Tensor, Tensor, Tensor)",
     _layer_backward,
-    lambda dy, x, mean, rstd, weight, bias, eps: (*_gradients(x, weight), _gradients(x, bias)[1]),
+    lambda dy, x, mean, rstd, weight, bias, eps: _gradients(x, weight, bias),
     gradients_of(_layer_formula, 1, (0, 3, 4)),
 )
 
@@ -174,8 +174,7 @@ def _layer_setup(ctx, inputs, output):
     x, weight, bias, ctx.eps = inputs
     _, mean, rstd = output
     ctx.save_for_backward(x, mean, rstd, weight, bias)
-    ctx.mark_non_differentiable(mean, rstd)
-    ctx.set_materialize_grads(False)
+    constant(ctx, mean, rstd)
 
 
 def _layer_gradient(ctx, dy, *_):
@@ -188,7 +187,7 @@ def _layer_gradient(ctx, dy, *_):
 
 def _layer(x, weight, bias, eps):
     out, mean, rstd = bitloom.layer_norm(rows(x), weight, bias, eps, with_mean=True, with_rstd=True)
-    return out.view(x.shape), mean, rstd
+    return out.view_as(x), mean, rstd
 
 
 _layer_norm = operator(

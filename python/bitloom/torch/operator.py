@@ -27,6 +27,40 @@ def is_eager(*arguments) -> bool:
     return not (_is_compiling() or not _PLAIN.issuperset(map(type, arguments)) or _modes() or _transforms())
 
 
+def _filled(function: Callable) -> Callable:
+    """The function with tensors without elements for the outputs that are None."""
+
+    def run(*arguments):
+        outputs = function(*arguments)
+        if not isinstance(outputs, tuple):
+            return outputs
+        x = next(value for value in arguments if isinstance(value, Tensor))
+        return tuple(x.new_empty(0) if value is None else value for value in outputs)
+
+    return run
+
+
+def constant(ctx, *outputs: Tensor | None) -> None:
+    """In setup: these outputs have no gradients, and gradients that do not come are None rather than zeros."""
+    ctx.mark_non_differentiable(*(value for value in outputs if value is not None))
+    ctx.set_materialize_grads(False)
+
+
+def keep(ctx, inputs: tuple) -> None:
+    """In setup: saves all arguments, the tensors among them as autograd wants it."""
+    ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
+    ctx.save_for_backward(*(inputs[i] for i in ctx.places))
+    ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+
+
+def arguments_of(ctx) -> list:
+    """In the backward: what keep() saved."""
+    arguments = list(ctx.others)
+    for place, value in zip(ctx.places, ctx.saved_tensors):
+        arguments[place] = value
+    return arguments
+
+
 def operator(
     schema: str,
     forward: Callable,
@@ -37,15 +71,16 @@ def operator(
     """Registers ``bitloom::<schema>`` and returns the function to call, with every argument by position.
 
     forward(*arguments) runs the kernels on CPU and CUDA tensors and gives outputs that share no memory with arguments.
-    fake(*arguments) gives outputs of the same shapes, strides and types without values.
+    fake(*arguments) gives outputs of the same shapes, strides and types without values. Both give None for an output
+    that nobody asked for; by way of the dispatcher, which wants tensors, it is one without elements.
     setup(ctx, inputs, output) keeps what backward(ctx, *gradients) needs, as in torch.autograd.Function; both are
     absent where the operator has no gradient. backward calls operators, so that it can be differentiated again.
     """
     library.define(schema)
     name = schema.partition("(")[0]
     for device in ("CPU", "CUDA"):
-        library.impl(name, forward, device)
-    torch.library.register_fake(f"bitloom::{name}", fake, lib=library)
+        library.impl(name, _filled(forward), device)
+    torch.library.register_fake(f"bitloom::{name}", _filled(fake), lib=library)
     op = getattr(torch.ops.bitloom, name).default
     apply = None
     if backward:
@@ -76,16 +111,15 @@ def formula_operator(schema: str, forward: Callable, fake: Callable, formula: Ca
     functions. Such are the operators that compute gradients: their derivatives are of second order, and rare."""
 
     def setup(ctx, inputs, output):
-        ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
-        ctx.save_for_backward(*(inputs[i] for i in ctx.places))
-        ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+        keep(ctx, inputs)
         ctx.set_materialize_grads(False)
 
     def backward(ctx, *outer):
         again = torch.is_grad_enabled()  # whether derivatives of the results are wanted too
-        arguments = list(ctx.others)
+        arguments = arguments_of(ctx)
         with torch.enable_grad():
-            for i, value in zip(ctx.places, ctx.saved_tensors):
+            for i in ctx.places:
+                value = arguments[i]
                 # A view is a fresh variable: derivatives by it leave out ways on which arguments depend on each other.
                 value = value.view_as(value) if again and value.requires_grad else value.detach()
                 arguments[i] = value.requires_grad_() if value.is_floating_point() else value

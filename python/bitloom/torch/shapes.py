@@ -12,9 +12,21 @@ def rows(x: Tensor) -> Tensor:
     return x if rank == 2 else x.flatten(0, -2) if rank > 2 else x.unsqueeze(0)
 
 
+def flattened(x: Tensor | None) -> Tensor | None:
+    """x with one dimension; a view where there is one."""
+    return x if x is None or x.dim() == 1 else x.flatten()
+
+
+def per_row(grad: Tensor, count: int) -> Tensor:
+    """The gradient that comes to a loss, one for all rows or of each of them, as that of each of `count` rows."""
+    return grad.expand(count) if grad.dim() == 0 else flattened(grad)
+
+
 def like(x: Tensor, shape=None, dtype: torch.dtype | None = None) -> Tensor:
     """A contiguous tensor on x's device, of its shape and type where those are not given, without values."""
-    return torch.empty(x.shape if shape is None else shape, dtype=dtype or x.dtype, device=x.device)
+    if shape is None:  # a shape that goes through Python takes torch longer than the tensor
+        return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
 
 
 def as_type_of(x: Tensor, parameter: Tensor | None) -> Tensor | None:

@@ -1,13 +1,11 @@
 """The cross entropy of a linear layer whose classes lie on several devices."""
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from .by_classes import by_classes
-from .checks import check_range, check_shapes
-from .losses import check_cross_entropy
-from .shapes import as_type_of
+from .linear_loss import prepared
+from .losses import CrossEntropyOutput, output_of
 
 
 def vocab_parallel_cross_entropy(
@@ -25,31 +23,26 @@ def vocab_parallel_cross_entropy(
     token_scaling: bool = False,
     chunk_size: int | None = None,
     group: dist.ProcessGroup | None = None,
-) -> Tensor:
+    return_z_loss: bool = False,
+    return_token_accuracy: bool = False,
+    return_predicted_tokens: bool = False,
+) -> Tensor | CrossEntropyOutput:
     """fused_linear_cross_entropy where each process of a group holds the weight, and the bias, of its part of the
     classes: as many as the others, in the order of their ranks. input, target and class_weight are the same for all.
 
     Every process of the group calls it, and runs the backward. It gives each the same loss and the same gradient of the
     input, which is already summed over the group, and the gradient of its own part of the weight. Between processes go
-    four numbers a row and the input's gradient. chunk_size: classes whose logits are there at once. group: the default
-    group where it is left out. The rest is as for fused_linear_cross_entropy. There is no second derivative.
+    four numbers a row, two more where the accuracy or the predicted tokens are asked for, and the input's gradient.
+    chunk_size: classes whose logits are there at once. group: the default group where it is left out. The rest is as
+    for fused_linear_cross_entropy. There is no second derivative.
     """
-    name, cap = "vocab_parallel_cross_entropy", 0.0 if softcap is None else softcap
-    check_cross_entropy(name, label_smoothing, lse_square_scale, cap, reduction, class_weight, "class_weight")
-    if chunk_size is not None:
-        check_range(name, "chunk_size", chunk_size, 1)
     group = dist.group.WORLD if group is None else group
     here, classes = weight.shape[0], weight.shape[0] * dist.get_world_size(group)
-    check_shapes(
-        name,
-        weight=(weight, (here, input.shape[-1])),
-        target=(target, input.shape[:-1]),
-        bias=(bias, (here,)),
-        class_weight=(class_weight, (classes,)),
+    tensors, numbers, wanted = prepared(
+        "vocab_parallel_cross_entropy",
+        *(input, weight, target, bias, class_weight, ignore_index, label_smoothing, lse_square_scale, softcap),
+        *(reduction, token_scaling, chunk_size, classes),
     )
-    weight, bias = as_type_of(input, weight), as_type_of(input, bias)
-    early = torch.is_grad_enabled() and reduction != "none"
-    wanted = [early and x is not None and x.requires_grad for x in (input, weight, bias)]
-    numbers = ignore_index, float(label_smoothing), float(lse_square_scale), float(cap), reduction, token_scaling
+    asked = return_z_loss, return_token_accuracy, return_predicted_tokens
     place = dist.get_rank(group) * here, classes, group.group_name
-    return by_classes(input, weight, target, bias, class_weight, numbers, chunk_size, wanted, *place)[0]
+    return output_of(by_classes(tensors, numbers, chunk_size, wanted, asked, *place), asked)

@@ -39,7 +39,8 @@ template <class T> struct CrossEntropyPart {
     Scalar<i64> mine = target(row) - first;
     // A running maximum and sum in each lane (Milakov and Gimelshein, "Online normalizer calculation for softmax",
     // 2018).
-    auto largest = full<f32>({block}, std::numeric_limits<float>::lowest());
+    constexpr float lowest = std::numeric_limits<float>::lowest(); // finite: no infinities are subtracted
+    auto largest = full<f32>({block}, lowest);
     auto total = zeros<f32>({block}), owns = zeros<f32>({block}), spreads = zeros<f32>({block});
     auto places = arange(block); // of each lane's largest, the first
     for (auto c : range(0, cols, block)) {
@@ -60,7 +61,7 @@ template <class T> struct CrossEntropyPart {
     }
     Scalar<f32> most = max(largest, 0);
     Scalar<f32> sumLog = most + log(sum(total * exp(largest - most), 0)), before = lse(row);
-    auto upper = maximum(sumLog, before);
+    auto upper = maximum(maximum(sumLog, before), lowest);
     lse(row) = upper + log(exp(sumLog - upper) + exp(before - upper));
     own(row) = Scalar<f32>(own(row)) + sum(owns, 0);
     if (smoothed)

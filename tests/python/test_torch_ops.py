@@ -535,54 +535,6 @@ def test_rope_of_positions_and_sections():
         torch.testing.assert_close(mine, other)
 
 
-def test_no_target_that_counts():
-    logits = torch.randn(3, 5, requires_grad=True)
-    for reduction in ("mean", "sum"):
-        loss = F.cross_entropy(logits, torch.full((3,), -100), reduction=reduction)
-        (gradient,) = torch.autograd.grad(loss, logits)
-        assert loss == 0 and torch.equal(gradient, torch.zeros(3, 5))
-
-
-def linear_cross_entropy(logits, target, reduction):
-    return F.fused_linear_cross_entropy(logits, torch.eye(5), target, reduction=reduction, chunk_size=6)
-
-
-def by_classes(logits, target, reduction):
-    head = torch.eye(5)
-    return F.fused_linear_cross_entropy(logits, head, target, reduction=reduction, chunk_size=2, low_memory=True)
-
-
-@pytest.mark.parametrize("function", [F.cross_entropy, linear_cross_entropy, by_classes])
-def test_backward_twice(function):
-    """The forward's gradient is used up by the first; the second is as right, and so is one of another loss's scale."""
-    logits, target = torch.randn(17, 5, requires_grad=True), torch.randint(5, (17,))
-    for reduction in ("mean", "none"):
-        loss = function(logits, target, reduction=reduction)
-        scale = torch.randn(loss.shape)
-        (first,) = torch.autograd.grad(loss, logits, scale, retain_graph=True)
-        kept = first.clone()
-        first.zero_()
-        (second,) = torch.autograd.grad(loss, logits, 2 * scale)
-        torch.testing.assert_close(second, 2 * kept)
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_cross_entropy_tells_more(fused):
-    logits, target = torch.randn(2, 9, 5), torch.randint(5, (2, 9))
-    target[0, :4] = -100
-    head = {"input": logits, "weight": torch.eye(5), "chunk_size": 7} if fused else {"logits": logits}
-    function = functools.partial(F.fused_linear_cross_entropy if fused else F.cross_entropy, **head, target=target)
-    result = function(
-        lse_square_scale=0.1, return_z_loss=True, return_token_accuracy=True, return_predicted_tokens=True
-    )
-    counts = target != -100
-    assert torch.equal(result.predicted_tokens, logits.argmax(-1))
-    torch.testing.assert_close(result.token_accuracy, (logits.argmax(-1) == target)[counts].float().mean())
-    torch.testing.assert_close(result.z_loss, 0.1 * logits.logsumexp(-1)[counts].square().mean())
-    plain = function(lse_square_scale=0.1, return_z_loss=True)
-    assert torch.equal(plain.loss, result.loss) and plain.token_accuracy is None
-
-
 ERRORS = {
     "target of a divergence": (
         lambda: F.kl_div(torch.ones(3, 5), torch.ones(3, 4)),
@@ -621,12 +573,6 @@ ERRORS = {
         ),
         "fused_linear_cross_entropy: argument target: expected classes of the logits or ignore_index, got another in "
         "row 3",
-    ),
-    "low memory": (
-        lambda: F.fused_linear_cross_entropy(
-            torch.ones(3, 5), torch.ones(7, 5), torch.arange(3), low_memory=True, return_token_accuracy=True
-        ),
-        "argument low_memory: expected no accuracy and no predicted tokens beside it",
     ),
     "weight with a gradient": (
         lambda: F.cross_entropy(torch.ones(3, 5), torch.tensor([0, 1, 1]), torch.ones(5, requires_grad=True)),

@@ -3,6 +3,9 @@
 The error may be twice that of torch's own operation in the same type, and 1e-4; integers are exact.
 """
 
+import math
+import mmap
+
 import bitloom
 import numpy as np
 import pytest
@@ -16,10 +19,25 @@ INTERPRETED = 5000  # elements: the interpreter takes about a second for ten tim
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
 
+FAR = 2**31 + 64  # elements from a row to the next of memory that no 32-bit offset spans
+
+
+def far_apart(shape, dtype):
+    """A tensor whose rows lie FAR apart, in memory of which only the pages that are touched are there."""
+    strides = [FAR * math.prod(shape[d + 1 : -1]) for d in range(len(shape) - 1)] + [1]
+    count = 1 + sum((extent - 1) * stride for extent, stride in zip(shape, strides))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    memory = mmap.mmap(-1, count * dtype.itemsize, flags=flags)
+    return torch.frombuffer(memory, dtype=dtype).as_strided(shape, strides)
+
+
 def poisoned(shape, dtype, device, form="dense"):
     """A tensor and the memory that it lies in: NaN, or for integers 0x55 in each byte, in and between the rows."""
+    if form == "far" and len(shape) > 1 and math.prod(shape):
+        place = far_apart(shape, dtype)
+        return place, place
     unit = COPIED // dtype.itemsize
-    columns = {"dense": 0, "strided": GUARD, "padded": unit + -shape[-1] % unit}[form] + shape[-1]
+    columns = {"strided": GUARD, "padded": unit + -shape[-1] % unit}.get(form, 0) + shape[-1]
     memory = torch.empty((*shape[:-1], columns), dtype=dtype, device=device)
     memory.view(torch.uint8).fill_(0x55) if not dtype.is_floating_point else memory.fill_(float("nan"))
     return memory[..., : shape[-1]], memory
@@ -101,6 +119,20 @@ def test_error_on_target(case, target):
         pytest.skip("too large for the interpreter")
     with bitloom.use_target(target):
         check(case, run(case, inputs, "cpu"), inputs)
+
+
+@pytest.mark.parametrize("kernel", bitloom.kernels())
+def test_rows_far_apart(kernel):
+    """Offsets of more than 2^31 elements, of every view with rows."""
+    case = max((case for case in CASES if case.kernel == kernel), key=lambda case: len(case.sizes))
+    inputs = case.inputs()
+    check(case, run(case, inputs, "cpu", "far"), inputs)
+
+
+def test_more_than_2_31_elements():
+    x = far_apart((2, 5), torch.bool).as_strided((FAR + 5,), (1,))
+    x[5] = x[FAR - 1] = x[FAR + 4] = True
+    assert bitloom.sum_scaled(x).item() == 3
 
 
 @pytest.mark.parametrize("device", DEVICES)

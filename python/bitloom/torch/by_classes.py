@@ -75,11 +75,12 @@ class _Parts:
         inside = (target >= 0) & (target < self.classes)
         self.counts = (target != self.ignore_index) & inside
         wrong = (target != self.ignore_index) & ~inside
-        word = error_word("fused_linear_cross_entropy", target.device)
+        name = f"{'fused_linear' if self.group is None else 'vocab_parallel'}_cross_entropy"
+        word = error_word(name, target.device)
         if n:
             numbers = torch.arange(1, n + 1, dtype=torch.int32, device=target.device)
             word.copy_((numbers * wrong).amax())
-        look_at("fused_linear_cross_entropy", word)
+        look_at(name, word)
 
         self.own = 1.0 if self.class_weight is None else self.class_weight[target.clamp(0, self.classes - 1)]
         self.all = self.classes if self.class_weight is None else self.class_weight.sum()

@@ -34,19 +34,22 @@ class RMSNorm(_Norm):
         elementwise_affine: bool = True,
         device=None,
         dtype=None,
+        in_place: bool = False,
     ):
         super().__init__(size, eps, {"weight": 1.0 - offset} if elementwise_affine else {}, device, dtype)
-        self.offset, self.casting = offset, casting
+        self.offset, self.casting, self.in_place = offset, casting, in_place
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, self.weight, self.eps, self.offset, self.casting)
+        return functional.rms_norm(x, self.weight, self.eps, self.offset, self.casting, self.in_place)
 
 
 class FusedAddRMSNorm(RMSNorm):
     """functional.fused_add_rms_norm: takes x and the residual, gives the norm of their sum and the sum."""
 
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        return functional.fused_add_rms_norm(x, residual, self.weight, self.eps, self.offset, self.casting)
+        return functional.fused_add_rms_norm(
+            x, residual, self.weight, self.eps, self.offset, self.casting, self.in_place
+        )
 
 
 class LayerNorm(_Norm):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 import bitloom
 
-from .operator import constant, formula_operator, gradients_of, operator
+from .operator import constant, formula_operator, gradients_of, is_eager, operator
 from .shapes import as_type_of, like, rows, total
 
 # ---- rms_norm ----------------------------------------------------------------------------------------------------
@@ -17,11 +17,16 @@ def _rms_formula(x, weight, eps, offset):
     return (wide if weight is None else wide * (weight.float() + offset)).to(x.dtype)
 
 
-def _rms_backward(dy, x, weight, eps, offset):
+def _rms_backward(dy, x, weight, eps, offset, dx=None):
     if weight is None:
-        return bitloom.rms_norm_backward(rows(dy), rows(x), None, None, eps, offset).view_as(x), None
-    dx, dweight = bitloom.rms_norm_backward(rows(dy), rows(x), weight, None, eps, offset, weighted=True)
+        return bitloom.rms_norm_backward(rows(dy), rows(x), None, None, eps, offset, dx=dx).view_as(x), None
+    dx, dweight = bitloom.rms_norm_backward(rows(dy), rows(x), weight, None, eps, offset, dx=dx, weighted=True)
     return dx.view_as(x), total(dweight, weight)
+
+
+def _may_be_written(dy: Tensor) -> bool:
+    """Whether a gradient can give its place to another; whether it should is for the caller to know."""
+    return dy.is_contiguous() and not torch.is_grad_enabled() and is_eager(dy)
 
 
 def _gradients(x, *parameters):
@@ -37,52 +42,62 @@ rms_norm_backward = formula_operator(
 
 
 def _rms_setup(ctx, inputs, output):
-    x, weight, ctx.eps, ctx.offset, _ = inputs
+    x, weight, ctx.eps, ctx.offset, _, ctx.in_place = inputs
     ctx.save_for_backward(x, weight)
 
 
 def _rms_gradient(ctx, dy):
     x, weight = ctx.saved_tensors
-    dx, dweight = rms_norm_backward(dy, x, weight, ctx.eps, ctx.offset)
-    return dx, None if weight is None else dweight, None, None, None
+    if ctx.in_place and _may_be_written(dy):
+        dx, dweight = _rms_backward(dy, x, weight, ctx.eps, ctx.offset, rows(dy))
+    else:
+        dx, dweight = rms_norm_backward(dy, x, weight, ctx.eps, ctx.offset)
+    return dx, None if weight is None else dweight, None, None, None, None
 
 
-def _rms(x, weight, eps, offset, casting):
+def _rms(x, weight, eps, offset, casting, in_place):
     return bitloom.rms_norm(rows(x), weight, eps, offset, casting=casting).view_as(x)
 
 
 _rms_norm = operator(
-    "rms_norm(Tensor x, Tensor? weight, float eps, float offset, str casting) -> Tensor",
+    "rms_norm(Tensor x, Tensor? weight, float eps, float offset, str casting, bool in_place) -> Tensor",
     _rms,
-    lambda x, weight, eps, offset, casting: like(x),
+    lambda x, *_: like(x),
     _rms_setup,
     _rms_gradient,
 )
 
 
 def rms_norm(
-    x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, offset: float = 0.0, casting: str = "gemma"
+    x: Tensor,
+    weight: Tensor | None = None,
+    eps: float = 1e-6,
+    offset: float = 0.0,
+    casting: str = "gemma",
+    in_place: bool = False,
 ) -> Tensor:
     """x / sqrt(mean(x²) + eps) * (weight + offset), over the last dimension.
 
     x: (..., n) of f32, f16 or bf16. weight: (n,), or none, and then no offset either. casting: where the result is
     rounded to x's type, computed in f32 otherwise: "gemma" once, at the end; "llama" also before the multiplication by
-    the weight; "none" at every step, the root's too.
+    the weight; "none" at every step, the root's too. in_place: the backward writes x's gradient over the result's, to
+    save memory, where that is contiguous and nobody traces or differentiates again. Not for a result that is added to
+    something: an addition hands the same gradient to both its terms.
     Returns a tensor like x. Raises UserError for other shapes and types.
     """
-    return _rms_norm(x, as_type_of(x, weight), eps, offset, casting)
+    return _rms_norm(x, as_type_of(x, weight), eps, offset, casting, in_place)
 
 
 # ---- fused_add_rms_norm ------------------------------------------------------------------------------------------
 
 
-def _fused_backward(dy, dsum, sum, weight, eps, offset):
+def _fused_backward(dy, dsum, sum, weight, eps, offset, dx=None):
     dsum = None if dsum is None else rows(dsum)
     if weight is None:
-        dx = bitloom.fused_add_rms_norm_backward(rows(dy), rows(sum), None, dsum, None, eps, offset)
+        dx = bitloom.fused_add_rms_norm_backward(rows(dy), rows(sum), None, dsum, None, eps, offset, dx=dx)
         return dx.view_as(sum), None
     dx, dweight = bitloom.fused_add_rms_norm_backward(
-        rows(dy), rows(sum), weight, dsum, None, eps, offset, weighted=True
+        rows(dy), rows(sum), weight, dsum, None, eps, offset, dx=dx, weighted=True
     )
     return dx.view_as(sum), total(dweight, weight)
 
@@ -97,7 +112,7 @@ fused_add_rms_norm_backward = formula_operator(
 
 
 def _fused_setup(ctx, inputs, output):
-    _, _, weight, ctx.eps, ctx.offset, _ = inputs
+    _, _, weight, ctx.eps, ctx.offset, _, ctx.in_place = inputs
     ctx.save_for_backward(output[1], weight)
     ctx.set_materialize_grads(False)
 
@@ -105,21 +120,24 @@ def _fused_setup(ctx, inputs, output):
 def _fused_gradient(ctx, dy, dsum):
     sum, weight = ctx.saved_tensors
     if dy is None:
-        return dsum, dsum, None, None, None, None
-    dx, dweight = fused_add_rms_norm_backward(dy, dsum, sum, weight, ctx.eps, ctx.offset)
-    return dx, dx, None if weight is None else dweight, None, None, None
+        return dsum, dsum, None, None, None, None, None
+    if ctx.in_place and _may_be_written(dy):
+        dx, dweight = _fused_backward(dy, dsum, sum, weight, ctx.eps, ctx.offset, rows(dy))
+    else:
+        dx, dweight = fused_add_rms_norm_backward(dy, dsum, sum, weight, ctx.eps, ctx.offset)
+    return dx, dx, None if weight is None else dweight, None, None, None, None
 
 
-def _fused(x, residual, weight, eps, offset, casting):
+def _fused(x, residual, weight, eps, offset, casting, in_place):
     out, sum = bitloom.fused_add_rms_norm(rows(x), rows(residual), weight, eps, offset, casting=casting)
     return out.view_as(x), sum.view_as(x)
 
 
 _fused_add_rms_norm = operator(
-    "fused_add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps, float offset, str casting)"
-    " -> (Tensor, Tensor)",
+    "fused_add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps, float offset, str casting, "
+    "bool in_place) -> (Tensor, Tensor)",
     _fused,
-    lambda x, residual, weight, eps, offset, casting: (like(x), like(x)),
+    lambda x, *_: (like(x), like(x)),
     _fused_setup,
     _fused_gradient,
 )
@@ -132,12 +150,13 @@ def fused_add_rms_norm(
     eps: float = 1e-6,
     offset: float = 0.0,
     casting: str = "gemma",
+    in_place: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """(rms_norm(x + residual), x + residual), the sum rounded to x's type before its norm is taken.
 
     residual: of x's shape and type. The rest is as for rms_norm.
     """
-    return _fused_add_rms_norm(x, residual, as_type_of(x, weight), eps, offset, casting)
+    return _fused_add_rms_norm(x, residual, as_type_of(x, weight), eps, offset, casting, in_place)
 
 
 # ---- layer_norm --------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from .shapes import like
 
 def _tables(cos: Tensor, sections: int) -> Tensor:
     """(sections, rows, width), as the kernel takes them."""
+    if cos.dim() == 3 and cos.shape[0] == sections:  # most often: the one table of the whole batch
+        return cos
     return cos.reshape(sections, -1, cos.shape[-1])
 
 

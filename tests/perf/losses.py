@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 
+import bitloom
 import torch
 import torch.nn.functional as F
 from bitloom.torch import functional as ours
@@ -21,8 +22,9 @@ from timing import table
 try:
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
     from liger_kernel.ops.fused_linear_jsd import LigerFusedLinearJSDFunction
+    from liger_kernel.transformers import functional as liger
 except ImportError:
-    LigerFusedLinearCrossEntropyFunction = LigerFusedLinearJSDFunction = None
+    LigerFusedLinearCrossEntropyFunction = LigerFusedLinearJSDFunction = liger = None
 
 ROUNDS = 5
 
@@ -107,16 +109,47 @@ def jsd_cases(rows, hidden, classes):
 
 
 def host_cases():
-    """Operators with their gradients, on tensors so small that only the host counts."""
+    """Operators with their gradients, on tensors so small that only the host counts: ours, torch's, Liger's."""
     x, y, weight = (torch.randn(*shape, requires_grad=True) for shape in ((8, 128), (8, 128), (128,)))
     target = torch.zeros(8, dtype=torch.int64)
-    yield "rms_norm", lambda: ours.rms_norm(x, weight), lambda: F.rms_norm(x, (128,), weight)
-    yield "layer_norm", lambda: ours.layer_norm(x, weight, weight), lambda: F.layer_norm(x, (128,), weight, weight)
-    yield "swiglu", lambda: ours.swiglu(x, y), lambda: F.silu(x) * y
-    yield "cross_entropy", lambda: ours.cross_entropy(x, target), lambda: F.cross_entropy(x, target)
+    q, k = (torch.randn(1, 8, heads, 32).transpose(1, 2).requires_grad_() for heads in (4, 2))
+    cos, sin = torch.rand(1, 8, 32), torch.rand(1, 8, 32)
+    yield (
+        "rms_norm",
+        lambda: ours.rms_norm(x, weight),
+        lambda: F.rms_norm(x, (128,), weight),
+        liger and (lambda: liger.liger_rms_norm(x, weight, 1e-6)),
+    )
+    yield (
+        "fused_add_rms_norm",
+        lambda: ours.fused_add_rms_norm(x, y, weight)[0],
+        lambda: F.rms_norm(x + y, (128,), weight),
+        liger and (lambda: liger.liger_fused_add_rms_norm(x, y, weight, 1e-6)[0]),
+    )
+    yield (
+        "layer_norm",
+        lambda: ours.layer_norm(x, weight, weight),
+        lambda: F.layer_norm(x, (128,), weight, weight),
+        liger and (lambda: liger.liger_layer_norm(x, weight, weight, 1e-6)),
+    )
+    yield (
+        "swiglu",
+        lambda: ours.swiglu(x, y),
+        lambda: F.silu(x) * y,
+        liger and (lambda: liger.liger_swiglu(x, y)),
+    )
+    yield "rope", lambda: ours.rope(q, k, cos, sin)[0], None, liger and (lambda: liger.liger_rope(q, k, cos, sin)[0])
+    yield (
+        "cross_entropy",
+        lambda: ours.cross_entropy(x, target),
+        lambda: F.cross_entropy(x, target),
+        liger and (lambda: liger.liger_cross_entropy(x, target)),
+    )
 
 
 def host_microseconds(function, calls=200, samples=20):
+    if not function:
+        return None
     least = float("inf")
     for _ in range(samples):
         start = time.perf_counter()
@@ -148,7 +181,9 @@ def main():
         results += [("cross entropy", size, name, *measure(run)) for name, run in cross_entropy_cases(*size)]
     size = (32, 32, 1000) if options.small else (2048, 4096, 128256)
     results += [("jsd", size, name, *measure(run)) for name, run in jsd_cases(*size)]
-    host = [(name, host_microseconds(a), host_microseconds(b)) for name, a, b in host_cases()]
+    bitloom.set_num_threads(1)
+    torch.set_num_threads(1)
+    host = [(name, *map(host_microseconds, functions)) for name, *functions in host_cases()]
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"losses": results, "host": host}, file, indent=1)
@@ -160,7 +195,8 @@ def main():
     ]
     table(["loss", "rows x hidden x classes", "who", "ms", "x products", "peak MiB"], rows)
     print()
-    table(["forward + backward on the host", "us", "torch us"], [[n, f"{a:.1f}", f"{b:.1f}"] for n, a, b in host])
+    rows = [[name, *(f"{value:.1f}" if value else "-" for value in values)] for name, *values in host]
+    table(["forward + backward on the host", "us", "torch us", "liger us"], rows)
 
 
 if __name__ == "__main__":

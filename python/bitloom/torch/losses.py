@@ -84,7 +84,7 @@ def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduct
     flat, classes = rows(logits), flattened(target)
     scale = _mean_scale(classes, weight, ignore_index) if reduction == "mean" else None
     # Gradients of 16 bits without an exponent's range keep theirs until the mean's factor comes with the loss's scale.
-    early = scale.expand(len(flat)) if gradient and scale is not None and logits.dtype != torch.float16 else None
+    early = scale.expand(flat.shape[0]) if gradient and scale is not None and logits.dtype != torch.float16 else None
     word = error_word("cross_entropy", logits.device)
     results = iter(
         bitloom.cross_entropy(
@@ -135,14 +135,15 @@ def _backward(ctx, grad, *_):
     nothing = (None,) * 11
     if grad is None:
         return (None, *nothing)
-    logits, target, weight = ctx.saved_tensors
     dlogits, ctx.gradient = ctx.gradient, None  # it goes out: another backward through here computes its own
     if dlogits is None or torch.is_grad_enabled() or not is_eager(dlogits, grad):
-        return (cross_entropy_backward(grad, logits, target, weight, *ctx.numbers), *nothing)
-    scale = per_row(grad, target.numel())
-    if ctx.numbers[-1] == "mean" and logits.dtype == torch.float16:
+        return (cross_entropy_backward(grad, *ctx.saved_tensors, *ctx.numbers), *nothing)
+    matrix = rows(dlogits)
+    scale = per_row(grad, matrix.shape[0])
+    if ctx.numbers[-1] == "mean" and dlogits.dtype == torch.float16:
+        _, target, weight = ctx.saved_tensors
         scale = scale * mean_scale(flattened(target), weight, ctx.numbers[0])
-    bitloom.scale_rows(scale, x=rows(dlogits))
+    bitloom.scale_rows(scale, x=matrix)
     return (dlogits, *nothing)
 
 

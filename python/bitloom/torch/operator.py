@@ -42,7 +42,7 @@ def _filled(function: Callable) -> Callable:
 
 def constant(ctx, *outputs: Tensor | None) -> None:
     """In setup: these outputs have no gradients, and gradients that do not come are None rather than zeros."""
-    ctx.mark_non_differentiable(*(value for value in outputs if value is not None))
+    ctx.mark_non_differentiable(*[value for value in outputs if value is not None])
     ctx.set_materialize_grads(False)
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 import bitloom
 
 from .operator import operator
-from .shapes import like
 
 
 def _tables(cos: Tensor, sections: int) -> Tensor:
@@ -17,30 +17,28 @@ def _tables(cos: Tensor, sections: int) -> Tensor:
     return cos.reshape(sections, -1, cos.shape[-1])
 
 
-def _turned(x: Tensor) -> Tensor:
-    """(batch, heads, t, d) like x, whose memory is in the order of (batch, t, heads, d)."""
-    batch, heads, t, d = x.shape
-    return like(x, (batch, t, heads, d)).transpose(1, 2)
-
-
 def _rope(q, k, cos, sin, positions, rotated, interleaved, mrope, inverse):
     sections = 3 if mrope else 1
     first, second = (mrope[0], mrope[1]) if mrope else (0, 0)
     if positions is not None:
         positions = positions.expand(q.shape[0], -1)[None] if not mrope else positions
-    out_q, out_k = bitloom.rope(
+    # In memory as q and k are, and no views: of views autograd keeps more.
+    out_q, out_k = torch.empty_like(q), torch.empty_like(k)
+    bitloom.rope(
         q.transpose(1, 2),
         k.transpose(1, 2),
         _tables(cos, sections),
         _tables(sin, sections),
         positions,
+        out_q=out_q.transpose(1, 2),
+        out_k=out_k.transpose(1, 2),
         rotated=rotated,
         interleaved=interleaved,
         inverse=inverse,
         first_section=first,
         second_section=second,
     )
-    return out_q.transpose(1, 2), out_k.transpose(1, 2)
+    return out_q, out_k
 
 
 def _setup(ctx, inputs, output):
@@ -58,7 +56,7 @@ _operator = operator(
     "rope(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor? positions, int rotated, bool interleaved, int[] mrope,"
     " bool inverse) -> (Tensor, Tensor)",
     _rope,
-    lambda q, k, *_: (_turned(q), _turned(k)),
+    lambda q, k, *_: (torch.empty_like(q), torch.empty_like(k)),
     _setup,
     _gradient,
 )
@@ -84,8 +82,8 @@ def rope(
     head take part, from the first on; the tables' width by default, the rest is copied. mrope_sections: how many pairs
     take their angles from the first, second and third of three tables (3, batch or 1, t, width), with positions of (3,
     batch, t).
-    Gradients are for q and k. Returns two tensors like q and k, in memory in the order of (batch, t, heads, d). Raises
-    UserError for other shapes and types.
+    Gradients are for q and k. Returns two tensors like q and k, whose dimensions lie in memory in the same order.
+    Raises UserError for other shapes and types.
     """
     rotated = cos.shape[-1] if rotated is None else rotated
     sections = list(mrope_sections or ())

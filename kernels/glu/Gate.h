@@ -37,4 +37,17 @@ struct GeluTanh {
   }
 };
 
+// x · Φ(x) with Φ(x) = (1 + erf(x / √2)) / 2, the normal distribution's, as the same paper defines it; its derivative is
+// Φ(x) + x · exp(−x² / 2) / √(2π).
+struct GeluExact {
+  template <int R> static Tile<f32, R> below(const Tile<f32, R> &x) {
+    return 0.5f + 0.5f * erf(x * 0.70710678118654752f);
+  }
+  template <int R> static Tile<f32, R> value(const Tile<f32, R> &x) { return x * below(x); }
+  template <int R> static std::pair<Tile<f32, R>, Tile<f32, R>> withDerivative(const Tile<f32, R> &x) {
+    auto part = below(x);
+    return {x * part, part + x * exp(-0.5f * x * x) * 0.39894228040143268f};
+  }
+};
+
 } // namespace bitloom::kernels

@@ -1,4 +1,4 @@
-"""swiglu, geglu and their gradients in float64, and as torch computes them."""
+"""swiglu, geglu in both forms and their gradients in float64, and as torch computes them."""
 
 import math
 
@@ -22,6 +22,12 @@ def gelu(x):
     t = np.tanh(factor * (x + 0.044715 * x**3))
     slope = factor * (1 + 3 * 0.044715 * x**2)
     return 0.5 * x * (1 + t), 0.5 * (1 + t) + 0.5 * x * (1 - t**2) * slope
+
+
+def gelu_exact(x):
+    """With its derivative."""
+    part = 0.5 * torch.special.erfc(torch.from_numpy(-x / math.sqrt(2))).numpy()
+    return x * part, part + x * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
 
 
 def gelu_torch(x):
@@ -77,3 +83,19 @@ def geglu_backward(dy, gate, up, gate_multiplier, down_multiplier, **_):
 
 def geglu_backward_torch(dy, gate, up, gate_multiplier, down_multiplier, **_):
     return backward_torch(gelu_torch, dy, gate, up, gate_multiplier, down_multiplier)
+
+
+def geglu_exact(gate, up, gate_multiplier, down_multiplier, **_):
+    return forward(gelu_exact, gate, up, gate_multiplier, down_multiplier)
+
+
+def geglu_exact_torch(gate, up, gate_multiplier, down_multiplier, **_):
+    return forward_torch(torch.nn.functional.gelu, gate, up, gate_multiplier, down_multiplier)
+
+
+def geglu_exact_backward(dy, gate, up, gate_multiplier, down_multiplier, **_):
+    return backward(gelu_exact, dy, gate, up, gate_multiplier, down_multiplier)
+
+
+def geglu_exact_backward_torch(dy, gate, up, gate_multiplier, down_multiplier, **_):
+    return backward_torch(torch.nn.functional.gelu, dy, gate, up, gate_multiplier, down_multiplier)

@@ -338,6 +338,12 @@ ROWS = [
     Row("swiglu packed", F.swiglu, glu(silu), ((2, 3, 66),), ((4, 0),)),
     Row("swiglu scaled", lambda g, u: F.swiglu(g, u, 0.5, 3.0), lambda g, u: glu(silu)(g, u, 0.5, 3.0), ((17,), (17,))),
     Row("geglu", F.geglu, glu(gelu), ((3, 4097), (3, 4097))),
+    Row(
+        "geglu exact",
+        lambda gate, up: F.geglu(gate, up, 0.5, 3.0, approximate="none"),
+        lambda gate, up: glu(torch.nn.functional.gelu)(gate, up, 0.5, 3.0),
+        ((3, 199), (3, 199)),
+    ),
     Row("rope", F.rope, rope, ((2, 4, 5, 16), (2, 2, 5, 16), angles(2, 5, 16), angles(2, 5, 16))),
     Row("rope of one table", F.rope, rope, ((2, 3, 7, 34), (2, 1, 7, 34), angles(1, 7, 16), angles(1, 7, 16))),
     Row(

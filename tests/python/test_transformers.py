@@ -124,6 +124,17 @@ def test_one_option_alone(option):
     assert changed == expected[option]
 
 
+@pytest.mark.parametrize(("name", "activation"), [("llama", "gelu"), ("llama", "gelu_new"), ("phi3", "gelu")])
+def test_other_activations(name, activation):
+    model = make(name, hidden_act=activation)
+    loss, gradients = step(model)
+    patches.apply_bitloom(model)
+    mine, own = step(model)
+    torch.testing.assert_close(mine, loss, rtol=1e-5, atol=1e-5)
+    for key, value in own.items():
+        torch.testing.assert_close(value, gradients[key], rtol=1e-3, atol=1e-5)
+
+
 def test_patches_over_each_other():
     """The first stays until it is undone itself, whatever the order, and undoing twice is undoing once."""
     before = functions("llama")

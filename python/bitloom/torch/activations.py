@@ -7,6 +7,7 @@ from torch import Tensor
 
 import bitloom
 
+from .checks import check_choice
 from .operator import formula_operator, operator
 from .shapes import flattened, like, rows
 
@@ -142,7 +143,10 @@ def _gated(name: str, activation: Callable) -> tuple[Callable, Callable]:
 
 
 _swiglu, _swiglu_packed = _gated("swiglu", torch.nn.functional.silu)
-_geglu, _geglu_packed = _gated("geglu", lambda x: torch.nn.functional.gelu(x, approximate="tanh"))
+_geglus = {
+    "tanh": _gated("geglu", lambda x: torch.nn.functional.gelu(x, approximate="tanh")),
+    "none": _gated("geglu_exact", torch.nn.functional.gelu),
+}
 
 
 def _call(two, one, gate, up, before, after):
@@ -166,6 +170,16 @@ def swiglu(
     return _call(_swiglu, _swiglu_packed, gate, up, gate_multiplier, down_multiplier)
 
 
-def geglu(gate: Tensor, up: Tensor | None = None, gate_multiplier: float = 1.0, down_multiplier: float = 1.0) -> Tensor:
-    """gelu(gate * gate_multiplier) * up * down_multiplier, gelu in its tanh form; the rest is as for swiglu."""
-    return _call(_geglu, _geglu_packed, gate, up, gate_multiplier, down_multiplier)
+def geglu(
+    gate: Tensor,
+    up: Tensor | None = None,
+    gate_multiplier: float = 1.0,
+    down_multiplier: float = 1.0,
+    approximate: str = "tanh",
+) -> Tensor:
+    """gelu(gate * gate_multiplier) * up * down_multiplier; the rest is as for swiglu.
+
+    approximate: gelu's "tanh" form, or "none", by the error function.
+    """
+    check_choice("geglu", "approximate", approximate, tuple(_geglus))
+    return _call(*_geglus[approximate], gate, up, gate_multiplier, down_multiplier)

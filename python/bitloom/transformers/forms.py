@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from transformers.activations import ACT2FN
 
 import bitloom
@@ -123,7 +124,6 @@ def _expert_gate(original):
 
 def _experts(original):
     """The road that calls no _apply_gate (experts_implementation="eager") goes expert by expert."""
-    import torch
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     def eager(self, hidden_states, top_k_index, top_k_weights):

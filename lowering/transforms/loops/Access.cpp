@@ -4,6 +4,8 @@
 
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
 
+#include <numeric>
+
 using namespace mlir;
 using namespace bitloom::tile;
 
@@ -252,20 +254,47 @@ void KernelLowering::prefetchNext(LoadOp op, const Place &place) {
 }
 
 void KernelLowering::lowerStore(StoreOp op) {
-  if (done.contains(op))
-    return;
   Value tile = op.getValue();
   if (!isTile(tile))
     return storeAt(op, Place(), scalar(tile), nullptr);
+  SmallVector<StoreOp> stores;
+  Values tiles;
+  int64_t cost = 0;
+  bool keeps = false;
+  for (StoreOp each : fusion.storedWith(op)) {
+    if (!done.insert(each.getOperation()).second)
+      continue;
+    stores.push_back(each);
+    tiles.push_back(each.getValue());
+    cost += fusion.cost(each.getValue());
+    keeps |= keepsSomething(each.getValue());
+  }
+  if (stores.empty())
+    return;
   ArrayRef<int64_t> shape = shapeOf(tile.getType());
   int dim = vectorDim(shape);
-  int64_t width = dim < 0 ? 1 : lanesFor(tile, shape[dim]);
+  int64_t width = dim < 0 ? 1 : lanesFor(tiles, shape[dim]);
   StoreHints hints;
-  hints.clips = !keepsSomething(tile); // what is kept for later is wanted in full
+  hints.clips = !keeps; // what is kept for later is wanted in full
   nest(
-      shape, width, fusion.cost(tile) > 40 ? 2 : 4,
-      [&](const Place &place) -> Values { return {evaluate(tile, place)}; },
-      [&](const Place &place, ValueRange values) { storeAt(op, place, values[0], &hints); }, {}, &hints);
+      shape, width, cost > 40 ? 2 : 4,
+      [&](const Place &place) { return llvm::map_to_vector(tiles, [&](Value each) { return evaluate(each, place); }); },
+      [&](const Place &place, ValueRange values) { storeAll(stores, place, values, hints); }, {}, &hints);
+}
+
+void KernelLowering::storeAll(ArrayRef<StoreOp> stores, const Place &place, ValueRange values, StoreHints &hints) {
+  Values ends, streams;
+  for (auto [store, value] : llvm::zip(stores, values)) {
+    StoreHints own{.end = {}, .stream = {}, .streaming = hints.streaming};
+    storeAt(store, place, value, &own);
+    if (own.end)
+      ends.push_back(own.end);
+    if (own.stream)
+      streams.push_back(own.stream);
+  }
+  if (ends.size() == stores.size())
+    hints.end = std::accumulate(ends.begin() + 1, ends.end(), ends[0], [&](Value a, Value b) { return maxS(a, b); });
+  hints.stream = streams.size() == stores.size() ? allOf(streams) : Value();
 }
 
 Value KernelLowering::shouldStream(StoreOp op, Value first, int64_t width) {

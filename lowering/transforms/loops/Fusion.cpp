@@ -90,7 +90,7 @@ void Fusion::keepWhatIsShared(Value tile) {
   Sinks found;
   for (Operation *user : tile.getUsers()) {
     if (!isInline(user)) {
-      found.insert(user);
+      found.insert(placeOf(user));
       continue;
     }
     for (Value result : user->getResults()) {
@@ -147,29 +147,50 @@ static int64_t extentAlong(ArrayRef<int32_t> dims, Type tile, int64_t dim) {
   return it == dims.end() ? 1 : shapeOf(tile)[it - dims.begin()];
 }
 
+// What a load reads or a store writes.
+struct Rectangle {
+  ValueRange offsets;
+  ArrayRef<int32_t> dims;
+  Type tile;
+};
+static std::optional<Rectangle> rectangleOf(Operation *op) {
+  if (auto load = dyn_cast<LoadOp>(op))
+    return Rectangle{load.getOffsets(), load.getDims(), load.getType()};
+  if (auto store = dyn_cast<StoreOp>(op))
+    return Rectangle{store.getOffsets(), store.getDims(), store.getValue().getType()};
+  return std::nullopt;
+}
+
 // Views overlap only when they are one view, so equal offsets mean equal places and disjoint rectangles none in common.
-static bool disjoint(LoadOp load, StoreOp store) {
-  for (auto [dim, offsets] : llvm::enumerate(llvm::zip(load.getOffsets(), store.getOffsets()))) {
+static bool disjoint(const Rectangle &one, const Rectangle &other) {
+  for (auto [dim, offsets] : llvm::enumerate(llvm::zip(one.offsets, other.offsets))) {
     auto [a, b] = offsets;
     auto [aBase, aConstant] = splitConstant(a);
     auto [bBase, bConstant] = splitConstant(b);
-    if (aBase != bBase)
-      continue;
-    int64_t loadExtent = extentAlong(load.getDims(), load.getType(), dim);
-    int64_t storeExtent = extentAlong(store.getDims(), store.getValue().getType(), dim);
-    if (bConstant >= aConstant + loadExtent || aConstant >= bConstant + storeExtent)
+    if (aBase == bBase && (bConstant >= aConstant + extentAlong(one.dims, one.tile, dim) ||
+                           aConstant >= bConstant + extentAlong(other.dims, other.tile, dim)))
       return true;
   }
   return false;
 }
 
-static bool mayOverwrite(Operation *load, Operation *write) {
-  ViewType read = viewOf(load), written = viewOf(write);
-  if (read.getElementType() != written.getElementType() || read.getRank() != written.getRank())
+// Along every dimension of the view the two start at one offset, or are one element wide, so that they are one
+// rectangle or have none in common.
+static bool sameOrApart(const Rectangle &one, const Rectangle &other) {
+  if (one.dims != other.dims || shapeOf(one.tile) != shapeOf(other.tile))
     return false;
-  auto rectangle = dyn_cast<LoadOp>(load);
-  auto store = dyn_cast<StoreOp>(write);
-  return !(rectangle && store && disjoint(rectangle, store));
+  for (auto [dim, offsets] : llvm::enumerate(llvm::zip(one.offsets, other.offsets)))
+    if (std::get<0>(offsets) != std::get<1>(offsets) && extentAlong(one.dims, one.tile, dim) != 1)
+      return false;
+  return true;
+}
+
+static bool mayOverwrite(Operation *access, Operation *write) {
+  ViewType one = viewOf(access), written = viewOf(write);
+  if (one.getElementType() != written.getElementType() || one.getRank() != written.getRank())
+    return false;
+  auto rectangle = rectangleOf(access), other = rectangleOf(write);
+  return !(rectangle && other && disjoint(*rectangle, *other));
 }
 
 // Whether `tile` reads `load` only at the element that it computes.
@@ -189,18 +210,12 @@ static bool readsInPlace(Value tile, Operation *load) {
   return !seen.contains(load);
 }
 
-// Whether each element of the load is read before, if at all, the store writes its place: along every dimension of the
-// view the two start at one offset, or are one element wide, so that they are one rectangle or have none in common.
-static bool isInPlace(Operation *load, Operation *write) {
-  auto rectangle = dyn_cast<LoadOp>(load);
-  auto store = dyn_cast<StoreOp>(write);
-  if (!rectangle || !store || rectangle.getDims() != store.getDims() ||
-      shapeOf(rectangle.getType()) != shapeOf(store.getValue().getType()))
-    return false;
-  for (auto [dim, offsets] : llvm::enumerate(llvm::zip(rectangle.getOffsets(), store.getOffsets())))
-    if (std::get<0>(offsets) != std::get<1>(offsets) && extentAlong(rectangle.getDims(), rectangle.getType(), dim) != 1)
-      return false;
-  return readsInPlace(store.getValue(), load);
+// Whether each element of the load that a sink, done together with the write, reads is read before it is written, if it
+// is at all.
+static bool isInPlace(Operation *load, Operation *write, Operation *sink) {
+  auto rectangle = rectangleOf(load), other = rectangleOf(write);
+  auto store = dyn_cast<StoreOp>(sink);
+  return rectangle && other && store && sameOrApart(*rectangle, *other) && readsInPlace(store.getValue(), load);
 }
 
 void Fusion::keepWhatIsOverwritten(Operation *load, ArrayRef<Operation *> writes) {
@@ -210,15 +225,94 @@ void Fusion::keepWhatIsOverwritten(Operation *load, ArrayRef<Operation *> writes
     Operation *writer = home->findAncestorOpInBlock(*write);
     if (!writer || order[writer] < order[load] || !mayOverwrite(load, write))
       continue;
+    writer = placeOf(writer);
     for (Operation *sink : sinks(tile)) {
-      Operation *reader = home->findAncestorOpInBlock(*sink);
-      bool later = order[writer] < order[reader] || (writer == reader && !(write == sink && isInPlace(load, write)));
+      Operation *reader = placeOf(home->findAncestorOpInBlock(*sink));
+      bool together = placeOf(write) == placeOf(sink);
+      bool later = order[writer] < order[reader] || (writer == reader && !(together && isInPlace(load, write, sink)));
       if (later) {
         kept.insert(tile);
         need(tile, writer);
       }
     }
   }
+}
+
+//===- Stores done together ---------------------------------------------------------------------------------------===//
+
+Operation *Fusion::placeOf(Operation *sink) const {
+  auto it = firstOf.find(sink);
+  return it == firstOf.end() ? sink : it->second;
+}
+
+SmallVector<StoreOp, 2> Fusion::storedWith(StoreOp store) const {
+  if (firstOf.contains(store))
+    return {};
+  auto it = groups.find(store);
+  return it == groups.end() ? SmallVector<StoreOp, 2>{store} : it->second;
+}
+
+static bool isPureScalar(Operation *op) {
+  return !op->getNumRegions() && isMemoryEffectFree(op) && llvm::none_of(op->getOperands(), isTile) &&
+         llvm::none_of(op->getResults(), isTile);
+}
+
+// `between`: what the text loads between the group's first store and the next.
+bool Fusion::mayJoin(ArrayRef<StoreOp> group, StoreOp next, ArrayRef<Operation *> between) {
+  Type tile = next.getValue().getType();
+  SmallVector<StoreOp> all(group);
+  if (tile != all[0].getValue().getType())
+    return false;
+  all.push_back(next);
+  for (StoreOp earlier : group)
+    if (mayOverwrite(earlier, next) && !sameOrApart(*rectangleOf(earlier), *rectangleOf(next)))
+      return false;
+  for (StoreOp write : all) {
+    if (llvm::any_of(between, [&](Operation *load) { return mayOverwrite(load, write); }))
+      return false;
+    for (StoreOp reader : all) {
+      SetVector<Operation *> seen;
+      if (Operation *op = reader.getValue().getDefiningOp())
+        seen.insert(op);
+      for (size_t i = 0; i < seen.size(); ++i) {
+        if (!isInline(seen[i]))
+          continue;
+        if (isa<LoadOp, GatherOp>(seen[i]) && mayOverwrite(seen[i], write) && !isInPlace(seen[i], write, reader))
+          return false;
+        for (Value operand : seen[i]->getOperands())
+          if (Operation *op = operand.getDefiningOp(); op && isTile(operand))
+            seen.insert(op);
+      }
+    }
+  }
+  return true;
+}
+
+void Fusion::groupStores(Block &block) {
+  SmallVector<StoreOp, 2> group;
+  SmallVector<Operation *> between;
+  auto end = [&] {
+    if (group.size() > 1) {
+      for (StoreOp other : ArrayRef(group).drop_front())
+        firstOf[other] = group[0];
+      groups[group[0]] = group;
+    }
+    group.clear();
+    between.clear();
+  };
+  for (Operation &op : block) {
+    if (auto store = dyn_cast<StoreOp>(op); store && isTile(store.getValue())) {
+      if (!group.empty() && !mayJoin(group, store, between))
+        end();
+      group.push_back(store);
+    } else if (isInline(&op)) {
+      if (!group.empty() && isa<LoadOp, GatherOp>(op))
+        between.push_back(&op);
+    } else if (!isPureScalar(&op)) {
+      end();
+    }
+  }
+  end();
 }
 
 Fusion::Fusion(func::FuncOp kernel) {
@@ -231,6 +325,7 @@ Fusion::Fusion(func::FuncOp kernel) {
     if (isa<LoadOp, GatherOp>(op) && isTile(op->getResult(0)))
       loads.push_back(op);
   });
+  kernel.walk([&](Block *block) { groupStores(*block); });
   for (Operation *op : llvm::reverse(all))
     if (isInline(op))
       for (Value result : op->getResults())

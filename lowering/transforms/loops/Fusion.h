@@ -2,7 +2,8 @@
 //
 // Most tile operations are pure functions of an index space. They are *inline*: a *sink* (a store, a reduction, a
 // product, a loop-carried value, …) evaluates them chunk by chunk inside its own loops. An inline value is kept in
-// memory when evaluating it again would cost more, or would read what has been overwritten since.
+// memory when evaluating it again would cost more, or would read what has been overwritten since. Stores of one shape
+// that follow each other are one sink, where none writes what another still reads.
 #pragma once
 
 #include "bitloom/lowering/dialect/Tile.h"
@@ -34,8 +35,14 @@ public:
   llvm::ArrayRef<mlir::Value> neededBefore(mlir::Operation *op) const;
   // Every sink that evaluates this value, directly or through other inline values.
   const Sinks &sinks(mlir::Value tile);
+  // The stores that are done in one nest of loops in the place of this one, itself first; none for the others of those.
+  llvm::SmallVector<tile::StoreOp, 2> storedWith(tile::StoreOp store) const;
 
 private:
+  void groupStores(mlir::Block &block);
+  bool mayJoin(llvm::ArrayRef<tile::StoreOp> group, tile::StoreOp next, llvm::ArrayRef<mlir::Operation *> between);
+  // Where a sink is done: the first store of its group, mostly itself.
+  mlir::Operation *placeOf(mlir::Operation *sink) const;
   void keepWhatIsShared(mlir::Value tile);
   void keepWhatIsOverwritten(mlir::Operation *load, llvm::ArrayRef<mlir::Operation *> writes);
   void need(mlir::Value tile, mlir::Operation *before);
@@ -45,6 +52,8 @@ private:
   llvm::DenseMap<mlir::Value, Sinks> sinkSets;
   llvm::DenseMap<mlir::Value, Sinks> places; // as sinks, but what is kept counts as its first sink
   llvm::DenseSet<mlir::Value> kept;
+  llvm::DenseMap<mlir::Operation *, llvm::SmallVector<tile::StoreOp, 2>> groups; // by their first stores
+  llvm::DenseMap<mlir::Operation *, mlir::Operation *> firstOf;                  // of the other stores in groups
   llvm::DenseMap<mlir::Operation *, llvm::SmallVector<mlir::Value, 2>> needs;
 };
 

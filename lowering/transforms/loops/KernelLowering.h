@@ -169,6 +169,7 @@ private:
   void lowerAtomic(AtomicOp op);
   Value atomicHalf(mlir::LLVM::AtomicBinOp kind, Value pointer, Value value);
   void storeAt(StoreOp op, const Place &place, Value value, StoreHints *hints);
+  void storeAll(ArrayRef<StoreOp> stores, const Place &place, ValueRange values, StoreHints &hints);
   // Whether, as i1, the chunks from `first` on are best written past the caches. None when it is known that they are
   // not.
   Value shouldStream(StoreOp op, Value first, int64_t width);

@@ -111,6 +111,27 @@ func.func @swap(%x: !tile.view<?xf32>, %out: !tile.view<?xf32>) attributes {tile
 
 // -----
 
+// Two stores that follow each other are one loop, with one exponential for both: two chunks at a time, and one chunk
+// with masks. Nothing is kept for the second, though each output may be either input.
+// CHECK-LABEL: llvm.func @gradients
+// CHECK-NOT: llvm.alloca
+// CHECK-COUNT-5: math.exp
+// CHECK-NOT: math.exp
+func.func @gradients(%x: !tile.view<?xf32>, %y: !tile.view<?xf32>, %dx: !tile.view<?xf32>, %dy: !tile.view<?xf32>)
+    attributes {tile.kernel} {
+  %zero = arith.constant 0 : i64
+  %a = tile.load %x[%zero] dims [0] : !tile.view<?xf32> -> tensor<4096xf32>
+  %b = tile.load %y[%zero] dims [0] : !tile.view<?xf32> -> tensor<4096xf32>
+  %e = math.exp %a : tensor<4096xf32>
+  %s = arith.mulf %e, %b : tensor<4096xf32>
+  %t = arith.addf %e, %b : tensor<4096xf32>
+  tile.store %s, %dx[%zero] dims [0] : tensor<4096xf32>, !tile.view<?xf32>
+  tile.store %t, %dy[%zero] dims [0] : tensor<4096xf32>, !tile.view<?xf32>
+  return
+}
+
+// -----
+
 // A tensor of 32 MiB or more whose rows begin at a vector's alignment is written past the caches, unless it is read too.
 // CHECK-LABEL: llvm.func @copy
 // CHECK: arith.constant 33554432 : i64

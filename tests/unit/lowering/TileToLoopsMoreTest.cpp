@@ -254,6 +254,35 @@ TEST(TileToLoops, ReadsBeforeItOverwrites) {
          %t = arith.addf %x, %y : tensor<96xf32>
          tile.store %s, %b[%zero] dims [0] : tensor<96xf32>, !tile.view<?xf32>
          tile.store %t, %b[%half] dims [0] : tensor<96xf32>, !tile.view<?xf32>)",
+      // Two stores of what is costly, in place of what they read.
+      R"(%x = tile.load %a[%zero] dims [0] : !tile.view<?xf32> -> tensor<96xf32>
+         %y = tile.load %a[%half] dims [0] : !tile.view<?xf32> -> tensor<96xf32>
+         %e = math.exp %x : tensor<96xf32>
+         %s = arith.mulf %e, %y : tensor<96xf32>
+         %t = arith.addf %e, %y : tensor<96xf32>
+         tile.store %s, %b[%zero] dims [0] : tensor<96xf32>, !tile.view<?xf32>
+         tile.store %t, %b[%half] dims [0] : tensor<96xf32>, !tile.view<?xf32>)",
+      // Halves that change places.
+      R"(%x = tile.load %a[%zero] dims [0] : !tile.view<?xf32> -> tensor<96xf32>
+         %y = tile.load %a[%half] dims [0] : !tile.view<?xf32> -> tensor<96xf32>
+         tile.store %y, %b[%zero] dims [0] : tensor<96xf32>, !tile.view<?xf32>
+         tile.store %x, %b[%half] dims [0] : tensor<96xf32>, !tile.view<?xf32>)",
+      // The second store takes what the first has written; then what is loaded between them is used after both.
+      R"(%x = tile.load %a[%zero] dims [0] : !tile.view<?xf32> -> tensor<96xf32>
+         %s = arith.addf %x, %x : tensor<96xf32>
+         tile.store %s, %b[%zero] dims [0] : tensor<96xf32>, !tile.view<?xf32>
+         %y = tile.load %b[%zero] dims [0] : !tile.view<?xf32> -> tensor<96xf32>
+         %t = arith.mulf %y, %y : tensor<96xf32>
+         tile.store %t, %b[%zero] dims [0] : tensor<96xf32>, !tile.view<?xf32>
+         tile.store %y, %b[%half] dims [0] : tensor<96xf32>, !tile.view<?xf32>)",
+      // Stores that overlap: the second one's stay.
+      R"(%x = tile.load %a[%zero] dims [0] : !tile.view<?xf32> -> tensor<96xf32>
+         %s = arith.addf %x, %x : tensor<96xf32>
+         %t = arith.mulf %x, %x : tensor<96xf32>
+         tile.store %s, %b[%one] dims [0] : tensor<96xf32>, !tile.view<?xf32>
+         tile.store %t, %b[%three] dims [0] : tensor<96xf32>, !tile.view<?xf32>
+         tile.store %s, %b[%zero] dims [0] : tensor<96xf32>, !tile.view<?xf32>
+         tile.store %t, %b[%zero] dims [0] : tensor<96xf32>, !tile.view<?xf32>)",
       // Loaded before a loop, used in it.
       R"(%x = tile.load %a[%zero] dims [0] : !tile.view<?xf32> -> tensor<64xf32>
          scf.for %i = %zero to %three step %one : i64 {

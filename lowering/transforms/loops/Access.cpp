@@ -347,7 +347,7 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreH
     return;
   }
   Value pointer = address(to.pointer, place.at[place.vec], element);
-  if (hints && mask && currentSplit && currentSplit->iv)
+  if (hints && mask && currentSplit && currentSplit->mayStream)
     hints->stream = shouldStream(op, to.pointer, place.width);
   bool stream = hints && hints->streaming;
   streams |= stream;

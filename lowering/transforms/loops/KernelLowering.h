@@ -47,6 +47,7 @@ private:
   struct Split {
     Value iv;          // the loop's; none when it is unrolled
     int outside;       // the depth that surrounds it
+    bool mayStream;    // whether it heeds StoreHints::stream
     bool fast = false; // now writing the part without masks
     struct Guard {
       Value lo, end;
@@ -141,7 +142,7 @@ private:
   Values split(int64_t begin, int64_t end, int64_t width, int64_t unroll, ValueRange inits, SplitBody body,
                StoreHints *hints = nullptr);
   // As split, for a body that visits everything by constant coordinates.
-  Values splitUnrolled(ArrayRef<Type> types, llvm::function_ref<Values()> body);
+  Values splitUnrolled(ArrayRef<Type> types, llvm::function_ref<Values()> body, StoreHints *hints = nullptr);
   // The end of the part of [begin, end) without masks; a multiple of `step` past begin.
   Value fastEnd(const Split &split, int64_t begin, int64_t end, int64_t width, int64_t step);
   Value allInBounds(const Split &split, int64_t begin);

@@ -103,7 +103,7 @@ KernelLowering::Values KernelLowering::split(int64_t begin, int64_t end, int64_t
   unroll = std::min<int64_t>(unroll, llvm::bit_floor(uint64_t((end - begin) / width)));
   if (begin >= end)
     return Values(inits);
-  Split state{.iv = {}, .outside = depth()};
+  Split state{.iv = {}, .outside = depth(), .mayStream = hints != nullptr};
   Split *outerSplit = std::exchange(currentSplit, &state);
   int64_t step = width * unroll;
   auto write = [&](Value from, Value to, int64_t by, ValueRange carried) {
@@ -155,22 +155,26 @@ KernelLowering::Values KernelLowering::split(int64_t begin, int64_t end, int64_t
   return results;
 }
 
-KernelLowering::Values KernelLowering::splitUnrolled(ArrayRef<Type> types, llvm::function_ref<Values()> body) {
-  Split state{.iv = {}, .outside = depth()};
+KernelLowering::Values KernelLowering::splitUnrolled(ArrayRef<Type> types, llvm::function_ref<Values()> body,
+                                                     StoreHints *hints) {
+  Split state{.iv = {}, .outside = depth(), .mayStream = hints != nullptr};
   Split *outerSplit = std::exchange(currentSplit, &state);
   Value always = i1(true);
   here();
   auto branch = scf::IfOp::create(builder, loc, TypeRange(types), always, /*addThenBlock=*/true, /*addElseBlock=*/true);
-  auto write = [&](Block *block) {
-    open(block, branch);
-    Values results = body();
+  auto terminate = [&](Block *block, ValueRange results) {
     here();
     if (block->empty() || !block->back().hasTrait<OpTrait::IsTerminator>())
       scf::YieldOp::create(builder, loc, results);
+  };
+  auto write = [&](scf::IfOp of, Block *block) {
+    open(block, of);
+    Values results = body();
+    terminate(block, results);
     close();
     return results;
   };
-  Values results = write(branch.elseBlock());
+  Values results = write(branch, branch.elseBlock());
   if (state.guards.empty()) { // nothing to decide
     Block *block = branch.elseBlock();
     block->getTerminator()->erase();
@@ -181,7 +185,20 @@ KernelLowering::Values KernelLowering::splitUnrolled(ArrayRef<Type> types, llvm:
     branch.getConditionMutable().assign(allInBounds(state, 0));
     scopes.back()->child = outerChild;
     state.fast = true;
-    write(branch.thenBlock());
+    if (hints && hints->stream && depthOf(hints->stream) <= state.outside) { // stores carry nothing
+      open(branch.thenBlock(), branch);
+      here();
+      auto streaming = scf::IfOp::create(builder, loc, TypeRange(), hints->stream, /*addThenBlock=*/true,
+                                         /*addElseBlock=*/true);
+      hints->streaming = true;
+      write(streaming, streaming.thenBlock());
+      hints->streaming = false;
+      write(streaming, streaming.elseBlock());
+      terminate(branch.thenBlock(), {});
+      close();
+    } else {
+      write(branch, branch.thenBlock());
+    }
     results.assign(branch.getResults().begin(), branch.getResults().end());
   }
   currentSplit = outerSplit;
@@ -241,14 +258,15 @@ void KernelLowering::nest(ArrayRef<int64_t> shape, int64_t width, int64_t unroll
       places.push_back(place);
     }
   };
-  auto visitUnrolled = [&](ArrayRef<Place> places) {
+  auto visitUnrolled = [&](ArrayRef<Place> places, StoreHints *hints) {
     if (places.empty())
       return;
-    splitUnrolled({}, [&]() -> Values {
+    auto body = [&]() -> Values {
       for (size_t i = 0; i < places.size(); i += unroll)
         visit(places.slice(i, std::min<size_t>(unroll, places.size() - i)));
       return {};
-    });
+    };
+    splitUnrolled({}, body, hints);
   };
 
   Place start;
@@ -267,7 +285,7 @@ void KernelLowering::nest(ArrayRef<int64_t> shape, int64_t width, int64_t unroll
       }
     };
     enumerate(0, start);
-    visitUnrolled(places);
+    visitUnrolled(places, nullptr);
   } else {
     std::function<void(size_t, Place)> walk = [&](size_t depth, Place place) {
       if (depth < outer.size())
@@ -278,7 +296,7 @@ void KernelLowering::nest(ArrayRef<int64_t> shape, int64_t width, int64_t unroll
       SmallVector<Place> tail;
       if (int64_t(ofRow.size()) <= unrolledRow) {
         rowPlaces(place, 0, tail);
-        return visitUnrolled(tail);
+        return visitUnrolled(tail, extent % width == 0 ? hints : nullptr); // chunks as aligned as the row
       }
       place.vec = vec;
       place.width = width;
@@ -296,7 +314,7 @@ void KernelLowering::nest(ArrayRef<int64_t> shape, int64_t width, int64_t unroll
           },
           hints);
       rowPlaces(place, whole, tail);
-      visitUnrolled(tail);
+      visitUnrolled(tail, nullptr);
     };
     walk(0, start);
   }

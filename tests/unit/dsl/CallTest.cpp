@@ -75,6 +75,20 @@ TEST(Call, NamesOfExtentsAndDefaults) {
   EXPECT_EQ(call.minimalBytes(), 3 * 16 + 32 * 4 + 3 * 4);
 }
 
+// Waking a thread takes as long as to work through some 32 KiB.
+TEST(Call, SmallWorkIsOneThreads) {
+  Arguments arguments;
+  Call small = arguments.call();
+  small.resolve();
+  EXPECT_GE(small.prepare(hostTarget()).grain, 3) << "all three programs";
+  arguments.weights.extents = {8192, 4096};
+  arguments.weights.strides = {4096, 1};
+  arguments.x.extents = arguments.out.extents = {8192};
+  Call large = arguments.call();
+  large.resolve();
+  EXPECT_EQ(large.prepare(hostTarget()).grain, 512) << "of 524288, for 32 MiB and 64 KiB";
+}
+
 TEST(Call, OutputsAreMadeFromTheNames) {
   Call call(gemv());
   call.chooseVariant(DType::u8); // the first view's, which both have: the first

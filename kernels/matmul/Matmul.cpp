@@ -37,8 +37,9 @@ template <class T, class Out> struct Matmul {
   Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
                                        "(ceil_div(m, 128) * ceil_div(n, 128) > multiprocessors) * "
                                        "(ceil_div(m, 128) * ceil_div(n, 256) <= 2 * multiprocessors) * "
-                                       "(2 * ceil_div(ceil_div(m, 128) * ceil_div(n, 256), multiprocessors) <= "
-                                       "ceil_div(ceil_div(m, 128) * ceil_div(n, 128), multiprocessors))))"
+                                       "(2 * ceil_div(ceil_div(m, 128) * ceil_div(n, 256), max(multiprocessors, 1)) "
+                                       "<= "
+                                       "ceil_div(ceil_div(m, 128) * ceil_div(n, 128), max(multiprocessors, 1)))))"
                                      : "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
                                        "(compute_capability == 0)))";
   // Bytes in rows of no multiple of 16 come one by one, through registers: of them less at a time.

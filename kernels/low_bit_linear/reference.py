@@ -1,28 +1,57 @@
-"""low_bit_linear in float64, and as torch computes it: in f32 on the dequantised weight, rounded once to x's type."""
+"""low_bit_linear and its weight in float64, and as torch computes them: values less their zero points in 16 bits, where
+they are premultiplied their products with the scales too, the rest in f32, rounded once to out's type."""
 
 import bitloom
 import numpy as np
 import torch
 
 BLOCK = 128
+TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 
 
-def dequantised(weight, scales, zeros, columns, bits, group, asymmetric):
-    """The weight as n rows of k columns in float64; scales and zeros of [groups, n]."""
+def each_column(numbers, group, columns):
+    """Of [blocks, n, groups of a block], or [groups, n, 1]: n rows of a number a column."""
+    rows = numbers.transpose(1, 0, 2).reshape(numbers.shape[1], -1)
+    return rows[:, np.minimum(np.arange(columns) // group, rows.shape[1] - 1)]
+
+
+def values_of(weight, zeros, columns, bits, group, asymmetric):
+    """Before their scales, n rows of k columns in float64."""
     packing = bitloom.Packing(bits, "fragments", BLOCK)
-    values = bitloom.unpack(weight.astype(np.uint8), packing, signed=not asymmetric).astype(np.float64)
-    each = np.arange(values.shape[1]) // group
-    each = np.minimum(each, len(scales) - 1)  # what fills up the last block meets zeros of x
-    if asymmetric:
-        values = values - zeros.T[:, each]
-    return (values * scales.T[:, each])[:, :columns]
+    values = bitloom.unpack(weight.astype(np.uint8), packing, signed=not asymmetric).astype(np.float64)[:, :columns]
+    return values - each_column(zeros, group, columns) if asymmetric else values
 
 
-def low_bit_linear(x, weight, scales, bits=4, group=128, asymmetric=False, zeros=None, **_):
-    return x @ dequantised(weight, scales, zeros, x.shape[1], bits, group, asymmetric).T
+def low_bit_linear(x, weight, scales, bits=4, group=128, asymmetric=False, zeros=None, unit=None, bias=None, **_):
+    columns = x.shape[1]
+    matrix = values_of(weight, zeros, columns, bits, group, asymmetric) * each_column(scales, group, columns)
+    return x @ matrix.T * (1 if unit is None else unit) + (0 if bias is None else bias)
 
 
-def low_bit_linear_torch(x, weight, scales, bits=4, group=128, asymmetric=False, zeros=None, **_):
-    given = [None if array is None else array.double().cpu().numpy() for array in (weight, scales, zeros)]
-    matrix = torch.from_numpy(dequantised(*given, x.shape[1], bits, group, asymmetric))
-    return (x.float() @ matrix.to(x.device, torch.float32).T).to(x.dtype)
+def low_bit_linear_torch(
+    x, weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, unit=None, bias=None, **_
+):
+    columns = x.shape[1]
+    weight, scales, zeros = (
+        None if array is None else array.double().cpu().numpy() for array in (weight, scales, zeros)
+    )
+    values = torch.from_numpy(values_of(weight, zeros, columns, bits, group, asymmetric)).to(x.dtype)
+    matrix = values.float() * torch.from_numpy(each_column(scales, group, columns)).float()
+    if group < BLOCK or len(x) > 32:
+        matrix = matrix.to(x.dtype).float()
+    y = x.float() @ matrix.T * (1 if unit is None else unit) + (0 if bias is None else bias)
+    return y.to(TYPES[dtype.split("/")[-1]])
+
+
+def low_bit_linear_weight(weight, scales, bits=4, group=128, asymmetric=False, zeros=None, **_):
+    columns = weight.shape[1] * 8 // bits
+    return values_of(weight, zeros, columns, bits, group, asymmetric) * each_column(scales, group, columns)
+
+
+def low_bit_linear_weight_torch(weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, **_):
+    columns = weight.shape[1] * 8 // bits
+    weight, scales, zeros = (
+        None if array is None else array.double().cpu().numpy() for array in (weight, scales, zeros)
+    )
+    values = torch.from_numpy(values_of(weight, zeros, columns, bits, group, asymmetric)).to(TYPES[dtype])
+    return (values.float() * torch.from_numpy(each_column(scales, group, columns)).float()).to(TYPES[dtype])

@@ -75,12 +75,22 @@ bool nvptx::isReducible(const LinearLayout &source, int axis) {
   return true;
 }
 
+// The order of registers is free: neighbours in memory come first, for wide accesses.
+static LinearLayout withNeighboursFirst(const LinearLayout &layout) {
+  std::vector<LinearLayout::InDim> ins = layout.ins();
+  for (auto &in : ins)
+    if (in.name == reg)
+      llvm::sort(in.bases);
+  return LinearLayout(ins, layout.outs());
+}
+
 LinearLayout nvptx::broadcastSourceLayout(const LinearLayout &result, ArrayRef<int64_t> source) {
   LinearLayout layout = result;
   for (auto [d, extent] : llvm::enumerate(source))
     if (extent == 1)
       layout = layout.dropOutDim(dimName(d)).addOutDim(dimName(d), d, 1);
-  return layout.removeFreeBits(reg);
+  layout = layout.removeFreeBits(reg);
+  return llvm::count_if(source, [](int64_t extent) { return extent > 1; }) > 1 ? withNeighboursFirst(layout) : layout;
 }
 
 // Row-major order commutes with padding when, in groups of dimensions of equal extent, only the outermost is padded.
@@ -210,16 +220,8 @@ LinearLayout nvptx::byteOfValueLayout(const LinearLayout &values, const Packing 
   return values.compose(byteOf);
 }
 
-// The order of registers is free: neighbours in memory come first, for wide accesses.
 LinearLayout nvptx::bytesLayout(const LinearLayout &values, const Packing &packing) {
-  LinearLayout layout = byteOfValueLayout(values, packing).removeFreeBits(reg);
-  std::vector<LinearLayout::InDim> ins = layout.ins();
-  for (auto &in : ins)
-    if (in.name == reg)
-      std::stable_sort(in.bases.begin(), in.bases.end(), [](const auto &a, const auto &b) {
-        return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end());
-      });
-  return LinearLayout(ins, layout.outs());
+  return withNeighboursFirst(byteOfValueLayout(values, packing).removeFreeBits(reg));
 }
 
 LinearLayout nvptx::valuesLayout(const LinearLayout &bytes, const Packing &packing) {

@@ -161,10 +161,27 @@ static bool isAcrossWarps(tile::ReduceOp reduce) {
   });
 }
 
+// Whether the elements stay in the threads that hold them.
+static bool movesNothing(Operation *op) {
+  Layouts layouts;
+  auto isSame = [&](const std::optional<LinearLayout> &layout) {
+    return layout && *layout == layouts.of(op->getResult(0).getType());
+  };
+  if (auto transpose = dyn_cast<tile::TransposeOp>(op))
+    return isSame(transposedLayout(layouts.of(transpose.getSource().getType()), transpose.getPermutation()));
+  auto reshape = dyn_cast<tile::ReshapeOp>(op);
+  if (!reshape || reshape.getType().getRank() == 0 || reshape.getSource().getType().getRank() == 0)
+    return false;
+  return isSame(reshapedLayout(layouts.of(reshape.getSource().getType()), tile::shapeOf(reshape.getSource().getType()),
+                               tile::shapeOf(reshape.getType())));
+}
+
 int64_t nvptx::exchangedBytes(func::FuncOp func) {
   int64_t kept = 0, most = 0;
   int64_t warps = func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt();
   func.walk([&](Operation *op) {
+    if (movesNothing(op))
+      return;
     int64_t bytes = 0;
     for (Type type : op->getResultTypes())
       if (isa<RankedTensorType>(type))
@@ -230,8 +247,13 @@ LogicalResult Specialization::chooseStages() {
 static bool addsUp(scf::ForOp loop) {
   if (!loop || loop.getNumRegionIterArgs() != 1 || !loop.getRegionIterArg(0).hasOneUse())
     return false;
-  auto sum = loop.getYieldedValues()[0].getDefiningOp<arith::AddFOp>();
-  return sum && sum->hasOneUse() && llvm::is_contained(sum->getOperands(), loop.getRegionIterArg(0));
+  Value next = loop.getYieldedValues()[0], sum = loop.getRegionIterArg(0);
+  if (!next.hasOneUse())
+    return false;
+  if (auto dot = next.getDefiningOp<tile::DotOp>())
+    return dot.getAcc() == sum;
+  auto add = next.getDefiningOp<arith::AddFOp>();
+  return add && llvm::is_contained(add->getOperands(), sum);
 }
 
 // The one loop there is, when it starts from zero, and nothing is written until it ends: every block runs what is

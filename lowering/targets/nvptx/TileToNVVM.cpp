@@ -224,9 +224,40 @@ bool Emitter::emitRangeTest(Operation *op) {
   return true;
 }
 
+// Whether registers 2i and 2i + 1 hold the halves of one word: numbers that were packed values.
+static bool liesInWords(Value tile) {
+  Operation *producer = tile.getDefiningOp();
+  if (isa_and_present<arith::UIToFPOp, arith::SIToFPOp>(producer))
+    return tile::elementOf(producer->getOperand(0).getType()).isInteger(8);
+  return isa_and_present<arith::AddFOp, arith::SubFOp, arith::MulFOp>(producer) &&
+         llvm::any_of(producer->getOperands(), liesInWords);
+}
+
+// Sums and products of 16-bit numbers a word at a time.
+static bool lowerInWords(Emitter &e, Operation *op) {
+  auto type = dyn_cast<RankedTensorType>(op->getResult(0).getType());
+  if (!type || !isa<arith::AddFOp, arith::SubFOp, arith::MulFOp>(op) || bytesOf(type.getElementType()) != 2 ||
+      e.registersOf(type) % 2 || !llvm::any_of(op->getOperands(), liesInWords))
+    return false;
+  OpBuilder &b = e.builder;
+  auto pair = VectorType::get({2}, type.getElementType());
+  SmallVector<Value> words[2];
+  for (int i : {0, 1})
+    for (Value word : packWords(e, e.get(op->getOperand(i))))
+      words[i].push_back(LLVM::BitcastOp::create(b, e.loc, pair, word));
+  SmallVector<Value> results;
+  for (auto [left, right] : llvm::zip(words[0], words[1])) {
+    Operation *copy = b.create(e.loc, op->getName().getIdentifier(), {left, right}, TypeRange(pair));
+    results.push_back(LLVM::BitcastOp::create(b, e.loc, b.getI32Type(), copy->getResult(0)));
+  }
+  e.put(op->getResult(0), unpackWords(e, results, type.getElementType(), e.registersOf(type)));
+  return true;
+}
+
 LogicalResult Emitter::emitElementwise(Operation *op) {
   auto division = dyn_cast<arith::DivFOp>(op);
-  if (emitRangeTest(op) || (division && lowerDivision(*this, division)) || lowerPackedCast(*this, op))
+  if (emitRangeTest(op) || (division && lowerDivision(*this, division)) || lowerPackedCast(*this, op) ||
+      lowerInWords(*this, op))
     return success();
   if (isa<arith::ExtFOp, arith::TruncFOp>(op))
     if (FailureOr<bool> done = lowerFloat8Cast(*this, op); failed(done) || *done)

@@ -59,6 +59,7 @@ struct How {
   int warps = 0;
   bool isAligned = true;  // x and the result
   bool isShifted = false; // the weight by numbers of its rows
+  int groups = 1;         // of a block, whose values are multiplied by their scales before the dot; 1: its sums, after
 };
 
 template <Element T>
@@ -68,7 +69,7 @@ std::unique_ptr<EmulatedKernel> multiplies(int bits, int64_t blockN, int64_t blo
   SCOPED_TRACE(std::to_string(bits) + " bits, " + irType<T>() + ", " + std::to_string(m) + " x " + std::to_string(n));
   const int64_t blocks = (k + 127) / 128, perBlock = 16 * bits;
   std::string text = R"(
-func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s: !tile.view<?x?xELEMENT>,
+func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s: !tile.view<?x?x?xELEMENT>NUMBERS,
              %o: !tile.view<?x?xELEMENT>EVEN) attributes {tile.kernelMORE} {
   %i = tile.program_id 0
   %j = tile.program_id 1
@@ -89,17 +90,11 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
     %at = arith.muli %b, %bytes : i64
     %p = tile.load %w[%cols, %at] dims [0, 1] : !tile.view<?x?xi8> -> tensor<BLOCKNxBYTESxi8>
     %u = tile.unpack %p signed <"bits=BITS,PACKING"> : tensor<BLOCKNxBYTESxi8> -> tensor<BLOCKNx128xi8>
-    %q = tile.load %s[%b, %cols] dims [1] : !tile.view<?x?xELEMENT> -> tensor<BLOCKNxELEMENT>
-    WEIGHT
+    %g = arith.sitofp %u : tensor<BLOCKNx128xi8> to tensor<BLOCKNx128xELEMENT>
     %from = arith.muli %b, %c128 : i64
     %v = tile.load %x[%rows, %from] dims [0, 1] : !tile.view<?x?xELEMENT> -> tensor<BLOCKMx128xELEMENT>
     %t = tile.transpose %v [1, 0] : tensor<BLOCKMx128xELEMENT> -> tensor<128xBLOCKMxELEMENT>
-    %d = tile.dot %f, %t, %none : tensor<BLOCKNx128xELEMENT>, tensor<128xBLOCKMxELEMENT>, tensor<BLOCKNxBLOCKMxf32>
-    %e = arith.extf %q : tensor<BLOCKNxELEMENT> to tensor<BLOCKNxf32>
-    %c = tile.reshape %e : tensor<BLOCKNxf32> -> tensor<BLOCKNx1xf32>
-    %wide = tile.broadcast %c : tensor<BLOCKNx1xf32> -> tensor<BLOCKNxBLOCKMxf32>
-    %scaled = arith.mulf %d, %wide : tensor<BLOCKNxBLOCKMxf32>
-    %next = arith.addf %acc, %scaled : tensor<BLOCKNxBLOCKMxf32>
+    SCALED
     scf.yield %next : tensor<BLOCKNxBLOCKMxf32>
   }
   %out = arith.truncf %sum : tensor<BLOCKNxBLOCKMxf32> to tensor<BLOCKNxBLOCKMxELEMENT>
@@ -107,15 +102,38 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
   tile.store %turned, %o[%rows, %cols] dims [0, 1] : tensor<BLOCKMxBLOCKNxELEMENT>, !tile.view<?x?xELEMENT>
   return
 })";
-  std::string plain = "%f = arith.sitofp %u : tensor<BLOCKNx128xi8> to tensor<BLOCKNx128xELEMENT>";
-  std::string shifted = R"(%g = arith.sitofp %u : tensor<BLOCKNx128xi8> to tensor<BLOCKNx128xELEMENT>
-    %r = tile.reshape %q : tensor<BLOCKNxELEMENT> -> tensor<BLOCKNx1xELEMENT>
-    %y = tile.broadcast %r : tensor<BLOCKNx1xELEMENT> -> tensor<BLOCKNx128xELEMENT>
-    %f = arith.subf %g, %y : tensor<BLOCKNx128xELEMENT>)";
+  // The sums of a block by its scale, or the values by those of their groups.
+  const std::string one =
+      R"(%q = tile.load %s[%b, %cols, %z] dims [1] : !tile.view<?x?x?xELEMENT> -> tensor<BLOCKNxELEMENT>
+    SHIFTED
+    %d = tile.dot VALUES, %t, %none : tensor<BLOCKNx128xELEMENT>, tensor<128xBLOCKMxELEMENT>, tensor<BLOCKNxBLOCKMxf32>
+    %e = arith.extf %q : tensor<BLOCKNxELEMENT> to tensor<BLOCKNxf32>
+    %c = tile.reshape %e : tensor<BLOCKNxf32> -> tensor<BLOCKNx1xf32>
+    %wide = tile.broadcast %c : tensor<BLOCKNx1xf32> -> tensor<BLOCKNxBLOCKMxf32>
+    %scaled = arith.mulf %d, %wide : tensor<BLOCKNxBLOCKMxf32>
+    %next = arith.addf %acc, %scaled : tensor<BLOCKNxBLOCKMxf32>)";
+  const std::string each =
+      R"(%q = tile.load %s[%b, %cols, %z] dims [1, 2] : !tile.view<?x?x?xELEMENT> -> tensor<BLOCKNxGROUPSxELEMENT>
+    %r = tile.reshape %q : tensor<BLOCKNxGROUPSxELEMENT> -> tensor<BLOCKNxGROUPSx1xELEMENT>
+    %y = tile.broadcast %r : tensor<BLOCKNxGROUPSx1xELEMENT> -> tensor<BLOCKNxGROUPSxWIDTHxELEMENT>
+    %h = tile.reshape %y : tensor<BLOCKNxGROUPSxWIDTHxELEMENT> -> tensor<BLOCKNx128xELEMENT>
+    SHIFTED
+    %n = arith.mulf VALUES, %h : tensor<BLOCKNx128xELEMENT>
+    %next = tile.dot %n, %t, %acc : tensor<BLOCKNx128xELEMENT>, tensor<128xBLOCKMxELEMENT>, tensor<BLOCKNxBLOCKMxf32>)";
+  const std::string shift = how.groups == 1
+                                ? R"(%sr = tile.reshape %q : tensor<BLOCKNxELEMENT> -> tensor<BLOCKNx1xELEMENT>
+    %sy = tile.broadcast %sr : tensor<BLOCKNx1xELEMENT> -> tensor<BLOCKNx128xELEMENT>
+    %f = arith.subf %g, %sy : tensor<BLOCKNx128xELEMENT>)"
+                                : "%f = arith.subf %g, %h : tensor<BLOCKNx128xELEMENT>";
   for (auto &[name, value] :
        std::vector<std::pair<std::string, std::string>>{{"ALIGNED", aligned},
                                                         {"EVEN", how.isAligned ? aligned : ""},
-                                                        {"WEIGHT", how.isShifted ? shifted : plain},
+                                                        {"SCALED", how.groups == 1 ? one : each},
+                                                        {"SHIFTED", how.isShifted ? shift : ""},
+                                                        {"VALUES", how.isShifted ? "%f" : "%g"},
+                                                        {"NUMBERS", how.groups == 1 ? "" : aligned},
+                                                        {"GROUPS", std::to_string(how.groups)},
+                                                        {"WIDTH", std::to_string(128 / how.groups)},
                                                         {"MORE", how.attributes},
                                                         {"ELEMENT", irType<T>()},
                                                         {"BLOCKN", std::to_string(blockN)},
@@ -124,7 +142,7 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
                                                         {"BITS", std::to_string(bits)},
                                                         {"PACKING", how.packing}})
     text = replaced(text, name, value);
-  Aligned<T> x({m, k}), scales({blocks, n}, 2), out({m, n}, 3);
+  Aligned<T> x({m, k}), scales({blocks, n, how.groups}, 2), out({m, n}, 3);
   if (!how.isAligned)
     x = Aligned<T>({m, k}, {k, 1}, 1), out = Aligned<T>({m, n}, {n, 1}, 3);
   Aligned<int8_t> weight({n, blocks * perBlock}, 4);
@@ -178,11 +196,25 @@ TEST(NvptxPacked, MultipliesWhatIsUnalignedOrHasZeroPoints) {
   }
 }
 
+// Two values at a time are multiplied by the scales of their groups, which come in one piece.
+TEST(NvptxPacked, MultipliesGroupsByTheirScales) {
+  for (int groups : {2, 4, 8, 16}) {
+    auto kernel = multiplies<f16>(4, 64, 8, {3, 70, 397}, {.groups = groups});
+    EXPECT_EQ(kernel->ptx.find("mul.rn.f16 "), std::string::npos);
+    multiplies<bf16>(3, 64, 8, {1, 71, 200}, {.isShifted = true, .groups = groups});
+  }
+  multiplies<f16>(8, 128, 64, {65, 130, 264}, {.isShifted = true, .groups = 4});
+  multiplies<bf16>(4, 128, 256, {257, 130, 136}, {.groups = 2});
+  multiplies<f16>(2, 64, 16, {17, 71, 270}, {.isAligned = false, .groups = 4});
+}
+
 // Blocks of a cluster add up what each has multiplied by its scales.
 TEST(NvptxPacked, SharesTheSumAmongBlocks) {
-  for (int split : {2, 3}) {
-    auto kernel =
-        multiplies<f16>(4, 64, 8, {5, 136, 900}, {.attributes = ", tile.split = " + std::to_string(split) + " : i32"});
-    EXPECT_EQ(kernel->cluster, split);
-  }
+  for (int groups : {1, 4})
+    for (int split : {2, 3}) {
+      auto kernel =
+          multiplies<f16>(4, 64, 8, {5, 136, 900},
+                          {.attributes = ", tile.split = " + std::to_string(split) + " : i32", .groups = groups});
+      EXPECT_EQ(kernel->cluster, split);
+    }
 }

@@ -169,6 +169,12 @@ class Matmul:
             self._kept = _Kept(operands, device, W, scale, zeros, bias)
         return operands
 
+    def _added(self, bias: Tensor | None) -> Tensor | None:
+        """The bias, if the product adds it: of the type of its sums, and without a gradient of its own."""
+        if bias is None or bias.dtype != self.product.sums or (bias.requires_grad and torch.is_grad_enabled()):
+            return None
+        return bias
+
     def forward(
         self,
         A: Tensor,
@@ -183,8 +189,10 @@ class Matmul:
         (N,). output: (..., N) of out_dtype, to write to. Returns it, or a new one. Gradients flow to a float A from a W
         of another type. UserError, before anything is written, for arguments that are not so."""
         self._check_rows(A, output)
-        result = self.product(rows(A), *self._operands(A.device, W, scale, zeros, bias))
-        if bias is not None:
+        operands = self._operands(A.device, W, scale, zeros, bias)
+        added = self._added(bias)
+        result = self.product(rows(A), *operands, added)
+        if added is not bias:
             result = result + bias
         if result.dtype != self.torch_output_dtype:
             result = result.to(self.torch_output_dtype)
@@ -206,7 +214,8 @@ class Matmul:
             f"packing   {product.packing or 'none: a matrix'}",
         ]
         with torch.no_grad():
-            calls = list(product.calls(rows(A.detach()), *self._operands(A.device, W, scale, zeros, bias)))
+            operands = self._operands(A.device, W, scale, zeros, bias)
+            calls = list(product.calls(rows(A.detach()), *operands, self._added(bias)))
         lines.append(f"runs      {', then '.join(name for name, _, _ in calls)}")
         texts = {name: bitloom.explain(name, *given, target=target, **named) for name, given, named in calls}
         return "\n".join(lines) + "\n" + "\n".join(texts.values())

@@ -1,4 +1,5 @@
-"""The three ways in which a configured product is computed. Each packs codes, and multiplies a matrix x by them."""
+"""The ways in which a configured product is computed, but for fragments.py's. Each packs codes, and multiplies a matrix
+x by them; `sums` is the type of what it gives, and so of a bias that it adds."""
 
 import functools
 
@@ -12,6 +13,7 @@ from bitloom.torch.shapes import like
 
 from .config import DTYPES, FLOATS8, MatmulConfig, refuse
 from .formats import FORMATS
+from .fragments import FragmentsProduct
 from .numbers import NumbersOf
 
 GEMV_ROWS = {"cpu": 64, "cuda": 8}  # of x: with more, the weight is made a matrix once
@@ -46,11 +48,11 @@ class NativeProduct:
     def operands(self, weight: Tensor, scale: None, zeros: None, device: torch.device) -> tuple[Tensor]:
         return (weight.t() if self.config.layout == "nt" else weight,)
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        return bitloom.matmul(x, weight, out=like(x, (x.shape[0], self.config.N), self.sums))
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return bitloom.matmul(x, weight, bias, out=like(x, (x.shape[0], self.config.N), self.sums))
 
-    def calls(self, x, weight):
-        yield "matmul", (x, weight), {"out": like(x, (x.shape[0], self.config.N), self.sums)}
+    def calls(self, x, weight, bias):
+        yield "matmul", (x, weight, bias), {"out": like(x, (x.shape[0], self.config.N), self.sums)}
 
 
 # ---- Floats by codes ---------------------------------------------------------------------------------------------
@@ -111,6 +113,7 @@ class FloatProduct:
     CPU and on CUDA."""
 
     devices = ("cpu", "cuda")
+    sums = None
 
     def __init__(self, config: MatmulConfig, device: str):
         self.config, self.format = config, FORMATS[config.W_dtype]
@@ -136,10 +139,10 @@ class FloatProduct:
         numbers = self.numbers(scale, zeros, device)
         return weight.view(torch.uint8), numbers.scales, numbers.zeros, numbers.table
 
-    def __call__(self, x: Tensor, *operands) -> Tensor:
-        return low_bit_product(x, *operands, self.format.bits, self.group, self.wide)
+    def __call__(self, x: Tensor, weight, scales, zeros, table, bias: None) -> Tensor:
+        return low_bit_product(x, weight, scales, zeros, table, self.format.bits, self.group, self.wide)
 
-    def calls(self, x, weight, scales, zeros, table):
+    def calls(self, x, weight, scales, zeros, table, bias):
         options, dtype = {"bits": self.format.bits, "group": self.group}, torch.float32 if self.wide else x.dtype
         if _takes_gemv(x, table):
             yield "low_bit_gemv", (x.to(dtype), weight, scales, zeros), options | {"asymmetric": zeros is not None}
@@ -157,6 +160,7 @@ class ByteProduct:
     """x of int8, or floats made so row by row: low_bit_matmul, on a CPU. Without scales its sums are exact."""
 
     devices = ("cpu",)
+    sums = None
 
     def __init__(self, config: MatmulConfig, device: str):
         if device not in self.devices:
@@ -210,7 +214,7 @@ class ByteProduct:
         zeros = None if numbers.zeros is None else numbers.zeros.t()
         return weight.view(torch.uint8), numbers.scales.t(), zeros
 
-    def calls(self, x, weight, scales, zeros):
+    def calls(self, x, weight, scales, zeros, bias):
         x8, x_scales, sums = self._bytes_of(x)
         x_width = self.group * self.x_packing.rows
         exact = x.dtype == torch.int8 and not self.config.with_scaling
@@ -223,7 +227,7 @@ class ByteProduct:
             given = {"zeros": None if zeros is None else zeros[here], "x_sums": sums[here]}
             yield "low_bit_matmul", arguments, given | self._options()
 
-    def __call__(self, x: Tensor, *operands) -> Tensor:
+    def __call__(self, x: Tensor, *operands: Tensor | None) -> Tensor:
         parts = [bitloom.low_bit_matmul(*given, **options) for _, given, options in self.calls(x, *operands)]
         if x.dtype == torch.int8 and not self.config.with_scaling:
             return functools.reduce(torch.add, (part.to(torch.int32) for part in parts))
@@ -234,4 +238,6 @@ def product_of(config: MatmulConfig, device: str):
     """How the configured product is computed on "cpu" or "cuda". UserError: no kernel of the device does."""
     if config.is_native:
         return NativeProduct(config, device)
+    if FragmentsProduct.takes(config, device):
+        return FragmentsProduct(config, device)
     return (ByteProduct if config.A_dtype == "int8" else FloatProduct)(config, device)

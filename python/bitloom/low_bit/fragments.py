@@ -1,0 +1,136 @@
+"""Products of 16-bit floats by integers on tensor cores: low_bit_linear, and for many rows matmul."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+import bitloom
+from bitloom.torch.operator import operator
+from bitloom.torch.shapes import like
+
+from .config import DTYPES, MatmulConfig
+from .formats import FORMATS
+from .numbers import NumbersOf
+
+BLOCK = 128  # columns of a weight that are packed together
+# Rows of x from which the weight is better made a matrix once. That moves 4 + bits / 8 bytes for each of its elements,
+# at 4.3 TB/s; each row then takes two operations of an element at matmul's 720 TFLOP/s instead of low_bit_linear's 600,
+# as predicted for an H200: (4.5 / 4.3e12) / (2 / 600e12 - 2 / 720e12) rows of 4 bits.
+MATRIX_ROWS = 1880
+MOST = 2.0**15  # of a zero point's magnitude, in f16 too
+
+
+def _matrix(weight, scales, zeros, columns, bits, group):
+    """The weight (n, columns) in the unit of the scales."""
+    out = like(scales, (len(weight), weight.shape[1] * 8 // bits))
+    return bitloom.low_bit_linear_weight(weight, scales, zeros, out=out, bits=bits, group=group)[:, :columns]
+
+
+def _product(x, weight, scales, zeros, unit, bias, bits, group, wide):
+    out = like(x, (len(x), len(weight)), torch.float32 if wide else None)
+    if len(x) < MATRIX_ROWS:
+        return bitloom.low_bit_linear(x, weight, scales, zeros, unit, bias, out=out, bits=bits, group=group)
+    matrix = _matrix(weight, scales, zeros, x.shape[1], bits, group)
+    return bitloom.matmul(x, matrix.t(), bias, scale_b=unit, out=out)
+
+
+def _product_dx(dy, weight, scales, zeros, unit, columns, bits, group):
+    matrix = _matrix(weight, scales, zeros, columns, bits, group)
+    return bitloom.matmul(dy.to(scales.dtype), matrix, scale_b=unit)
+
+
+_weight = "Tensor weight, Tensor scales, Tensor? zeros, Tensor? unit"
+fragments_product_backward = operator(
+    f"fragments_product_backward(Tensor dy, {_weight}, int columns, int bits, int group) -> Tensor",
+    _product_dx,
+    lambda dy, weight, scales, zeros, unit, columns, bits, group: like(dy, (len(dy), columns), scales.dtype),
+)
+
+
+def _setup(ctx, inputs, output):
+    x, *ctx.weight, _, ctx.bits, ctx.group, _ = inputs
+    ctx.columns = x.shape[1]
+
+
+fragments_product = operator(
+    f"fragments_product(Tensor x, {_weight}, Tensor? bias, int bits, int group, bool wide) -> Tensor",
+    _product,
+    lambda x, weight, scales, zeros, unit, bias, bits, group, wide: like(
+        x, (len(x), len(weight)), torch.float32 if wide else None
+    ),
+    _setup,
+    lambda ctx, dy: (
+        fragments_product_backward(dy, *ctx.weight, ctx.columns, ctx.bits, ctx.group),
+        *(None,) * 8,
+    ),
+)
+
+
+class FragmentsProduct:
+    """x of 16-bit floats by integers: low_bit_linear, with many rows low_bit_linear_weight and matmul. For CUDA; a CPU
+    computes it too, slowly."""
+
+    devices = ("cpu", "cuda")
+
+    @staticmethod
+    def takes(config: MatmulConfig, device: str) -> bool:
+        sixteen = config.A_dtype in ("float16", "bfloat16")
+        return device == "cuda" and sixteen and FORMATS[config.W_dtype].values is None
+
+    def __init__(self, config: MatmulConfig, device: str):
+        self.config, self.format = config, FORMATS[config.W_dtype]
+        self.blocks = -(-config.K // BLOCK)
+        if config.group == config.K:
+            self.group = self.blocks * BLOCK
+        else:
+            self.group = config.group if config.group % BLOCK == 0 else config.group & -config.group
+        self.packing = bitloom.Packing(self.format.bits, "fragments", BLOCK)
+        # Of three dimensions, so that no other packing is taken for it.
+        self.weight_shape = (config.N, self.blocks, self.packing.bytes_per_row(BLOCK))
+        self.weight_dtype = torch.int8
+        self.numbers = NumbersOf(config, self.group)
+        self.wide = config.A_dtype != config.out_dtype
+        self.sums = torch.float32 if self.wide else DTYPES[config.A_dtype]
+
+    def pack(self, weight: Tensor) -> Tensor:
+        codes = self.format.codes(weight).cpu()
+        if self.numbers.bias:
+            codes = (codes.int() + self.numbers.bias).to(torch.uint8)
+        codes = pad(codes, (0, self.blocks * BLOCK - codes.shape[1]))
+        return bitloom.pack(codes, self.packing).view(torch.int8).view(self.weight_shape).to(weight.device)
+
+    def _as_blocks(self, numbers: Tensor | None) -> Tensor | None:
+        """Of (N, groups), as low_bit_linear reads them: (blocks, N, groups of a block), or (groups, N, 1)."""
+        if numbers is None:
+            return None
+        each = max(1, BLOCK // self.group)
+        numbers = pad(numbers, (0, -numbers.shape[1] % each)).view(len(numbers), -1, each)
+        return numbers.transpose(0, 1).to(DTYPES[self.config.A_dtype]).contiguous()
+
+    @torch.no_grad()
+    def operands(self, weight: Tensor, scale, zeros, device: torch.device) -> tuple:
+        self.numbers.check(scale, zeros, device)
+        numbers = self.numbers(scale, zeros, device)
+        scales, points, unit = numbers.scales, numbers.zeros, None
+        if points is not None:  # beyond MOST the value is all zero point, whatever the field
+            beyond = (points.abs() / MOST).clamp(min=1)
+            scales, points = scales * beyond, points / beyond
+        if self.config.A_dtype == "float16" and (scale is not None or zeros is not None):
+            # Scales below f16's range, and their products with the values, become normal numbers.
+            _, exponent = scales.abs().amax().view(1).frexp()
+            unit = torch.ldexp(torch.ones(1, device=device), exponent.clamp(-100, 0))
+            scales = scales / unit
+        packed = weight.view(torch.uint8).view(len(weight), -1)
+        return packed, self._as_blocks(scales), self._as_blocks(points), unit
+
+    def __call__(self, x: Tensor, *operands) -> Tensor:
+        return fragments_product(x, *operands, self.format.bits, self.group, self.wide)
+
+    def calls(self, x, weight, scales, zeros, unit, bias):
+        options, out = {"bits": self.format.bits, "group": self.group}, like(x, (len(x), len(weight)), self.sums)
+        if len(x) < MATRIX_ROWS:
+            yield "low_bit_linear", (x, weight, scales, zeros, unit, bias), options | {"out": out}
+            return
+        matrix = like(x, (len(weight), self.blocks * BLOCK))
+        yield "low_bit_linear_weight", (weight, scales, zeros), options | {"out": matrix}
+        yield "matmul", (x, matrix[:, : x.shape[1]].t(), bias), {"scale_b": unit, "out": out}

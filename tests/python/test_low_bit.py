@@ -7,6 +7,7 @@ import bitloom
 import numpy as np
 import pytest
 import torch
+from bitloom.low_bit import fragments
 from bitloom.low_bit.formats import E2M1, FORMATS, NF4
 from bitloom.low_bit.numbers import pack_zeros
 
@@ -281,6 +282,98 @@ def test_explain():
     assert "runs      low_bit_gemv\n" in few and "group = 32, given" in few
     many = bitloom.explain(matmul, torch.ones(100, 199), weight, scale)
     assert "runs      low_bit_dequantize, then matmul\n" in many and "m = 100" in many
+
+
+# ---- On tensor cores: the same kernels on the CPU ----------------------------------------------------------------
+
+
+def on_tensor_cores(**fields):
+    config = bitloom.MatmulConfig(
+        **{"N": 24, "K": 199, "A_dtype": "float16", "out_dtype": "float16", "with_scaling": True} | fields
+    )
+    return config, bitloom.Matmul(config, target="cuda")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("group", [-1, 8, 32, 48, 128, 384])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *(("int4", None), ("uint3", None), ("int8", None), ("ternary", None), ("uint1", "original")),
+        *(("uint4", "original"), ("uint4", "rescale"), ("uint4", "quantized"), ("int6", "quantized")),
+    ],
+)
+def test_fragments(name, mode, group, dtype):
+    """Ragged rows and columns, a scale of zero, a bias; results of another type."""
+    config, matmul = on_tensor_cores(
+        K=450, A_dtype=dtype, out_dtype=dtype, W_dtype=name, group_size=group, with_zeros=mode is not None,
+        zeros_mode=mode, with_bias=True,
+    )  # fmt: skip
+    torch.manual_seed(group)
+    kind, bits = TORCH[dtype], FORMATS[name].bits
+    codes = codes_of(name, 24, 450)
+    scale, bias = (torch.rand(24, config.groups) + 0.5).to(kind), torch.randn(24).to(kind)
+    scale[3, -1] = 0
+    zeros = torch.randint(0, 1 << bits, (24, config.groups)).to(kind) if mode else None
+    given = pack_zeros(zeros, bits) if mode == "quantized" else zeros
+    weight = matmul.transform_weight(codes)
+    for m in (1, 3, 37):
+        x = torch.randn(m, 450).to(kind)
+        expected = x.double() @ dequantised(config, codes, scale, zeros).t() + bias.double()
+        assert relative(matmul(x, weight, scale, given, bias), expected) < ERRORS[dtype]
+        assert relative(matmul(x, weight, scale, given, bias.float()), expected) < ERRORS[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("group", [32, 128])
+def test_fragments_as_a_matrix(monkeypatch, dtype, group):
+    """Many rows, which matmul takes, and results of f32; the gradient of either."""
+    config, matmul = on_tensor_cores(A_dtype=dtype, out_dtype="float32", W_dtype="int4", group_size=group)
+    torch.manual_seed(0)
+    codes, scale = codes_of("int4", 24, 199), torch.rand(24, config.groups) * 1e-3
+    weight, matrix = matmul.transform_weight(codes), dequantised(config, codes, scale)
+    x, dy = torch.randn(5, 199).to(TORCH[dtype]).requires_grad_(), torch.randn(5, 24)
+    for most in (1, 9):
+        monkeypatch.setattr(fragments, "MATRIX_ROWS", most)
+        y = matmul(x, weight, scale)
+        assert y.dtype == torch.float32 and relative(y.detach(), x.detach().double() @ matrix.t()) < ERRORS[dtype]
+        y.backward(dy)
+        assert relative(x.grad, dy.double() @ matrix) < ERRORS[dtype]
+        x.grad = None
+
+
+@pytest.mark.parametrize("size", [1e-8, 1e-6, 1e4])
+def test_scales_beyond_halves(size):
+    """In f16 neither the scales nor their products with the values would be numbers of full precision."""
+    for group in (32, 128):
+        config, matmul = on_tensor_cores(out_dtype="float32", W_dtype="int8", group_size=group)
+        codes, scale = codes_of("int8", 24, 199), (torch.rand(24, config.groups) + 0.5) * size
+        x = torch.randn(3, 199).half()
+        expected = x.double() @ dequantised(config, codes, scale).t()
+        assert relative(matmul(x, matmul.transform_weight(codes), scale), expected) < 1e-3
+
+
+def test_the_device_says_which_product():
+    """16-bit floats by integers are for tensor cores on CUDA; a weight packed for another device is refused."""
+    packings = {}
+    for target in ("cpu", "cuda"):
+        for dtype, name in (("float16", "int4"), ("bfloat16", "uint3"), ("float32", "int4"), ("float16", "nf4")):
+            config = bitloom.MatmulConfig(N=24, K=256, A_dtype=dtype, W_dtype=name, out_dtype=dtype)
+            packings[target, dtype, name] = bitloom.Matmul(config, target=target).product.packing.order
+    fast = {("cuda", "float16", "int4"), ("cuda", "bfloat16", "uint3")}
+    assert {key for key, order in packings.items() if order == "fragments"} == fast
+    config, cuda = on_tensor_cores(K=256, W_dtype="int4", group_size=128)
+    cpu = bitloom.Matmul(config, target="cpu")
+    codes, scale, x = codes_of("int4", 24, 256), torch.ones(24, 2), torch.ones(1, 256).half()
+    for mine, other in ((cuda, cpu), (cpu, cuda)):
+        with pytest.raises(
+            bitloom.UserError, match=r"argument W: expected torch.int8 of \(24, .*, as transform_weight"
+        ):
+            mine(x, other.transform_weight(codes), scale)
+    text = bitloom.explain(cuda, x, cuda.transform_weight(codes), scale)
+    assert "packing   bits=4,order=fragments,block=128" in text and "runs      low_bit_linear\n" in text
+    many = bitloom.explain(cuda, x.expand(fragments.MATRIX_ROWS, -1), cuda.transform_weight(codes), scale)
+    assert "runs      low_bit_linear_weight, then matmul\n" in many
 
 
 # ---- BitBLAS's spelling ------------------------------------------------------------------------------------------

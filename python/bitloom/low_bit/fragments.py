@@ -27,8 +27,11 @@ def _matrix(weight, scales, zeros, columns, bits, group):
 
 
 def _product(x, weight, scales, zeros, unit, bias, bits, group, wide):
-    out = like(x, (len(x), len(weight)), torch.float32 if wide else None)
-    if len(x) < MATRIX_ROWS:
+    m = x.shape[0]
+    if m < MATRIX_ROWS and not wide:  # the kernel makes its output sooner than torch does
+        return bitloom.low_bit_linear(x, weight, scales, zeros, unit, bias, bits=bits, group=group)
+    out = like(x, (m, len(weight)), torch.float32 if wide else None)
+    if m < MATRIX_ROWS:
         return bitloom.low_bit_linear(x, weight, scales, zeros, unit, bias, out=out, bits=bits, group=group)
     matrix = _matrix(weight, scales, zeros, x.shape[1], bits, group)
     return bitloom.matmul(x, matrix.t(), bias, scale_b=unit, out=out)
@@ -89,6 +92,7 @@ class FragmentsProduct:
         self.weight_shape = (config.N, self.blocks, self.packing.bytes_per_row(BLOCK))
         self.weight_dtype = torch.int8
         self.numbers = NumbersOf(config, self.group)
+        self.bits = self.format.bits
         self.wide = config.A_dtype != config.out_dtype
         self.sums = torch.float32 if self.wide else DTYPES[config.A_dtype]
 
@@ -116,15 +120,15 @@ class FragmentsProduct:
             beyond = (points.abs() / MOST).clamp(min=1)
             scales, points = scales * beyond, points / beyond
         if self.config.A_dtype == "float16" and (scale is not None or zeros is not None):
-            # Scales below f16's range, and their products with the values, become normal numbers.
+            # All scales and their products with the values become normal numbers.
             _, exponent = scales.abs().amax().view(1).frexp()
-            unit = torch.ldexp(torch.ones(1, device=device), exponent.clamp(-100, 0))
+            unit = torch.ldexp(torch.ones(1, device=device), exponent.clamp(-100, 100))
             scales = scales / unit
         packed = weight.view(torch.uint8).view(len(weight), -1)
         return packed, self._as_blocks(scales), self._as_blocks(points), unit
 
     def __call__(self, x: Tensor, *operands) -> Tensor:
-        return fragments_product(x, *operands, self.format.bits, self.group, self.wide)
+        return fragments_product(x, *operands, self.bits, self.group, self.wide)
 
     def calls(self, x, weight, scales, zeros, unit, bias):
         options, out = {"bits": self.format.bits, "group": self.group}, like(x, (len(x), len(weight)), self.sums)

@@ -76,6 +76,12 @@ class Linear(nn.Module):
         if self.config.with_zeros:
             buffer("zeros", shapes["zeros"], torch.int8 if self.config.zeros_mode == "quantized" else dtype)
         self.register_buffer("bias", torch.zeros(out_features, dtype=DTYPES[out_dtype]) if bias else None)
+        self._names = (
+            "weight" if self.consistent else "qweight",
+            "scales" if self.config.with_scaling else None,
+            "zeros" if self.config.with_zeros else None,
+            "bias",
+        )
 
     def extra_repr(self) -> str:
         config = self.config
@@ -90,8 +96,13 @@ class Linear(nn.Module):
         matmul = self.bitblas_matmul
         if A.dtype not in matmul._takes and A.dtype.is_floating_point:
             A = A.to(self.torch_dtype)
-        weight = self.weight if self.consistent else self.qweight
-        return matmul.forward(A, weight, getattr(self, "scales", None), getattr(self, "zeros", None), self.bias, output)
+        return matmul.forward(A, *map(self._buffer, self._names), output)
+
+    def _buffer(self, name: str | None) -> Tensor | None:
+        if name is None:
+            return None
+        buffers = self._buffers  # sooner found there than by nn.Module
+        return buffers[name] if name in buffers else getattr(self, name)
 
     def _set(self, name: str, value: Tensor | None) -> None:
         """Puts a copy into a buffer's place, in the buffer's type where that loses nothing that was asked for."""

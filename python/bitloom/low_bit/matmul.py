@@ -34,27 +34,31 @@ def _nothing() -> None:
 class _Kept:
     """What was made of a call's tensors, which it does not keep alive: as long as they are the same, unchanged."""
 
-    __slots__ = ("operands", "device", "W", "scale", "zeros", "bias", "address", "versions")
+    __slots__ = ("operands", "device", "W", "address", "bias", "scale", "scale_version", "zeros", "zeros_version")
 
     def __init__(self, operands, device, W, scale, zeros, bias):
         self.operands, self.device, self.address = operands, device, W.data_ptr()
-        refs = (_nothing if each is None else weakref.ref(each) for each in (W, scale, zeros, bias))
-        self.W, self.scale, self.zeros, self.bias = refs
-        self.versions = self._versions(scale, zeros)
+        self.W = weakref.ref(W)
+        self.bias = _nothing if bias is None else weakref.ref(bias)
+        self.scale, self.scale_version = self._seen(scale)
+        self.zeros, self.zeros_version = self._seen(zeros)
 
     @staticmethod
-    def _versions(scale, zeros) -> tuple:
-        return (
-            None if scale is None else (scale._version, scale.data_ptr()),
-            None if zeros is None else (zeros._version, zeros.data_ptr()),
-        )
+    def _seen(tensor) -> tuple:
+        if tensor is None:
+            return _nothing, None
+        return weakref.ref(tensor), (tensor._version, tensor.data_ptr())
 
     def is_of(self, device, W, scale, zeros, bias) -> bool:
         return (
-            (self.W() is W and self.scale() is scale and self.zeros() is zeros and self.bias() is bias)
+            self.W() is W
+            and self.scale() is scale
+            and self.zeros() is zeros
+            and self.bias() is bias
             and W.data_ptr() == self.address
             and device == self.device
-            and self._versions(scale, zeros) == self.versions
+            and (scale is None or (scale._version, scale.data_ptr()) == self.scale_version)
+            and (zeros is None or (zeros._version, zeros.data_ptr()) == self.zeros_version)
         )
 
 
@@ -83,6 +87,7 @@ class Matmul:
         self._takes = {DTYPES[config.A_dtype]}
         if config.A_dtype == "int8" and not config.is_native and config.out_dtype in FLOATS:
             self._takes |= {DTYPES[name] for name in FLOATS}
+        self._columns, self._rows = config.K, config.M if type(config.M) is int else None
         self._kept: _Kept | None = None  # of the last call
 
     def __getattr__(self, name: str):
@@ -122,15 +127,15 @@ class Matmul:
         raise UserError(f"Matmul: argument {argument}: expected {expected}, got {got}")
 
     def _check_rows(self, A: Tensor, output: Tensor | None) -> None:
-        config, shape = self.config, A.shape
+        shape = A.shape
         if A.dtype not in self._takes:
             self._say("A", " or ".join(sorted(map(str, self._takes))), A.dtype)
-        if not shape or shape[-1] != config.K:
-            self._say("A", f"{config.K} in its last dimension", f"shape {tuple(shape)}")
-        if type(config.M) is int and shape[:-1].numel() != config.M:
-            self._say("A", f"{config.M} rows, as M says", shape[:-1].numel())
+        if not shape or shape[-1] != self._columns:
+            self._say("A", f"{self._columns} in its last dimension", f"shape {tuple(shape)}")
+        if self._rows is not None and shape[:-1].numel() != self._rows:
+            self._say("A", f"{self._rows} rows, as M says", shape[:-1].numel())
         if output is not None:
-            wanted = (*shape[:-1], config.N)
+            wanted = (*shape[:-1], self.config.N)
             if output.shape != wanted or output.dtype != self.torch_output_dtype:
                 got = f"{output.dtype} of {tuple(output.shape)}"
                 self._say("output", f"{self.torch_output_dtype} of {wanted}", got)
@@ -190,13 +195,14 @@ class Matmul:
         of another type. UserError, before anything is written, for arguments that are not so."""
         self._check_rows(A, output)
         operands = self._operands(A.device, W, scale, zeros, bias)
-        added = self._added(bias)
-        result = self.product(rows(A), *operands, added)
+        is_matrix = A.dim() == 2
+        added = bias if bias is None else self._added(bias)
+        result = self.product(A if is_matrix else rows(A), *operands, added)
         if added is not bias:
             result = result + bias
         if result.dtype != self.torch_output_dtype:
             result = result.to(self.torch_output_dtype)
-        if A.dim() != 2:
+        if not is_matrix:
             result = result.view(*A.shape[:-1], self.config.N)
         return result if output is None else output.copy_(result)
 

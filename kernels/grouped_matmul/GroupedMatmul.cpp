@@ -1,13 +1,10 @@
 #include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/grouped_matmul/TileOfGroup.h"
 
 namespace bitloom::kernels {
 
 // The experts of a mixture: the rows of x come sorted by group, group g has those from offsets[g] to offsets[g + 1] - 1
 // and the weight w[g]. Rows of no group are not written.
-//
-// The tiles of a group begin at its first row. With s(g) = ⌊offsets[g] / block_m⌋ + g, a group of r rows has
-// ⌈r / block_m⌉ ≤ s(g + 1) − s(g) tiles, so program s(g) + i can take tile i of group g: its group is that of the last
-// s(g) not above its number, which needs no prefix sum, and at most one program a group finds nothing to do.
 template <class T> struct GroupedMatmul {
   static constexpr auto name = "grouped_matmul";
   static constexpr auto summary = "out = x · w[g]^T in the rows offsets[g] to offsets[g + 1] - 1 of each group g";
@@ -34,24 +31,19 @@ template <class T> struct GroupedMatmul {
 
   void operator()() const {
     auto cols = block_at(program_id(1), block_n);
-    auto groups = span(0, all);
-    auto first = cast<i64>(offsets(groups)) / block_m + groups.indices();
-    auto begun = (first <= program_id(0)) & (groups.indices() < w.extent(0));
-    auto group = sum(cast<i64>(begun), 0) - 1;
-    auto start = cast<i64>(offsets(group)), end = cast<i64>(offsets(group + 1));
-    auto row = start + (program_id(0) - start / block_m - group) * block_m;
-    when(row < end, [&] {
-      auto rows = span(row, block_m);
+    const TileOfGroup tile = tileOfGroup(offsets, program_id(0), block_m, all);
+    when(tile.row < tile.end, [&] {
+      auto rows = span(tile.row, block_m);
       auto acc = zeros<f32>({block_m, block_n});
       for (auto k : range(0, x.extent(1), block_k)) {
         auto depth = span(k, block_k);
-        acc = dot(x(rows, depth), trans(w(group, cols, depth)), acc);
+        acc = dot(x(rows, depth), trans(w(tile.group, cols, depth)), acc);
       }
       auto result = cast<T>(acc);
       when(
-          row + block_m <= end, [&] { out(rows, cols) = result; },
+          tile.row + block_m <= tile.end, [&] { out(rows, cols) = result; },
           [&] { // the rows after are another group's
-            auto own = broadcast(expand(rows.indices() < end, 1), {block_m, block_n});
+            auto own = broadcast(expand(rows.indices() < tile.end, 1), {block_m, block_n});
             out.scatter_if(own, result, expand(rows.indices(), 1), expand(cols.indices(), 0));
           });
     });

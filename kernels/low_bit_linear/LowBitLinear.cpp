@@ -55,9 +55,11 @@ template <class T, class Out> struct LowBitLinear {
     auto total = bitloom::zeros<f32>({block_n, block_m});
     for (auto b : range(0, ceil_div(x.extent(1), blocks.columns))) {
       auto depth = trans(x(rows, block_at(b, blocks.columns)));
-      auto values = blocks.values(weight, zeros, asymmetric, cols, b);
+      auto numbers = [&](const View<const T, 3> &view) { return view(blocks.group(b), cols, blocks.all()); };
+      auto bytes = weight(cols, block_at(b, blocks.packing.bytesPerBlock()));
+      auto values = blocks.values<T>(bytes, asymmetric, [&] { return numbers(zeros); });
       if (premultiplied) {
-        total = dot(values * blocks.each(scales, cols, b), depth, total);
+        total = dot(values * blocks.each<T>(numbers(scales)), depth, total);
       } else {
         auto scale = cast<f32>(scales(blocks.group(b), cols, 0));
         total = total + dot(values, depth, bitloom::zeros<f32>({block_n, block_m})) * expand(scale, 1);

@@ -31,8 +31,11 @@ template <class T> struct LowBitLinearWeight {
     const BlockOfWeight blocks(bits, group, block_n);
     auto rows = block_at(program_id(0), block_n);
     auto b = program_id(1);
-    auto values = cast<f32>(blocks.values(weight, zeros, asymmetric, rows, b));
-    out(rows, block_at(b, blocks.columns)) = cast<T>(values * cast<f32>(blocks.each(scales, rows, b)));
+    auto numbers = [&](const View<const T, 3> &view) { return view(blocks.group(b), rows, blocks.all()); };
+    auto bytes = weight(rows, block_at(b, blocks.packing.bytesPerBlock()));
+    auto values = blocks.values<T>(bytes, asymmetric, [&] { return numbers(zeros); });
+    auto scale = cast<f32>(blocks.each<T>(numbers(scales)));
+    out(rows, block_at(b, blocks.columns)) = cast<T>(cast<f32>(values) * scale);
   }
 };
 

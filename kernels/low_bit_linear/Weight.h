@@ -24,22 +24,22 @@ struct BlockOfWeight {
     packing.check();
   }
 
+  // Where a block's scales and zero points lie in the first dimension, and in the last.
   Scalar<i64> group(const Scalar<i64> &block) const { return blocks == 1 ? block : block / blocks; }
+  Span all() const { return span(0, groups); }
 
-  // Of the scales or the zero points, each column's.
-  template <class T> Tile<T, 2> each(const View<const T, 3> &numbers, const Span &n, const Scalar<i64> &block) const {
-    auto some = expand(numbers(group(block), n, span(0, groups)), 2);
-    return reshape(broadcast(some, {rows, groups, columns / groups}), {rows, columns});
+  // Of them, each column's.
+  template <class T> Tile<T, 2> each(const Tile<T, 2> &numbers) const {
+    auto some = broadcast(expand(numbers, 2), {rows, groups, columns / groups});
+    return reshape(some, {rows, columns});
   }
 
-  // Before their scales.
-  template <class T>
-  Tile<T, 2> values(const View<const u8, 2> &weight, const View<const T, 3> &zeros, bool asymmetric, const Span &n,
-                    const Scalar<i64> &block) const {
-    auto bytes = weight(n, block_at(block, packing.bytesPerBlock()));
+  // A block's values before their scales; `zeros` gives their zero points where there are such.
+  template <class T, class Zeros>
+  Tile<T, 2> values(const Tile<u8, 2> &bytes, bool asymmetric, const Zeros &zeros) const {
     if (!asymmetric)
       return cast<T>(unpack<i8>(bytes, packing));
-    return cast<T>(unpack<u8>(bytes, packing)) - each<T>(zeros, n, block);
+    return cast<T>(unpack<u8>(bytes, packing)) - each<T>(zeros());
   }
 };
 

@@ -55,3 +55,28 @@ def low_bit_linear_weight_torch(weight, scales, dtype, bits=4, group=128, asymme
     )
     values = torch.from_numpy(values_of(weight, zeros, columns, bits, group, asymmetric)).to(TYPES[dtype])
     return (values.float() * torch.from_numpy(each_column(scales, group, columns)).float()).to(TYPES[dtype])
+
+
+def grouped_low_bit_linear_inputs(generator, inputs):
+    """Offsets ascend from 0 to the number of rows; some experts have none."""
+    tokens, experts = len(inputs["x"]), len(inputs["weight"])
+    cuts = np.sort(generator.integers(0, tokens, experts - 1, endpoint=True))
+    inputs["offsets"] = torch.tensor([0, *cuts, tokens], dtype=torch.int32)
+
+
+def each_expert(linear, x, weight, scales, offsets, zeros, unit, **numbers):
+    def of(array, e):
+        return None if array is None else array[e]
+
+    return [
+        linear(x[offsets[e] : offsets[e + 1]], weight[e], scales[e], zeros=of(zeros, e), unit=of(unit, e), **numbers)
+        for e in range(len(weight))
+    ]
+
+
+def grouped_low_bit_linear(x, weight, scales, offsets, zeros=None, unit=None, **numbers):
+    return np.concatenate(each_expert(low_bit_linear, x, weight, scales, offsets, zeros, unit, **numbers))
+
+
+def grouped_low_bit_linear_torch(x, weight, scales, offsets, zeros=None, unit=None, **numbers):
+    return torch.cat(each_expert(low_bit_linear_torch, x, weight, scales, offsets, zeros, unit, **numbers))

@@ -34,8 +34,7 @@ template <class T> struct LowBitLinearWeight {
     auto numbers = [&](const View<const T, 3> &view) { return view(blocks.group(b), rows, blocks.all()); };
     auto bytes = weight(rows, block_at(b, blocks.packing.bytesPerBlock()));
     auto values = blocks.values<T>(bytes, asymmetric, [&] { return numbers(zeros); });
-    auto scale = cast<f32>(blocks.each<T>(numbers(scales)));
-    out(rows, block_at(b, blocks.columns)) = cast<T>(cast<f32>(values) * scale);
+    out(rows, block_at(b, blocks.columns)) = values * blocks.each<T>(numbers(scales));
   }
 };
 

@@ -78,6 +78,7 @@ private:
   bool isCopiedAhead(tile::LoadOp load);
   void propagate();
   void seed(Value value);
+  void seedFragments();
   void set(Value value, const LinearLayout &layout);
   void unify(ValueRange values);
   void visit(Operation *op);
@@ -348,6 +349,28 @@ void Assignment::seed(Value value) {
   run = std::min(run, std::max<int64_t>(1, paddedElements(value.getType()) / lanes));
   set(value, canonicalLayout(shapeOf(value), run, warps));
   propagate();
+}
+
+// Values that are packed for fragments, where no dot takes them as such, go with their bytes, which a thread loads in
+// one piece: so they are converted two at a time.
+void Assignment::seedFragments() {
+  SmallVector<std::pair<tile::UnpackOp, Packing>> unpacks;
+  func.walk([&](tile::UnpackOp unpack) {
+    Packing packing = Packing::parse(unpack.getPacking().getSpelling());
+    if (packing.order == Packing::Order::Fragments)
+      unpacks.push_back({unpack, packing});
+  });
+  llvm::sort(unpacks, [](const auto &a, const auto &b) { return a.second.bits > b.second.bits; });
+  for (auto &[unpack, packing] : unpacks) {
+    Value bytes = unpack.getBytes();
+    if (chosen.contains(unpack.getResult()) || chosen.contains(bytes))
+      continue;
+    int64_t run = std::clamp<int64_t>(paddedElements(bytes.getType()) / (lanes * warps), 1, 16);
+    LinearLayout layout = canonicalLayout(shapeOf(bytes), run, warps);
+    set(bytes, layout);
+    set(unpack, withNeighboursFirst(valuesLayout(layout, packing)));
+    propagate();
+  }
 }
 
 void Assignment::propagate() {
@@ -626,6 +649,7 @@ LogicalResult Assignment::run() {
   func.walk([&](tile::DotOp dot) { stacked |= comesFromDot(dot.getA()) || comesFromDot(dot.getB()); });
   func.walk([&](tile::DotOp dot) { anchor(dot); });
   propagate();
+  seedFragments();
   // The bytes first: their values go with them, while the reverse would leave a byte's values in several threads.
   for (ArrayRef<Value> list : {ArrayRef<Value>(packed), ArrayRef<Value>(values)})
     for (Value value : list)

@@ -75,8 +75,7 @@ bool nvptx::isReducible(const LinearLayout &source, int axis) {
   return true;
 }
 
-// The order of registers is free: neighbours in memory come first, for wide accesses.
-static LinearLayout withNeighboursFirst(const LinearLayout &layout) {
+LinearLayout nvptx::withNeighboursFirst(const LinearLayout &layout) {
   std::vector<LinearLayout::InDim> ins = layout.ins();
   for (auto &in : ins)
     if (in.name == reg)

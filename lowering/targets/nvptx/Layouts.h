@@ -36,6 +36,9 @@ bool hasLayout(mlir::Type type);
 // The coalesced layout. elementsPerThread: of one vector access; a power of two, clamped to what divides a row.
 LinearLayout canonicalLayout(llvm::ArrayRef<int64_t> shape, int64_t elementsPerThread, int warps);
 
+// With registers in the order of their elements, for wide accesses: their order is free otherwise.
+LinearLayout withNeighboursFirst(const LinearLayout &layout);
+
 // The result of a reduction along `axis`. Lanes and warps that differed only there hold replicas.
 LinearLayout reducedLayout(const LinearLayout &source, int axis);
 // Whether every input bit moves either along `axis` or across it, and those along it hold distinct elements.

@@ -99,23 +99,20 @@ def clones(tensors):
 
 
 class Weight:
-    """Random fields of so many bits as an n by k weight, with scales of groups of 128 columns."""
+    """Random fields of so many bits as an n by k weight, with scales of groups of columns."""
 
-    def __init__(self, n, k, bits, dtype):
-        self.bits, self.dtype, self.k = bits, dtype, k
+    def __init__(self, n, k, bits, dtype, group):
+        self.bits, self.dtype, self.k, self.group = bits, dtype, k, group
         self.packed = torch.randint(0, 256, (n, k * bits // 8), dtype=torch.uint8, device="cuda")
-        self.scales = ((torch.rand(k // BLOCK, n, device="cuda") + 0.5) * 0.04 / 2**bits).to(dtype)
+        shape = (k // max(group, BLOCK), n, max(1, BLOCK // group))
+        self.scales = ((torch.rand(shape, device="cuda") + 0.5) * 0.04 / 2**bits).to(dtype)
 
     def rows(self, chosen):
         """Of the dequantised weight, in float64."""
         fields = self.packed[chosen].cpu()
         values = bitloom.unpack(fields.numpy(), bitloom.Packing(self.bits, "fragments", BLOCK), signed=True)
-        return torch.from_numpy(values).double().cuda() * self.scales[:, chosen].T.double().repeat_interleave(BLOCK, 1)
-
-    def matrix(self):
-        return bitloom.low_bit_dequantize(
-            self.packed, self.scales.T.float().contiguous(), bits=self.bits, group=BLOCK, out=self.empty()
-        )
+        scales = self.scales[:, chosen].transpose(0, 1).flatten(1).double()
+        return torch.from_numpy(values).double().cuda() * scales.repeat_interleave(self.group, 1)
 
     def empty(self):
         return torch.empty(len(self.packed), self.k, dtype=self.dtype, device="cuda")
@@ -143,9 +140,7 @@ def tinygemm(x, n, k):
     packed = torch.ops.aten._convert_weight_to_int4pack(codes, 8)
     numbers = torch.rand(k // BLOCK, n, 2, device="cuda", dtype=torch.bfloat16)
     x = x.bfloat16()
-    return [
-        lambda p=p, s=s: torch.ops.aten._weight_int4pack_mm(x, p, BLOCK, s) for p, s in clones([packed, numbers])
-    ]
+    return [lambda p=p, s=s: torch.ops.aten._weight_int4pack_mm(x, p, BLOCK, s) for p, s in clones([packed, numbers])]
 
 
 def gemlite(x, n, k, bits):
@@ -164,7 +159,7 @@ def gemlite(x, n, k, bits):
 
 
 def measured(m, n, k, bits, dtype, options):
-    weight = Weight(n, k, bits, dtype)
+    weight = Weight(n, k, bits, dtype, options.group)
     x = torch.randn(m, k, device="cuda", dtype=dtype)
     out = torch.empty(m, n, device="cuda", dtype=dtype)
     needed = weight.packed.nbytes + weight.scales.nbytes + x.nbytes + out.nbytes
@@ -172,7 +167,7 @@ def measured(m, n, k, bits, dtype, options):
     metas = dict(options.set)
 
     def linear(packed, scales, out=out):
-        bitloom.low_bit_linear(x, packed, scales, out=out, bits=bits, group=BLOCK, **metas)
+        bitloom.low_bit_linear(x, packed, scales, out=out, bits=bits, group=options.group, **metas)
 
     def attempt(name, make, milliseconds=3.0):
         try:
@@ -181,7 +176,7 @@ def measured(m, n, k, bits, dtype, options):
             row.setdefault("problems", {})[name] = f"{type(problem).__name__}: {problem}"[:300]
             print(f"  {m}x{n}x{k} W{bits} {name}: {row['problems'][name]}", flush=True)
 
-    if m <= 1024:
+    if m <= 4096:
         try:
             row["error"] = checked(lambda out: linear(weight.packed, weight.scales, out), x, weight)
         except Exception as problem:
@@ -189,13 +184,13 @@ def measured(m, n, k, bits, dtype, options):
             print(f"  {m}x{n}x{k} W{bits}: {row['problem']}", flush=True)
         attempt("linear", lambda: [lambda t=t: linear(*t) for t in clones([weight.packed, weight.scales])])
     if m >= 128:  # the weight made a matrix, then multiplied
-        matrix, scales = weight.empty(), weight.scales.T.float().contiguous()
+        matrix = weight.empty()
 
-        def twice(packed):
-            bitloom.low_bit_dequantize(packed, scales, bits=bits, group=BLOCK, out=matrix)
+        def twice(packed, scales):
+            bitloom.low_bit_linear_weight(packed, scales, bits=bits, group=options.group, out=matrix)
             bitloom.matmul(x, matrix.T, out=out)
 
-        attempt("dequantize", lambda: [lambda t=t: twice(*t) for t in clones([weight.packed])], 20.0)
+        attempt("dequantize", lambda: [lambda t=t: twice(*t) for t in clones([weight.packed, weight.scales])], 20.0)
     full = torch.randn(n, k, device="cuda", dtype=dtype)
     attempt("cublas", lambda: [lambda w=w: torch.mm(x, w.T, out=out) for (w,) in clones([full])])
     if bits == 4 and m <= 64:
@@ -213,7 +208,15 @@ def cells(row):
     names = ("linear", "dequantize", "cublas", "tinygemm", "gemlite")
     right = f"{row['error']:.1e}" if "error" in row else row.get("problem", "-")[:40]
     ahead = f"{times['cublas'] / ours:.2f}" if "cublas" in times else "-"
-    return [shape, f"W{row['bits']} {row['dtype']}", *map(of, names), f"{floor:.2f}", f"{ours / floor:.2f}", ahead, right]
+    return [
+        shape,
+        f"W{row['bits']} {row['dtype']}",
+        *map(of, names),
+        f"{floor:.2f}",
+        f"{ours / floor:.2f}",
+        ahead,
+        right,
+    ]
 
 
 def main():
@@ -221,12 +224,16 @@ def main():
     parser.add_argument("--only", default=",".join(GROUPS), help="groups, by commas")
     parser.add_argument("--gemlite", action="store_true", help="GemLite too, which takes minutes to tune itself")
     parser.add_argument("--json", help="also write the rows to this file")
+    parser.add_argument("--group", type=int, default=BLOCK, help="columns that share a scale: 32")
     parser.add_argument("--set", nargs="*", default=[], help="Meta parameters of low_bit_linear: block_n=128")
     options = parser.parse_args()
     options.set = [(name, int(value)) for name, value in (item.split("=") for item in options.set)]
     torch.manual_seed(1)
     rate = bytes_per_microsecond()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; reads {rate / 1e6:.2f} TB/s; microseconds", flush=True)
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}; reads {rate / 1e6:.2f} TB/s; microseconds",
+        flush=True,
+    )
     rows = []
     for group in options.only.split(","):
         for case in GROUPS[group]():
@@ -237,7 +244,18 @@ def main():
             if options.json:
                 with open(options.json, "w") as file:
                     json.dump(rows, file, indent=1)
-    header = ["shape", "weight", "linear", "dequantize", "cublas", "tinygemm", "gemlite", "floor", "x floor", "x cublas"]
+    header = [
+        "shape",
+        "weight",
+        "linear",
+        "dequantize",
+        "cublas",
+        "tinygemm",
+        "gemlite",
+        "floor",
+        "x floor",
+        "x cublas",
+    ]
     table([*header, "error"], list(map(cells, rows)))
 
 

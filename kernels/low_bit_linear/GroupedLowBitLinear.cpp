@@ -13,7 +13,7 @@ template <class T> struct GroupedLowBitLinear {
   static constexpr auto tests =
       "tokens=1 experts=1 n=8 k=128; tokens=3 experts=5 n=17 k=199; tokens=70 experts=3 n=33 k=270 bits=3 group=32; "
       "tokens=37 experts=9 n=70 k=130 bits=8 asymmetric=1; tokens=40 experts=2 n=20 k=300 group=16 asymmetric=1 "
-      "in_units=1 block_m=16; tokens=150 experts=2 n=9 k=256 bits=2 group=256";
+      "in_units=1 block_m=16; tokens=150 experts=2 n=9 k=256 bits=2 group=256; tokens=9 experts=2 n=17 k=199 tabled=1";
   static constexpr auto benchmarks = "tokens=16 experts=8 n=14336 k=4096; tokens=1024 experts=64 n=2048 k=4096";
   static constexpr auto inputs = "offsets=0..tokens ascending";
 
@@ -22,17 +22,18 @@ template <class T> struct GroupedLowBitLinear {
   View<const T, 4> scales{"experts, ceil_div(k, max(group, 128)), n, max(128 / group, 1)"};
   View<const i32, 1> offsets{"experts + 1"}; // ascending, from 0 to tokens
   View<const T, 4> zeros{"experts * asymmetric, ceil_div(k, max(group, 128)), n, max(128 / group, 1)"};
+  View<const T, 1> table{"16 * tabled"};
   View<const f32, 1> unit{"experts * in_units"}; // of the scales
   View<T, 2> out{"tokens, n"};
   Meta<int> bits = 4;
   Meta<int> group = 128; // of columns: 8, 16, 32, 64 or a multiple of 128
-  Meta<bool> asymmetric = "zeros.given", in_units = "unit.given";
+  Meta<bool> asymmetric = "zeros.given", tabled = "table.given", in_units = "unit.given";
   Meta<int> all = "next_pow2(experts)";
   Meta<int> block_m = "max(8, min(next_pow2(ceil_div(tokens, max(experts, 1))), 128))";
   Meta<int> block_n = "max(64, min(next_pow2(n), 128 + 128 * (block_m <= 16)))";
   Meta<bool> premultiplied = "max(group < 128, block_m > 32)";
-  BITLOOM_PARAMS(x, weight, scales, offsets, zeros, unit, out, bits, group, asymmetric, in_units, all, block_m, block_n,
-                 premultiplied)
+  BITLOOM_PARAMS(x, weight, scales, offsets, zeros, table, unit, out, bits, group, asymmetric, tabled, in_units, all,
+                 block_m, block_n, premultiplied)
 
   Grid grid() const { return {x.extent(0) / block_m + weight.extent(0), ceil_div(out.extent(1), block_n)}; }
 
@@ -45,6 +46,7 @@ template <class T> struct GroupedLowBitLinear {
     const TileOfGroup tile = tileOfGroup(offsets, program_id(0), block_m, all);
     when(tile.row < tile.end, [&] {
       auto rows = span(tile.row, block_m);
+      auto entries = blocks.entries<T>(table, tabled, asymmetric);
       auto total = bitloom::zeros<f32>({block_n, block_m});
       for (auto b : range(0, ceil_div(x.extent(1), blocks.columns))) {
         auto depth = trans(x(rows, block_at(b, blocks.columns)));
@@ -52,7 +54,7 @@ template <class T> struct GroupedLowBitLinear {
           return view(tile.group, blocks.group(b), cols, blocks.all());
         };
         auto bytes = weight(tile.group, cols, block_at(b, blocks.packing.bytesPerBlock()));
-        auto values = blocks.values<T>(bytes, asymmetric, [&] { return numbers(zeros); });
+        auto values = blocks.values<T>(bytes, entries, asymmetric, [&] { return numbers(zeros); });
         if (premultiplied) {
           total = dot(values * blocks.each<T>(numbers(scales)), depth, total);
         } else {

@@ -18,7 +18,8 @@ template <class T, class Out> struct LowBitLinear {
       "m=5 n=65 k=1025 group=256; m=2 n=8 k=300 asymmetric=1; m=3 n=130 k=640 split=3 biased=1; m=40 n=72 k=256 "
       "bits=3; "
       "m=9 n=33 k=640 bits=8 asymmetric=1; m=3 n=17 k=199 group=32 in_units=1; m=1 n=9 k=300 bits=8 group=16 "
-      "asymmetric=1 biased=1; m=17 n=66 k=270 bits=3 group=64; m=2 n=8 k=130 bits=2 group=8";
+      "asymmetric=1 biased=1; m=17 n=66 k=270 bits=3 group=64; m=2 n=8 k=130 bits=2 group=8; m=3 n=17 k=199 tabled=1; "
+      "m=2 n=70 k=300 group=64 tabled=1";
   static constexpr auto benchmarks = "m=1 n=4096 k=4096; m=16 n=4096 k=4096; m=1 n=4096 k=4096 bits=2; "
                                      "m=1 n=4096 k=4096 group=32; m=1024 n=4096 k=4096";
 
@@ -26,12 +27,13 @@ template <class T, class Out> struct LowBitLinear {
   View<const u8, 2> weight{"n, ceil_div(k, 128) * 16 * bits"};
   View<const T, 3> scales{"ceil_div(k, max(group, 128)), n, max(128 / group, 1)"};
   View<const T, 3> zeros{"ceil_div(k, max(group, 128)) * asymmetric, n, max(128 / group, 1)"};
+  View<const T, 1> table{"16 * tabled"};
   View<const f32, 1> unit{"1 * in_units"}; // of the scales
   View<const Out, 1> bias{"n * biased"};
   View<Out, 2> out{"m, n"};
   Meta<int> bits = 4;
   Meta<int> group = 128; // 8, 16, 32, 64 or a multiple of 128
-  Meta<bool> asymmetric = "zeros.given", in_units = "unit.given", biased = "bias.given";
+  Meta<bool> asymmetric = "zeros.given", tabled = "table.given", in_units = "unit.given", biased = "bias.given";
   Meta<bool> premultiplied = "max(group < 128, m > 32)";
   // Wide where the weight need not be unpacked again for it and multiprocessors are not left without work.
   Meta<int> block_m = "max(8, min(next_pow2(m), 128 + 128 * premultiplied * (multiprocessors > 0) * "
@@ -41,8 +43,8 @@ template <class T, class Out> struct LowBitLinear {
   // Thread blocks that share the sum over k of a tile, where tiles are too few for all multiprocessors.
   Meta<int> split = "max(1, min(min(8, next_pow2(ceil_div(k, 512))), "
                     "next_pow2(multiprocessors / max(1, ceil_div(m, block_m) * ceil_div(n, block_n)) + 1) / 2))";
-  BITLOOM_PARAMS(x, weight, scales, zeros, unit, bias, out, bits, group, asymmetric, in_units, biased, premultiplied,
-                 block_m, block_n, split)
+  BITLOOM_PARAMS(x, weight, scales, zeros, table, unit, bias, out, bits, group, asymmetric, tabled, in_units, biased,
+                 premultiplied, block_m, block_n, split)
 
   Grid grid() const { return {ceil_div(out.extent(1), block_n), ceil_div(out.extent(0), block_m)}; }
 
@@ -52,12 +54,13 @@ template <class T, class Out> struct LowBitLinear {
       throw UserError("argument premultiplied: expected true with groups of less than 128 columns, got false");
     hints({.warps = std::max(4, block_n / 16), .split = split}); // 16 rows of the weight each
     auto cols = block_at(program_id(0), block_n), rows = block_at(program_id(1), block_m);
+    auto entries = blocks.entries<T>(table, tabled, asymmetric);
     auto total = bitloom::zeros<f32>({block_n, block_m});
     for (auto b : range(0, ceil_div(x.extent(1), blocks.columns))) {
       auto depth = trans(x(rows, block_at(b, blocks.columns)));
       auto numbers = [&](const View<const T, 3> &view) { return view(blocks.group(b), cols, blocks.all()); };
       auto bytes = weight(cols, block_at(b, blocks.packing.bytesPerBlock()));
-      auto values = blocks.values<T>(bytes, asymmetric, [&] { return numbers(zeros); });
+      auto values = blocks.values<T>(bytes, entries, asymmetric, [&] { return numbers(zeros); });
       if (premultiplied) {
         total = dot(values * blocks.each<T>(numbers(scales)), depth, total);
       } else {

@@ -1,12 +1,14 @@
 // The weight of low_bit_linear: its rows lie in the order `fragments` (lib/packing/Packing.h), in blocks of 128 columns
 // that zeros fill up. A group of columns of a row shares a scale and, when asymmetric, a zero point: the value of a
 // field q is scale · q, q signed, or scale · (q − zero), q unsigned. These numbers lie as a block reads them: [blocks,
-// n, groups in a block], or for groups of several blocks [groups, n, 1].
+// n, groups in a block], or for groups of several blocks [groups, n, 1]. Instead of being numbers, fields of 4 bits may
+// be places in a table.
 #pragma once
 
 #include "bitloom/dsl/Kernel.h"
 
 #include <algorithm>
+#include <optional>
 
 namespace bitloom::kernels {
 
@@ -34,12 +36,27 @@ struct BlockOfWeight {
     return reshape(some, {rows, columns});
   }
 
-  // A block's values before their scales; `zeros` gives their zero points where there are such.
+  // A block's values before their scales: what a table of 16 has for each field, or the fields, less the zero points
+  // that `zeros` gives where there are such.
   template <class T, class Zeros>
-  Tile<T, 2> values(const Tile<u8, 2> &bytes, bool asymmetric, const Zeros &zeros) const {
+  Tile<T, 2> values(const Tile<u8, 2> &bytes, const std::optional<Tile<T, 1>> &table, bool asymmetric,
+                    const Zeros &zeros) const {
+    if (table)
+      return lut(*table, unpack<u8>(bytes, packing));
     if (!asymmetric)
       return cast<T>(unpack<i8>(bytes, packing));
     return cast<T>(unpack<u8>(bytes, packing)) - each<T>(zeros());
+  }
+
+  // The table, if there is one.
+  template <class T>
+  std::optional<Tile<T, 1>> entries(const View<const T, 1> &table, bool tabled, bool asymmetric) const {
+    if (!tabled)
+      return std::nullopt;
+    if (packing.bits != 4 || asymmetric)
+      throw UserError("argument table: expected weights of 4 bits without zero points, got " +
+                      std::to_string(packing.bits) + " bits" + (asymmetric ? " with zero points" : ""));
+    return Tile<T, 1>(table(span(0, 16)));
   }
 };
 

@@ -15,27 +15,31 @@ def each_column(numbers, group, columns):
     return rows[:, np.minimum(np.arange(columns) // group, rows.shape[1] - 1)]
 
 
-def values_of(weight, zeros, columns, bits, group, asymmetric):
+def values_of(weight, zeros, table, columns, bits, group, asymmetric):
     """Before their scales, n rows of k columns in float64."""
     packing = bitloom.Packing(bits, "fragments", BLOCK)
-    values = bitloom.unpack(weight.astype(np.uint8), packing, signed=not asymmetric).astype(np.float64)[:, :columns]
+    signed = not asymmetric and table is None
+    values = bitloom.unpack(weight.astype(np.uint8), packing, signed=signed)[:, :columns]
+    values = values.astype(np.float64) if table is None else table[values]
     return values - each_column(zeros, group, columns) if asymmetric else values
 
 
-def low_bit_linear(x, weight, scales, bits=4, group=128, asymmetric=False, zeros=None, unit=None, bias=None, **_):
+def low_bit_linear(
+    x, weight, scales, bits=4, group=128, asymmetric=False, zeros=None, table=None, unit=None, bias=None, **_
+):
     columns = x.shape[1]
-    matrix = values_of(weight, zeros, columns, bits, group, asymmetric) * each_column(scales, group, columns)
+    matrix = values_of(weight, zeros, table, columns, bits, group, asymmetric) * each_column(scales, group, columns)
     return x @ matrix.T * (1 if unit is None else unit) + (0 if bias is None else bias)
 
 
 def low_bit_linear_torch(
-    x, weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, unit=None, bias=None, **_
+    x, weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, table=None, unit=None, bias=None, **_
 ):
     columns = x.shape[1]
     weight, scales, zeros = (
         None if array is None else array.double().cpu().numpy() for array in (weight, scales, zeros)
     )
-    values = torch.from_numpy(values_of(weight, zeros, columns, bits, group, asymmetric)).to(x.dtype)
+    values = torch.from_numpy(values_of(weight, zeros, table, columns, bits, group, asymmetric)).to(x.dtype)
     matrix = values.float() * torch.from_numpy(each_column(scales, group, columns)).float()
     if group < BLOCK or len(x) > 32:
         matrix = matrix.to(x.dtype).float()
@@ -43,17 +47,19 @@ def low_bit_linear_torch(
     return y.to(TYPES[dtype.split("/")[-1]])
 
 
-def low_bit_linear_weight(weight, scales, bits=4, group=128, asymmetric=False, zeros=None, **_):
+def low_bit_linear_weight(weight, scales, bits=4, group=128, asymmetric=False, zeros=None, table=None, **_):
     columns = weight.shape[1] * 8 // bits
-    return values_of(weight, zeros, columns, bits, group, asymmetric) * each_column(scales, group, columns)
+    return values_of(weight, zeros, table, columns, bits, group, asymmetric) * each_column(scales, group, columns)
 
 
-def low_bit_linear_weight_torch(weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, **_):
+def low_bit_linear_weight_torch(
+    weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, table=None, **_
+):
     columns = weight.shape[1] * 8 // bits
     weight, scales, zeros = (
         None if array is None else array.double().cpu().numpy() for array in (weight, scales, zeros)
     )
-    values = torch.from_numpy(values_of(weight, zeros, columns, bits, group, asymmetric)).to(TYPES[dtype])
+    values = torch.from_numpy(values_of(weight, zeros, table, columns, bits, group, asymmetric)).to(TYPES[dtype])
     return (values.float() * torch.from_numpy(each_column(scales, group, columns)).float()).to(TYPES[dtype])
 
 

@@ -300,6 +300,7 @@ def on_tensor_cores(**fields):
     ("name", "mode"),
     [
         *(("int4", None), ("uint3", None), ("int8", None), ("ternary", None), ("uint1", "original")),
+        *(("nf4", None), ("fp4_e2m1", None)),
         *(("uint4", "original"), ("uint4", "rescale"), ("uint4", "quantized"), ("int6", "quantized")),
     ],
 )
@@ -357,7 +358,12 @@ def test_the_device_says_which_product():
     """16-bit floats by integers are for tensor cores on CUDA; a weight packed for another device is refused."""
     packings = {}
     for target in ("cpu", "cuda"):
-        for dtype, name in (("float16", "int4"), ("bfloat16", "uint3"), ("float32", "int4"), ("float16", "nf4")):
+        for dtype, name in (
+            ("float16", "int4"),
+            ("bfloat16", "uint3"),
+            ("float32", "int4"),
+            ("float16", "e5m2_float8"),
+        ):
             config = bitloom.MatmulConfig(N=24, K=256, A_dtype=dtype, W_dtype=name, out_dtype=dtype)
             packings[target, dtype, name] = bitloom.Matmul(config, target=target).product.packing.order
     fast = {("cuda", "float16", "int4"), ("cuda", "bfloat16", "uint3")}

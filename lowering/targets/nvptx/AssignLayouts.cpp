@@ -234,13 +234,17 @@ void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &
   }
 }
 
+// Whether the results' elements are made of the operands' one by one, or of a table's.
+static bool isElementwise(Operation *op) {
+  return op->hasTrait<OpTrait::Elementwise>() || isa<tile::TransposeOp, tile::LutOp>(op);
+}
+
 // Whether it is made of unpacked values, element by element.
 static bool comesFromUnpack(Value value) {
   Operation *producer = value.getDefiningOp();
   if (!producer || isa<tile::UnpackOp>(producer))
     return producer;
-  return (producer->hasTrait<OpTrait::Elementwise>() || isa<tile::TransposeOp>(producer)) &&
-         llvm::any_of(producer->getOperands(), comesFromUnpack);
+  return isElementwise(producer) && llvm::any_of(producer->getOperands(), comesFromUnpack);
 }
 
 // The bytes that a dot's operand in registers is unpacked from wait in shared memory, where the copy engine can bring
@@ -251,7 +255,7 @@ void Assignment::anchorBytes(Value value) {
     return;
   auto unpack = dyn_cast<tile::UnpackOp>(producer);
   if (!unpack) {
-    if (producer->hasTrait<OpTrait::Elementwise>() || isa<tile::TransposeOp>(producer))
+    if (isElementwise(producer))
       for (Value operand : producer->getOperands())
         anchorBytes(operand);
     return;
@@ -645,6 +649,10 @@ LogicalResult Assignment::run() {
   llvm::sort(values, [&](Value a, Value b) {
     int64_t left = paddedElements(a.getType()), right = paddedElements(b.getType());
     return left != right ? left > right : position.at(a) < position.at(b);
+  });
+  func.walk([&](tile::LutOp lut) {
+    if (isLookupByWords(lut)) // every thread has the whole table
+      set(lut.getTable(), canonicalLayout(shapeOf(lut.getTable()), shapeOf(lut.getTable())[0], warps));
   });
   func.walk([&](tile::DotOp dot) { stacked |= comesFromDot(dot.getA()) || comesFromDot(dot.getB()); });
   func.walk([&](tile::DotOp dot) { anchor(dot); });

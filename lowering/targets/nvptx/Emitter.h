@@ -322,6 +322,8 @@ mlir::FailureOr<mlir::Value> lowerMath(Emitter &, mlir::Operation *op, mlir::Val
 bool lowerDivision(Emitter &, mlir::arith::DivFOp division);
 // A conversion of packed values to 16-bit floats; false where it is none, or must go value by value.
 bool lowerPackedCast(Emitter &, mlir::Operation *op);
+// Packed values looked up in a table that every thread holds; false where they must be looked up one by one.
+bool lowerPackedLookup(Emitter &, tile::LutOp lut);
 // A conversion to or from 8-bit floats; false where it is none.
 mlir::FailureOr<bool> lowerFloat8Cast(Emitter &, mlir::Operation *op);
 // Codes of 8-bit floats of the format as numbers of another float type, exactly.

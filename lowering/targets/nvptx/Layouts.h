@@ -4,6 +4,7 @@
 
 #include "bitloom/lib/layout/LinearLayout.h"
 #include "bitloom/lib/packing/Packing.h"
+#include "bitloom/lowering/dialect/Tile.h"
 
 #include "mlir/IR/BuiltinTypes.h"
 
@@ -58,6 +59,9 @@ LinearLayout halvedLayout(const LinearLayout &pair);
 // Of a slice, when registers alone decide what is left out.
 std::optional<LinearLayout> slicedLayout(const LinearLayout &source, llvm::ArrayRef<int64_t> offsets,
                                          llvm::ArrayRef<int64_t> result);
+
+// Whether 4-bit values, packed for fragments, are looked up in a table of 16-bit ones: several at a time, in registers.
+bool isLookupByWords(tile::LutOp lut);
 
 // For packings of one plane. The byte that holds each value of `values`' tile, in the same thread and register ...
 LinearLayout byteOfValueLayout(const LinearLayout &values, const Packing &packing);

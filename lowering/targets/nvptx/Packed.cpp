@@ -104,6 +104,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::PackOp pack) {
 
 // Through shared memory: every thread may want any entry.
 LogicalResult nvptx::lower(Emitter &e, tile::LutOp lut) {
+  if (lowerPackedLookup(e, lut))
+    return success();
   OpBuilder &b = e.builder;
   auto table = cast<RankedTensorType>(lut.getTable().getType());
   Type element = table.getElementType();

@@ -229,6 +229,8 @@ static bool liesInWords(Value tile) {
   Operation *producer = tile.getDefiningOp();
   if (isa_and_present<arith::UIToFPOp, arith::SIToFPOp>(producer))
     return tile::elementOf(producer->getOperand(0).getType()).isInteger(8);
+  if (auto lut = dyn_cast_or_null<tile::LutOp>(producer))
+    return isLookupByWords(lut);
   return isa_and_present<arith::AddFOp, arith::SubFOp, arith::MulFOp>(producer) &&
          llvm::any_of(producer->getOperands(), liesInWords);
 }

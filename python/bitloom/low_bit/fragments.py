@@ -1,4 +1,5 @@
-"""Products of 16-bit floats by integers on tensor cores: low_bit_linear, and for many rows matmul."""
+"""Products of 16-bit floats by integers, and by 4-bit codes with a table, on tensor cores: low_bit_linear, and matmul
+for many rows."""
 
 import torch
 from torch import Tensor
@@ -20,33 +21,33 @@ MATRIX_ROWS = 1880
 MOST = 2.0**15  # of a zero point's magnitude, in f16 too
 
 
-def _matrix(weight, scales, zeros, columns, bits, group):
+def _matrix(weight, scales, zeros, table, columns, bits, group):
     """The weight (n, columns) in the unit of the scales."""
     out = like(scales, (len(weight), weight.shape[1] * 8 // bits))
-    return bitloom.low_bit_linear_weight(weight, scales, zeros, out=out, bits=bits, group=group)[:, :columns]
+    return bitloom.low_bit_linear_weight(weight, scales, zeros, table, out=out, bits=bits, group=group)[:, :columns]
 
 
-def _product(x, weight, scales, zeros, unit, bias, bits, group, wide):
+def _product(x, weight, scales, zeros, table, unit, bias, bits, group, wide):
     m = x.shape[0]
     if m < MATRIX_ROWS and not wide:  # the kernel makes its output sooner than torch does
-        return bitloom.low_bit_linear(x, weight, scales, zeros, unit, bias, bits=bits, group=group)
+        return bitloom.low_bit_linear(x, weight, scales, zeros, table, unit, bias, bits=bits, group=group)
     out = like(x, (m, len(weight)), torch.float32 if wide else None)
     if m < MATRIX_ROWS:
-        return bitloom.low_bit_linear(x, weight, scales, zeros, unit, bias, out=out, bits=bits, group=group)
-    matrix = _matrix(weight, scales, zeros, x.shape[1], bits, group)
+        return bitloom.low_bit_linear(x, weight, scales, zeros, table, unit, bias, out=out, bits=bits, group=group)
+    matrix = _matrix(weight, scales, zeros, table, x.shape[1], bits, group)
     return bitloom.matmul(x, matrix.t(), bias, scale_b=unit, out=out)
 
 
-def _product_dx(dy, weight, scales, zeros, unit, columns, bits, group):
-    matrix = _matrix(weight, scales, zeros, columns, bits, group)
+def _product_dx(dy, weight, scales, zeros, table, unit, columns, bits, group):
+    matrix = _matrix(weight, scales, zeros, table, columns, bits, group)
     return bitloom.matmul(dy.to(scales.dtype), matrix, scale_b=unit)
 
 
-_weight = "Tensor weight, Tensor scales, Tensor? zeros, Tensor? unit"
+_weight = "Tensor weight, Tensor scales, Tensor? zeros, Tensor? table, Tensor? unit"
 fragments_product_backward = operator(
     f"fragments_product_backward(Tensor dy, {_weight}, int columns, int bits, int group) -> Tensor",
     _product_dx,
-    lambda dy, weight, scales, zeros, unit, columns, bits, group: like(dy, (len(dy), columns), scales.dtype),
+    lambda dy, weight, scales, zeros, table, unit, columns, bits, group: like(dy, (len(dy), columns), scales.dtype),
 )
 
 
@@ -58,27 +59,28 @@ def _setup(ctx, inputs, output):
 fragments_product = operator(
     f"fragments_product(Tensor x, {_weight}, Tensor? bias, int bits, int group, bool wide) -> Tensor",
     _product,
-    lambda x, weight, scales, zeros, unit, bias, bits, group, wide: like(
+    lambda x, weight, scales, zeros, table, unit, bias, bits, group, wide: like(
         x, (len(x), len(weight)), torch.float32 if wide else None
     ),
     _setup,
     lambda ctx, dy: (
         fragments_product_backward(dy, *ctx.weight, ctx.columns, ctx.bits, ctx.group),
-        *(None,) * 8,
+        *(None,) * 9,
     ),
 )
 
 
 class FragmentsProduct:
-    """x of 16-bit floats by integers: low_bit_linear, with many rows low_bit_linear_weight and matmul. For CUDA; a CPU
-    computes it too, slowly."""
+    """x of 16-bit floats by integers, or 4-bit codes with a table: low_bit_linear, with many rows low_bit_linear_weight
+    and matmul. For CUDA; a CPU computes it too, slowly."""
 
     devices = ("cpu", "cuda")
 
     @staticmethod
     def takes(config: MatmulConfig, device: str) -> bool:
         sixteen = config.A_dtype in ("float16", "bfloat16")
-        return device == "cuda" and sixteen and FORMATS[config.W_dtype].values is None
+        weight = FORMATS[config.W_dtype]
+        return device == "cuda" and sixteen and (weight.values is None or weight.bits == 4)
 
     def __init__(self, config: MatmulConfig, device: str):
         self.config, self.format = config, FORMATS[config.W_dtype]
@@ -125,16 +127,17 @@ class FragmentsProduct:
             unit = torch.ldexp(torch.ones(1, device=device), exponent.clamp(-100, 100))
             scales = scales / unit
         packed = weight.view(torch.uint8).view(len(weight), -1)
-        return packed, self._as_blocks(scales), self._as_blocks(points), unit
+        table = None if numbers.table is None else numbers.table[:16].to(DTYPES[self.config.A_dtype])
+        return packed, self._as_blocks(scales), self._as_blocks(points), table, unit
 
     def __call__(self, x: Tensor, *operands) -> Tensor:
         return fragments_product(x, *operands, self.bits, self.group, self.wide)
 
-    def calls(self, x, weight, scales, zeros, unit, bias):
+    def calls(self, x, weight, scales, zeros, table, unit, bias):
         options, out = {"bits": self.format.bits, "group": self.group}, like(x, (len(x), len(weight)), self.sums)
         if len(x) < MATRIX_ROWS:
-            yield "low_bit_linear", (x, weight, scales, zeros, unit, bias), options | {"out": out}
+            yield "low_bit_linear", (x, weight, scales, zeros, table, unit, bias), options | {"out": out}
             return
         matrix = like(x, (len(weight), self.blocks * BLOCK))
-        yield "low_bit_linear_weight", (weight, scales, zeros), options | {"out": matrix}
+        yield "low_bit_linear_weight", (weight, scales, zeros, table), options | {"out": matrix}
         yield "matmul", (x, matrix[:, : x.shape[1]].t(), bias), {"scale_b": unit, "out": out}

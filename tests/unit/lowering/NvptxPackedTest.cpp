@@ -59,6 +59,7 @@ struct How {
   int warps = 0;
   bool isAligned = true;  // x and the result
   bool isShifted = false; // the weight by numbers of its rows
+  bool isTabled = false;  // the values are places in a table, of 4 bits
   int groups = 1;         // of a block, whose values are multiplied by their scales before the dot; 1: its sums, after
 };
 
@@ -69,7 +70,7 @@ std::unique_ptr<EmulatedKernel> multiplies(int bits, int64_t blockN, int64_t blo
   SCOPED_TRACE(std::to_string(bits) + " bits, " + irType<T>() + ", " + std::to_string(m) + " x " + std::to_string(n));
   const int64_t blocks = (k + 127) / 128, perBlock = 16 * bits;
   std::string text = R"(
-func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s: !tile.view<?x?x?xELEMENT>NUMBERS,
+func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s: !tile.view<?x?x?xELEMENT>NUMBERS, %t16: !tile.view<?xELEMENT>,
              %o: !tile.view<?x?xELEMENT>EVEN) attributes {tile.kernelMORE} {
   %i = tile.program_id 0
   %j = tile.program_id 1
@@ -86,11 +87,12 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
   %more = arith.addi %k, %c127 : i64
   %blocks = arith.divui %more, %c128 : i64
   %none = arith.constant dense<0.0> : tensor<BLOCKNxBLOCKMxf32>
+  %entries = tile.load %t16[%z] dims [0] : !tile.view<?xELEMENT> -> tensor<16xELEMENT>
   %sum = scf.for %b = %z to %blocks step %one iter_args(%acc = %none) -> tensor<BLOCKNxBLOCKMxf32> : i64 {
     %at = arith.muli %b, %bytes : i64
     %p = tile.load %w[%cols, %at] dims [0, 1] : !tile.view<?x?xi8> -> tensor<BLOCKNxBYTESxi8>
-    %u = tile.unpack %p signed <"bits=BITS,PACKING"> : tensor<BLOCKNxBYTESxi8> -> tensor<BLOCKNx128xi8>
-    %g = arith.sitofp %u : tensor<BLOCKNx128xi8> to tensor<BLOCKNx128xELEMENT>
+    %u = tile.unpack %p SIGNED<"bits=BITS,PACKING"> : tensor<BLOCKNxBYTESxi8> -> tensor<BLOCKNx128xi8>
+    %g = NUMBERED
     %from = arith.muli %b, %c128 : i64
     %v = tile.load %x[%rows, %from] dims [0, 1] : !tile.view<?x?xELEMENT> -> tensor<BLOCKMx128xELEMENT>
     %t = tile.transpose %v [1, 0] : tensor<BLOCKMx128xELEMENT> -> tensor<128xBLOCKMxELEMENT>
@@ -120,6 +122,9 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
     SHIFTED
     %n = arith.mulf VALUES, %h : tensor<BLOCKNx128xELEMENT>
     %next = tile.dot %n, %t, %acc : tensor<BLOCKNx128xELEMENT>, tensor<128xBLOCKMxELEMENT>, tensor<BLOCKNxBLOCKMxf32>)";
+  const std::string lookUp =
+      "tile.lut %entries, %u : tensor<16xELEMENT>, tensor<BLOCKNx128xi8> -> tensor<BLOCKNx128xELEMENT>";
+  const std::string number = "arith.sitofp %u : tensor<BLOCKNx128xi8> to tensor<BLOCKNx128xELEMENT>";
   const std::string shift = how.groups == 1
                                 ? R"(%sr = tile.reshape %q : tensor<BLOCKNxELEMENT> -> tensor<BLOCKNx1xELEMENT>
     %sy = tile.broadcast %sr : tensor<BLOCKNx1xELEMENT> -> tensor<BLOCKNx128xELEMENT>
@@ -128,6 +133,8 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
   for (auto &[name, value] :
        std::vector<std::pair<std::string, std::string>>{{"ALIGNED", aligned},
                                                         {"EVEN", how.isAligned ? aligned : ""},
+                                                        {"NUMBERED", how.isTabled ? lookUp : number},
+                                                        {"SIGNED", how.isTabled ? "" : "signed "},
                                                         {"SCALED", how.groups == 1 ? one : each},
                                                         {"SHIFTED", how.isShifted ? shift : ""},
                                                         {"VALUES", how.isShifted ? "%f" : "%g"},
@@ -142,12 +149,12 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
                                                         {"BITS", std::to_string(bits)},
                                                         {"PACKING", how.packing}})
     text = replaced(text, name, value);
-  Aligned<T> x({m, k}), scales({blocks, n, how.groups}, 2), out({m, n}, 3);
+  Aligned<T> x({m, k}), scales({blocks, n, how.groups}, 2), table({16}, 5), out({m, n}, 3);
   if (!how.isAligned)
     x = Aligned<T>({m, k}, {k, 1}, 1), out = Aligned<T>({m, n}, {n, 1}, 3);
   Aligned<int8_t> weight({n, blocks * perBlock}, 4);
   fillWithAllBytes(weight.values);
-  auto kernel = agrees(text, {x, weight, scales, out},
+  auto kernel = agrees(text, {x, weight, scales, table, out},
                        {.grid = {(n + blockN - 1) / blockN, (m + blockM - 1) / blockM, 1},
                         .tolerance = 0,
                         .warps = {how.warps},
@@ -206,6 +213,17 @@ TEST(NvptxPacked, MultipliesGroupsByTheirScales) {
   multiplies<f16>(8, 128, 64, {65, 130, 264}, {.isShifted = true, .groups = 4});
   multiplies<bf16>(4, 128, 256, {257, 130, 136}, {.groups = 2});
   multiplies<f16>(2, 64, 16, {17, 71, 270}, {.isAligned = false, .groups = 4});
+}
+
+// In registers, four places at a time.
+TEST(NvptxPacked, LooksUpInTables) {
+  for (int groups : {1, 4}) {
+    auto kernel = multiplies<f16>(4, 64, 8, {3, 70, 397}, {.isTabled = true, .groups = groups});
+    EXPECT_NE(kernel->ptx.find("prmt"), std::string::npos);
+    EXPECT_EQ(kernel->ptx.find("ld.shared.b16"), std::string::npos);
+    multiplies<bf16>(4, 128, 16, {17, 136, 264}, {.isTabled = true, .groups = groups});
+  }
+  multiplies<f16>(4, 64, 8, {3, 71, 300}, {.isAligned = false, .isTabled = true});
 }
 
 // Blocks of a cluster add up what each has multiplied by its scales.

@@ -36,9 +36,8 @@ def low_bit_linear_torch(
     x, weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, table=None, unit=None, bias=None, **_
 ):
     columns = x.shape[1]
-    weight, scales, zeros = (
-        None if array is None else array.double().cpu().numpy() for array in (weight, scales, zeros)
-    )
+    given = (weight, scales, zeros, table)
+    weight, scales, zeros, table = (None if array is None else array.double().cpu().numpy() for array in given)
     values = torch.from_numpy(values_of(weight, zeros, table, columns, bits, group, asymmetric)).to(x.dtype)
     matrix = values.float() * torch.from_numpy(each_column(scales, group, columns)).float()
     if group < BLOCK or len(x) > 32:
@@ -56,9 +55,8 @@ def low_bit_linear_weight_torch(
     weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, table=None, **_
 ):
     columns = weight.shape[1] * 8 // bits
-    weight, scales, zeros = (
-        None if array is None else array.double().cpu().numpy() for array in (weight, scales, zeros)
-    )
+    given = (weight, scales, zeros, table)
+    weight, scales, zeros, table = (None if array is None else array.double().cpu().numpy() for array in given)
     values = torch.from_numpy(values_of(weight, zeros, table, columns, bits, group, asymmetric)).to(TYPES[dtype])
     return (values.float() * torch.from_numpy(each_column(scales, group, columns)).float()).to(TYPES[dtype])
 

@@ -11,6 +11,12 @@
 #include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Dialect/NVVM/NVVMToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Export.h"
+#include "llvm/Analysis/RuntimeLibcallInfo.h"
+#include "llvm/CodeGen/CodeGenTargetMachineImpl.h"
+#include "llvm/CodeGen/LibcallLoweringInfo.h"
+#include "llvm/CodeGen/MachineModuleInfo.h"
+#include "llvm/CodeGen/Passes.h"
+#include "llvm/CodeGen/TargetPassConfig.h"
 #include "llvm/IR/DiagnosticInfo.h"
 #include "llvm/IR/DiagnosticPrinter.h"
 #include "llvm/IR/InlineAsm.h"
@@ -75,12 +81,37 @@ struct Codegen::Impl {
   std::unique_ptr<llvm::Module> module;
   ErrorCollector *collector = nullptr; // the context owns it
 
+  // As addPassesToEmitFile, but without the scheduler that runs before registers are allocated; true: cannot be done.
+  bool addPassesInOrder(llvm::legacy::PassManager &passes, llvm::raw_pwrite_stream &stream,
+                        llvm::CodeGenFileType type) {
+    auto &generator = static_cast<llvm::CodeGenTargetMachineImpl &>(*machine);
+    llvm::TargetPassConfig *config = machine->createPassConfig(passes);
+    config->setDisableVerify(true);
+    config->disablePass(&llvm::MachineSchedulerID);
+    auto *information = new llvm::MachineModuleInfoWrapperPass(machine.get()); // both are the pass manager's
+    passes.add(config);
+    passes.add(information);
+    passes.add(new llvm::RuntimeLibraryInfoWrapper(machine->getTargetTriple()));
+    passes.add(new llvm::LibcallLoweringInfoWrapper());
+    if (config->addISelPasses())
+      return true;
+    config->addMachinePasses();
+    config->setInitialized();
+    if (generator.addAsmPrinter(passes, stream, nullptr, type, information->getMMI().getContext()))
+      return true;
+    passes.add(llvm::createFreeMachineFunctionPass());
+    return false;
+  }
+
   std::string emit(llvm::CodeGenFileType type) {
     llvm::SmallString<0> bytes;
     llvm::raw_svector_ostream stream(bytes);
     llvm::legacy::PassManager passes;
-    // What the module says of itself has been verified after translation.
-    if (machine->addPassesToEmitFile(passes, stream, nullptr, type, /*DisableVerify=*/true))
+    const bool scheduled =
+        llvm::any_of(*module, [](llvm::Function &function) { return function.hasFnAttribute(scheduledAttribute); });
+    if (scheduled ? addPassesInOrder(passes, stream, type)
+                  // What the module says of itself has been verified after translation.
+                  : machine->addPassesToEmitFile(passes, stream, nullptr, type, /*DisableVerify=*/true))
       throw CodegenError("no such output for " + target.name);
     passes.run(*module);
     if (!collector->errors.empty()) {

@@ -13,6 +13,10 @@ class ModuleOp;
 
 namespace bitloom {
 
+// Of a function whose instructions a back end has put into order (Backend::prepare): LLVM's scheduler is left out of
+// registers' allocation for its module.
+constexpr const char *scheduledAttribute = "bitloom-scheduled";
+
 // LLVM refused the module; what() holds all it said.
 class CodegenError : public std::runtime_error {
 public:

@@ -1,5 +1,6 @@
 #include "bitloom/lowering/codegen/CpuBackend.h"
 #include "bitloom/lowering/targets/Backends.h"
+#include "bitloom/lowering/targets/aarch64/ScheduleProducts.h"
 
 #include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/InstIterator.h"
@@ -41,7 +42,10 @@ struct AArch64Backend : CpuBackend {
     LLVMInitializeAArch64AsmPrinter();
     LLVMInitializeAArch64AsmParser(); // for inline assembly
   }
-  void prepare(llvm::Module &module) const override { convertBytesInSteps(module); }
+  void prepare(llvm::Module &module) const override {
+    convertBytesInSteps(module);
+    scheduleProducts(module);
+  }
 };
 } // namespace
 

@@ -267,30 +267,54 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
     for (int64_t i = 0; i < count; ++i) {
       Coord step = first + i, column = times(step, atom.block);
       const int64_t chain = i % chains, part = shares ? i % 4 : 0;
-      Values right;
-      for (int64_t unit = 0; unit < units; ++unit) {
+      auto operandsOf = [&](int64_t unit, const llvm::SmallBitVector &operands) {
         Coord row = tile.column + (unit * perUnit - firstValue) * atom.lanes;
         Coord inPanel = dividedBy(modulo(row, packing.rows), perUnit * atom.lanes);
         Coord byte = plus(times(step, packing.bytesPerBlock()), times(inPanel, plan.unit.bytes * vectorBytes));
-        right.append(takeApart(plan, wanted, [&](int number) {
+        return takeApart(plan, operands, [&](int number) {
           return evaluate(weight.getBytes(),
                           Place{{dividedBy(row, packing.rows), byte + number * vectorBytes}, 1, vectorBytes});
-        }));
-      }
-      for (int64_t block = 0; block < blocks; ++block) {
-        Value left = leftOperand(dot, atom, tile.row + block * atom.rows, column, part);
-        for (int64_t j = 0; j < perStep; ++j)
-          if (right[j]) {
-            Value &sum = sums[chain * perChain + block * perStep + j];
-            sum = multiply(atom, left, right[j], sum);
-          }
-        if (plan.needsSum() && part == 0) {
-          Value whole = left;
-          if (shares) // all sixteen at once, and lanes added at the end
-            whole = evaluate(dot.getA(), Place{{tile.row + block * atom.rows, column}, 1, 16});
-          Value &sum = sums[chains * perChain + block];
-          sum = sumOfLeft(atom, whole, sum);
+        });
+      };
+      auto leftOf = [&](int64_t block) {
+        return leftOperand(dot, atom, tile.row + block * atom.rows, column, part);
+      };
+      auto add = [&](int64_t block, int64_t operand, Value left, Value right) {
+        Value &sum = sums[chain * perChain + block * perStep + operand];
+        sum = multiply(atom, left, right, sum);
+      };
+      // The order in which least is held at a time: of the operands of which there are more, one after the other.
+      Values lefts;
+      if (products >= blocks) {
+        for (int64_t block = 0; block < blocks; ++block)
+          lefts.push_back(leftOf(block));
+        for (int64_t operand = 0; operand < perStep; ++operand) {
+          const int64_t inUnit = operand % plan.operands();
+          if (!wanted[unsigned(inUnit)])
+            continue;
+          llvm::SmallBitVector only(unsigned(plan.operands()));
+          only.set(unsigned(inUnit));
+          Value right = operandsOf(operand / plan.operands(), only)[inUnit];
+          for (int64_t block = 0; block < blocks; ++block)
+            add(block, operand, lefts[block], right);
         }
+      } else {
+        Values right;
+        for (int64_t unit = 0; unit < units; ++unit)
+          right.append(operandsOf(unit, wanted));
+        for (int64_t block = 0; block < blocks; ++block) {
+          lefts.push_back(leftOf(block));
+          for (int64_t operand = 0; operand < perStep; ++operand)
+            if (right[operand])
+              add(block, operand, lefts[block], right[operand]);
+        }
+      }
+      for (int64_t block = 0; plan.needsSum() && part == 0 && block < blocks; ++block) {
+        Value whole = lefts[block];
+        if (shares) // all sixteen at once, and lanes added at the end
+          whole = evaluate(dot.getA(), Place{{tile.row + block * atom.rows, column}, 1, 16});
+        Value &sum = sums[chains * perChain + block];
+        sum = sumOfLeft(atom, whole, sum);
       }
     }
   };

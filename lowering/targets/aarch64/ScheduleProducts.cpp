@@ -1,0 +1,212 @@
+#include "bitloom/lowering/targets/aarch64/ScheduleProducts.h"
+
+#include "bitloom/lowering/codegen/Codegen.h"
+
+#include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/InlineAsm.h"
+#include "llvm/IR/IntrinsicInst.h"
+#include "llvm/IR/IntrinsicsAArch64.h"
+#include "llvm/IR/Module.h"
+
+#include <algorithm>
+#include <map>
+
+namespace bitloom {
+
+namespace {
+constexpr int64_t vectorBytes = 16, together = 4;
+constexpr size_t fewest = 16; // products of a part of a block that is worth it
+
+// Instructions by which operands are ahead of the product that wants them: an in-order processor issues two or three in
+// a cycle, and waits three cycles for an operation on bytes and four for a load (Arm, Cortex-A510 Software Optimization
+// Guide).
+const int operationsAhead = getenv("OA")?atoi(getenv("OA")):6, loadsAhead = getenv("LA")?atoi(getenv("LA")):14;
+
+bool isMatrixProduct(const llvm::Instruction &instruction) {
+  auto *call = llvm::dyn_cast<llvm::IntrinsicInst>(&instruction);
+  switch (call ? call->getIntrinsicID() : llvm::Intrinsic::not_intrinsic) {
+  case llvm::Intrinsic::aarch64_neon_smmla:
+  case llvm::Intrinsic::aarch64_neon_ummla:
+  case llvm::Intrinsic::aarch64_neon_usmmla:
+    return true;
+  default:
+    return false;
+  }
+}
+
+bool isProduct(const llvm::Instruction &instruction) {
+  auto *call = llvm::dyn_cast<llvm::IntrinsicInst>(&instruction);
+  switch (call ? call->getIntrinsicID() : llvm::Intrinsic::not_intrinsic) {
+  case llvm::Intrinsic::aarch64_neon_sdot:
+  case llvm::Intrinsic::aarch64_neon_udot:
+  case llvm::Intrinsic::aarch64_neon_usdot:
+    return true;
+  default:
+    return isMatrixProduct(instruction);
+  }
+}
+
+bool isBarrier(const llvm::Instruction &instruction) {
+  return instruction.mayWriteToMemory() || instruction.isTerminator() || llvm::isa<llvm::PHINode>(instruction);
+}
+
+//===- Loads ------------------------------------------------------------------------------------------------------===//
+
+// Loads of vectors of bytes with one base, by their distance from it.
+using Run = std::map<int64_t, llvm::LoadInst *>;
+
+llvm::Value *opaque(llvm::IRBuilder<> &builder, llvm::Value *pointer) {
+  auto *type = llvm::FunctionType::get(pointer->getType(), {pointer->getType()}, false);
+  llvm::CallInst *same = builder.CreateCall(llvm::InlineAsm::get(type, "", "=r,0", /*hasSideEffects=*/false), {pointer});
+  same->setDoesNotAccessMemory();
+  return same;
+}
+
+// Four at a time, by `ld1`, which also moves on its pointer. That is kept out of LLVM's sight, or it would compute each
+// pointer from the first one, by an instruction of its own.
+void join(llvm::Value *base, const Run &run) {
+  llvm::Value *next = nullptr;
+  llvm::Instruction *last = nullptr;
+  int64_t nextAt = 0;
+  for (auto it = run.begin(); it != run.end();) {
+    llvm::SmallVector<llvm::LoadInst *, together> loads;
+    const int64_t first = it->first;
+    for (; it != run.end() && int64_t(loads.size()) < together; ++it) {
+      if (it->first != first + int64_t(loads.size()) * vectorBytes)
+        break;
+      loads.push_back(it->second);
+    }
+    if (int64_t(loads.size()) < together)
+      continue;
+    llvm::Instruction *earliest = loads[0];
+    for (llvm::LoadInst *load : loads)
+      if (load->comesBefore(earliest))
+        earliest = load;
+    llvm::IRBuilder<> builder(earliest);
+    const bool follows = next && nextAt == first && last->comesBefore(earliest);
+    llvm::Value *pointer = follows ? next : builder.CreatePtrAdd(base, builder.getInt64(uint64_t(first)));
+    llvm::Type *types[] = {loads[0]->getType(), pointer->getType()};
+    llvm::CallInst *all = builder.CreateIntrinsic(llvm::Intrinsic::aarch64_neon_ld1x4, types, {pointer});
+    next = opaque(builder, builder.CreatePtrAdd(pointer, builder.getInt64(together * vectorBytes)));
+    nextAt = first + together * vectorBytes;
+    last = all;
+    for (auto [i, load] : llvm::enumerate(loads))
+      load->replaceAllUsesWith(builder.CreateExtractValue(all, unsigned(i)));
+    for (llvm::LoadInst *load : loads)
+      load->eraseFromParent();
+  }
+}
+
+// Neighbours from two pointers, so that LLVM does not pair them: large cores dispatch a pair as three operations (LLVM's
+// models of Neoverse N2 and V2), and where products of matrices are many, dispatch is the bound.
+void separate(llvm::Value *base, const Run &run) {
+  llvm::Instruction *earliest = run.begin()->second;
+  for (auto &[offset, load] : run)
+    if (load->comesBefore(earliest))
+      earliest = load;
+  llvm::IRBuilder<> builder(earliest);
+  llvm::Value *other = opaque(builder, builder.CreatePtrAdd(base, builder.getInt64(vectorBytes)));
+  for (auto &[offset, load] : run)
+    if ((offset - run.begin()->first) / vectorBytes % 2) {
+      builder.SetInsertPoint(load);
+      load->setOperand(0, builder.CreatePtrAdd(other, builder.getInt64(uint64_t(offset - vectorBytes))));
+    }
+}
+
+void arrangeLoads(llvm::ArrayRef<llvm::Instruction *> part) {
+  const llvm::DataLayout &layout = part[0]->getDataLayout();
+  auto *bytes = llvm::FixedVectorType::get(llvm::Type::getInt8Ty(part[0]->getContext()), vectorBytes);
+  struct Stream {
+    llvm::Value *base;
+    Run loads;
+    bool multiplied = true; // as they are
+  };
+  llvm::SmallVector<Stream> streams;
+  llvm::DenseMap<llvm::Value *, size_t> numbers;
+  for (llvm::Instruction *instruction : part) {
+    auto *load = llvm::dyn_cast<llvm::LoadInst>(instruction);
+    if (!load || !load->isSimple() || load->getType() != bytes)
+      continue;
+    llvm::APInt offset(64, 0);
+    llvm::Value *base =
+        load->getPointerOperand()->stripAndAccumulateConstantOffsets(layout, offset, /*AllowNonInbounds=*/true);
+    auto [it, isNew] = numbers.try_emplace(base, streams.size());
+    if (isNew)
+      streams.push_back({.base = base, .loads = {}});
+    Stream &stream = streams[it->second];
+    stream.loads.try_emplace(offset.getSExtValue(), load);
+    for (llvm::User *user : load->users())
+      stream.multiplied &= isMatrixProduct(*llvm::cast<llvm::Instruction>(user));
+  }
+  const auto matrices = llvm::count_if(part, [](auto *instruction) { return isMatrixProduct(*instruction); });
+  constexpr int64_t many = 128;
+  for (Stream &stream : streams)
+    if (stream.multiplied && matrices >= many)
+      separate(stream.base, stream.loads);
+    else
+      join(stream.base, stream.loads);
+}
+
+//===- Order ------------------------------------------------------------------------------------------------------===//
+
+void order(llvm::ArrayRef<llvm::Instruction *> part, llvm::Instruction *end) {
+  llvm::DenseMap<const llvm::Instruction *, int> ahead; // by how many instructions
+  llvm::DenseSet<const llvm::Value *> late;             // products, and what is made of them
+  for (llvm::Instruction *instruction : part)
+    if (isProduct(*instruction) ||
+        llvm::any_of(instruction->operands(), [&](const llvm::Use &use) { return late.contains(use.get()); }))
+      late.insert(instruction);
+  for (llvm::Instruction *instruction : llvm::reverse(part)) {
+    int own = late.contains(instruction) ? 0 : instruction->mayReadFromMemory() ? loadsAhead : operationsAhead;
+    for (const llvm::User *user : instruction->users())
+      if (auto it = ahead.find(llvm::cast<llvm::Instruction>(user)); it != ahead.end())
+        own = std::max(own, it->second);
+    ahead[instruction] = own;
+  }
+  struct Entry {
+    int place;
+    size_t number;
+    llvm::Instruction *instruction;
+  };
+  llvm::SmallVector<Entry> sorted;
+  int count = 0;
+  for (llvm::Instruction *instruction : part) {
+    sorted.push_back({count - ahead[instruction], sorted.size(), instruction});
+    const bool isFree = llvm::isa<llvm::GetElementPtrInst, llvm::ExtractValueInst, llvm::CastInst,
+                                  llvm::ShuffleVectorInst>(instruction) ||
+                        (llvm::isa<llvm::CallInst>(instruction) && llvm::cast<llvm::CallInst>(instruction)->isInlineAsm());
+    count += !isFree;
+  }
+  std::sort(sorted.begin(), sorted.end(), [](auto &a, auto &b) { return std::pair(a.place, a.number) < std::pair(b.place, b.number); });
+  for (Entry &entry : sorted)
+    entry.instruction->moveBefore(end->getIterator());
+}
+
+// The parts of a block between what may write to memory.
+void forParts(llvm::BasicBlock &block,
+              llvm::function_ref<void(llvm::ArrayRef<llvm::Instruction *>, llvm::Instruction *)> visit) {
+  llvm::SmallVector<llvm::Instruction *> part;
+  for (llvm::Instruction &instruction : llvm::make_early_inc_range(block)) {
+    if (!isBarrier(instruction)) {
+      part.push_back(&instruction);
+      continue;
+    }
+    if (size_t(llvm::count_if(part, [](auto *each) { return isProduct(*each); })) >= fewest)
+      visit(part, &instruction);
+    part.clear();
+  }
+}
+} // namespace
+
+void scheduleProducts(llvm::Module &module) {
+  for (llvm::Function &function : module)
+    for (llvm::BasicBlock &block : function) {
+      forParts(block, [&](llvm::ArrayRef<llvm::Instruction *> part, llvm::Instruction *) { arrangeLoads(part); });
+      forParts(block, [&](llvm::ArrayRef<llvm::Instruction *> part, llvm::Instruction *end) {
+        order(part, end);
+        function.addFnAttr(scheduledAttribute);
+      });
+    }
+}
+
+} // namespace bitloom

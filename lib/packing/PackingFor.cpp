@@ -74,6 +74,9 @@ Packing packingFor(const Target &target, int bits, int64_t rows) {
   const VectorRow &row = vectorsOf(target, rows);
   Packing packing{.bits = bits, .order = Packing::Order::Columns, .block = row.block, .lanes = row.lanes};
   packing.rows = std::max(packing.unit().values * row.lanes, row.together);
+  // The sum of the activations that biased fields want is the same for all rows: the more, the less often it is formed.
+  if (row.family == Family::Cpu_aarch64 && *row.feature && rows == 1 && (bits == 2 || bits == 4))
+    packing.rows *= 2;
   // With signed bytes and one row, bytes under growing masks give each of their pieces for a mask and a product: fewer
   // than a value takes to be put together. With more rows that is done once for all of them. One bit and seven have
   // pieces of one bit beside those at the top, whose sums may as well be subtracted.

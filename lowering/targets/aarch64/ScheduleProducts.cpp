@@ -20,7 +20,7 @@ constexpr size_t fewest = 16; // products of a part of a block that is worth it
 // Instructions by which operands are ahead of the product that wants them: an in-order processor issues two or three in
 // a cycle, and waits three cycles for an operation on bytes and four for a load (Arm, Cortex-A510 Software Optimization
 // Guide).
-const int operationsAhead = getenv("OA")?atoi(getenv("OA")):6, loadsAhead = getenv("LA")?atoi(getenv("LA")):14;
+constexpr int operationsAhead = 4, loadsAhead = 8;
 
 bool isMatrixProduct(const llvm::Instruction &instruction) {
   auto *call = llvm::dyn_cast<llvm::IntrinsicInst>(&instruction);
@@ -139,11 +139,14 @@ void arrangeLoads(llvm::ArrayRef<llvm::Instruction *> part) {
       stream.multiplied &= isMatrixProduct(*llvm::cast<llvm::Instruction>(user));
   }
   const auto matrices = llvm::count_if(part, [](auto *instruction) { return isMatrixProduct(*instruction); });
+  size_t longest = 0;
+  for (const Stream &stream : streams)
+    longest = std::max(longest, stream.loads.size());
   constexpr int64_t many = 128;
-  for (Stream &stream : streams)
+  for (const Stream &stream : streams)
     if (stream.multiplied && matrices >= many)
       separate(stream.base, stream.loads);
-    else
+    else if (matrices || stream.loads.size() * 4 > longest) // the others' registers are in use for long
       join(stream.base, stream.loads);
 }
 

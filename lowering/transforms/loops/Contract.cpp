@@ -84,11 +84,7 @@ std::optional<KernelLowering::Contraction> KernelLowering::contractionOf(scf::Fo
   int64_t depth = 0;
   for (DotOp dot : result.dots)
     depth += shapeOf(dot.getA().getType())[1];
-  // NEON's instruction that loads two registers reaches 1 KiB.
-  const int64_t bytes = depth * packing.rows * packing.bits / 8;
-  const int64_t reach = target.family == Family::Cpu_aarch64 ? 1024 : INT64_MAX;
-  while (result.atOnce < 4 && *result.atom.intrinsic && depth * result.atOnce * 2 <= 128 &&
-         bytes * result.atOnce * 2 <= reach)
+  while (result.atOnce < 4 && *result.atom.intrinsic && depth * result.atOnce * 2 <= 128)
     result.atOnce *= 2;
   findStore(op, result);
   return result;
@@ -233,7 +229,13 @@ void KernelLowering::contractTile(scf::ForOp op, const Contraction &contraction,
   // in memory, a load and a store each for every iteration; a register allocator left alone moves twice as much.
   const int64_t tiles = op.getNumResults(), across = tile.columns / atom.lanes;
   constexpr int64_t others = 4; // operands and masks, besides the columns'
-  if (*atom.intrinsic && (1 + tiles) * carried.fragments + across + others > target.vectorRegisters) {
+  int64_t sums = carried.fragments;
+  for (DotOp dot : contraction.dots) {
+    const FieldPlan plan = planOf(dot);
+    if (plan.method == FieldPlan::Method::Ladder)
+      sums = std::max(sums, carried.fragments / plan.unit.values * plan.operands() + plan.needsSum());
+  }
+  if (*atom.intrinsic && sums + tiles * carried.fragments + across + others > target.vectorRegisters) {
     carried.memory =
         allocate({tiles * carried.fragments * carried.lanes}, getElementTypeOrSelf(carried.values[0].getType()));
     moveCarried(carried, /*toMemory=*/true);

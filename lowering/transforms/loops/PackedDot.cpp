@@ -250,12 +250,13 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
   const int64_t cost = units * plan.unit.bytes + products * (plan.method == FieldPlan::Method::Aligned ? 2 : 1) +
                        blocks * (products + 1);
   constexpr int64_t longest = 320; // instructions, about, of a loop's body
-  // NEON's instruction that loads two registers reaches 1 KiB.
-  const int64_t reach = target.family == Family::Cpu_aarch64 ? 1024 / packing.bytesPerBlock() : steps;
+  // NEON's instruction that loads two registers reaches 1 KiB; those that load four with products move on.
+  const bool paired = target.family == Family::Cpu_aarch64 && !*atom.intrinsic;
+  const int64_t reach = paired ? 1024 / packing.bytesPerBlock() : steps;
   int64_t unroll = least;
   while (unroll * 2 <= std::min(steps, reach) && steps % (unroll * 2) == 0 && unroll * 2 * cost <= 2 * longest)
     unroll *= 2;
-  if (steps * cost <= 3 * longest && steps <= reach)
+  if (steps * cost <= 4 * longest && steps <= reach)
     unroll = steps;
 
   // Sums by [chain][row block][operand], then those of the left operand by row block.

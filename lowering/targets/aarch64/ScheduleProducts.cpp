@@ -57,7 +57,8 @@ using Run = std::map<int64_t, llvm::LoadInst *>;
 
 llvm::Value *opaque(llvm::IRBuilder<> &builder, llvm::Value *pointer) {
   auto *type = llvm::FunctionType::get(pointer->getType(), {pointer->getType()}, false);
-  llvm::CallInst *same = builder.CreateCall(llvm::InlineAsm::get(type, "", "=r,0", /*hasSideEffects=*/false), {pointer});
+  llvm::CallInst *same =
+      builder.CreateCall(llvm::InlineAsm::get(type, "", "=r,0", /*hasSideEffects=*/false), {pointer});
   same->setDoesNotAccessMemory();
   return same;
 }
@@ -97,8 +98,8 @@ void join(llvm::Value *base, const Run &run) {
   }
 }
 
-// Neighbours from two pointers, so that LLVM does not pair them: large cores dispatch a pair as three operations (LLVM's
-// models of Neoverse N2 and V2), and where products of matrices are many, dispatch is the bound.
+// Neighbours from two pointers, so that LLVM does not pair them: large cores dispatch a pair as three operations
+// (LLVM's models of Neoverse N2 and V2), and where products of matrices are many, dispatch is the bound.
 void separate(llvm::Value *base, const Run &run) {
   llvm::Instruction *earliest = run.begin()->second;
   for (auto &[offset, load] : run)
@@ -138,16 +139,23 @@ void arrangeLoads(llvm::ArrayRef<llvm::Instruction *> part) {
     for (llvm::User *user : load->users())
       stream.multiplied &= isMatrixProduct(*llvm::cast<llvm::Instruction>(user));
   }
+  // A part that only adds to sums is the body of a long loop; where sums begin, their ends are near, and take more
+  // instructions than those loads.
   const auto matrices = llvm::count_if(part, [](auto *instruction) { return isMatrixProduct(*instruction); });
+  const bool begins = llvm::any_of(part, [](auto *instruction) {
+    return isMatrixProduct(*instruction) && llvm::isa<llvm::Constant>(instruction->getOperand(0));
+  });
+  constexpr int64_t many = 128;
   size_t longest = 0;
   for (const Stream &stream : streams)
     longest = std::max(longest, stream.loads.size());
-  constexpr int64_t many = 128;
   for (const Stream &stream : streams)
-    if (stream.multiplied && matrices >= many)
-      separate(stream.base, stream.loads);
-    else if (matrices || stream.loads.size() * 4 > longest) // the others' registers are in use for long
+    if (stream.multiplied && matrices >= many) {
+      if (!begins)
+        separate(stream.base, stream.loads);
+    } else if (matrices || stream.loads.size() * 4 > longest) { // the others' registers are in use for long
       join(stream.base, stream.loads);
+    }
 }
 
 //===- Order ------------------------------------------------------------------------------------------------------===//
@@ -175,12 +183,14 @@ void order(llvm::ArrayRef<llvm::Instruction *> part, llvm::Instruction *end) {
   int count = 0;
   for (llvm::Instruction *instruction : part) {
     sorted.push_back({count - ahead[instruction], sorted.size(), instruction});
-    const bool isFree = llvm::isa<llvm::GetElementPtrInst, llvm::ExtractValueInst, llvm::CastInst,
-                                  llvm::ShuffleVectorInst>(instruction) ||
-                        (llvm::isa<llvm::CallInst>(instruction) && llvm::cast<llvm::CallInst>(instruction)->isInlineAsm());
+    const bool isFree =
+        llvm::isa<llvm::GetElementPtrInst, llvm::ExtractValueInst, llvm::CastInst, llvm::ShuffleVectorInst>(
+            instruction) ||
+        (llvm::isa<llvm::CallInst>(instruction) && llvm::cast<llvm::CallInst>(instruction)->isInlineAsm());
     count += !isFree;
   }
-  std::sort(sorted.begin(), sorted.end(), [](auto &a, auto &b) { return std::pair(a.place, a.number) < std::pair(b.place, b.number); });
+  std::sort(sorted.begin(), sorted.end(),
+            [](auto &a, auto &b) { return std::pair(a.place, a.number) < std::pair(b.place, b.number); });
   for (Entry &entry : sorted)
     entry.instruction->moveBefore(end->getIterator());
 }

@@ -14,7 +14,7 @@ std::string spelled(const char *target, int bits, int64_t rows) {
 } // namespace
 
 TEST(PackingFor, EachInstructionHasItsVectors) {
-  EXPECT_EQ(spelled("aarch64+dotprod", 4, 1), "bits=4,order=columns,block=4,rows=32,lanes=4,bias=low");
+  EXPECT_EQ(spelled("aarch64+dotprod", 4, 1), "bits=4,order=columns,block=4,rows=64,lanes=4,bias=low");
   EXPECT_EQ(spelled("aarch64+dotprod", 3, 1), "bits=3,order=columns,block=4,rows=32,lanes=4,bias=low");
   EXPECT_EQ(spelled("aarch64+dotprod", 7, 1), "bits=7,order=columns,block=4,rows=32,lanes=4,bias=none");
   EXPECT_EQ(spelled("aarch64", 4, 1), "bits=4,order=columns,block=1,rows=32,lanes=16,bias=low");

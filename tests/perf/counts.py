@@ -1,12 +1,14 @@
 """Instructions that AArch64 kernels take, counted under qemu: what can be said of their speed without the processor.
 
 Kernels are compiled ahead of time, called once from C on contiguous tensors, and every instruction in their function is
-counted; what the C library does is not. `--json` prints the same as JSON.
+counted; what the C library does is not. Of the inner loops of products, llvm-mca says how many multiplications (MACs)
+its models of processors do a cycle. `--json` prints the same as JSON.
 """
 
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -108,6 +110,39 @@ def products():
         yield SMMLA, 16, bits, 128, bar
 
 
+MCA = shutil.which("llvm-mca-22") or shutil.which("llvm-mca")
+# MACs a cycle: target, rows of the activations, and for each processor the bar.
+PROCESSORS = ("neoverse-v2", "neoverse-n2", "cortex-a510")
+CYCLES = ((SDOT, 1, (32, 21, 9.8)), (SMMLA, 16, (105, 56, 23)))
+
+
+def inner_loop(assembly):
+    """Of the loops that are one block, the first one with most products, and how many MACs its instructions are."""
+    label, lines, best = None, [], (0, [])
+    for line in assembly.splitlines():
+        if match := re.match(r"(\.L\w+):", line):
+            label, lines = match[1], []
+        elif re.match(r"\t[a-z]", line):
+            lines.append(line.strip())
+            if label and re.match(rf"\t(b\.|cb|tb).*\s{re.escape(label)}$", line):
+                elements = sum(bool(re.match(r"[us]*dot\s.*\.4b\[", each)) for each in lines)
+                matrices = sum(bool(re.match(r"[us]*mmla\s", each)) for each in lines)
+                best = max(best, (16 * elements + 32 * matrices, list(lines)), key=lambda loop: loop[0])
+    return best
+
+
+def macs_a_cycle(target, m, group):
+    """Of the inner loop with weights of 4 bits, whose operands' instructions are all products of the weight."""
+    kernel, dtype, sets, *_ = quantised(4, group, m, target)
+    words = ("--dtype", dtype, "--target", target, "--emit", "asm", "--set", *(f"{k}={v}" for k, v in sets.items()))
+    macs, lines = inner_loop(command(BITLOOM, "inspect", kernel, *words))
+    text, times = re.sub(r"\.L\w+", "0", "\n".join(lines)), 300
+    for processor in PROCESSORS:
+        options = ("-mtriple=aarch64", f"-mcpu={processor}", "-mattr=+dotprod,+i8mm", f"-iterations={times}", "-")
+        cycles = re.search(r"Total Cycles:\s+(\d+)", command(MCA, *options, input=text))
+        yield macs * times / int(cycles[1])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
@@ -123,14 +158,23 @@ def main():
         counts = [executed(*each, target) / units for each in (case, full)]
         ours.append([f"M={m} W{bits} g{group}", target, *(f"{count:.4f}" for count in counts), f"{bar:.3f}"])
     header = ["low_bit_matmul, N=256 K=512", "target", "per MAC", "asymmetric, bias, clamp", "bar"]
+    loops = []
+    for target, m, bars in CYCLES if MCA else ():
+        long, ends = (list(macs_a_cycle(target, m, group)) for group in (512, 128))
+        for processor, bar, *rates in zip(PROCESSORS, bars, long, ends):
+            loops.append([f"M={m} W4", processor, *(f"{rate:.1f}" for rate in rates), f"{bar}"])
+    cycles = ["MACs a cycle by llvm-mca", "processor", "g512", "g128", "bar"]
     if options.json:
-        tables = [(["kernel", "per", *TARGETS], rows), (header, ours)]
+        tables = [(["kernel", "per", *TARGETS], rows), (header, ours), (cycles, loops)]
         print(json.dumps([dict(zip(names, row)) for names, lines in tables for row in lines], indent=1))
         return
     print(f"instructions per element or multiplication (MAC), under qemu-aarch64 {version}")
     table(["kernel", "per", *TARGETS], rows)
     print()
     table(header, ours)
+    if loops:
+        print()
+        table(cycles, loops)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def test_a_target_decides_the_packing(tmp_path):
     np.save(tmp_path / "w.npy", np.ones((17, 199), np.float32))
     output = tmp_path / "out"
     assert (
-        "order=columns,block=4,rows=32,lanes=4,bias=low"
+        "order=columns,block=4,rows=64,lanes=4,bias=low"
         in pack(tmp_path / "w.npy", "-o", output, "--target", "aarch64+dotprod", "--group", 32).stdout
     )
     assert "1 tensors for aarch64," in pack("--list", output).stdout

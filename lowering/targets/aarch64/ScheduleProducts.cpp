@@ -28,6 +28,7 @@ bool isMatrixProduct(const llvm::Instruction &instruction) {
   case llvm::Intrinsic::aarch64_neon_smmla:
   case llvm::Intrinsic::aarch64_neon_ummla:
   case llvm::Intrinsic::aarch64_neon_usmmla:
+  case llvm::Intrinsic::aarch64_neon_bfmmla:
     return true;
   default:
     return false;
@@ -52,7 +53,7 @@ bool isBarrier(const llvm::Instruction &instruction) {
 
 //===- Loads ------------------------------------------------------------------------------------------------------===//
 
-// Loads of vectors of bytes with one base, by their distance from it.
+// Loads of vectors with one base, by their distance from it.
 using Run = std::map<int64_t, llvm::LoadInst *>;
 
 llvm::Value *opaque(llvm::IRBuilder<> &builder, llvm::Value *pointer) {
@@ -117,6 +118,7 @@ void separate(llvm::Value *base, const Run &run) {
 void arrangeLoads(llvm::ArrayRef<llvm::Instruction *> part) {
   const llvm::DataLayout &layout = part[0]->getDataLayout();
   auto *bytes = llvm::FixedVectorType::get(llvm::Type::getInt8Ty(part[0]->getContext()), vectorBytes);
+  auto *bfloats = llvm::FixedVectorType::get(llvm::Type::getBFloatTy(part[0]->getContext()), vectorBytes / 2);
   struct Stream {
     llvm::Value *base;
     Run loads;
@@ -126,7 +128,7 @@ void arrangeLoads(llvm::ArrayRef<llvm::Instruction *> part) {
   llvm::DenseMap<llvm::Value *, size_t> numbers;
   for (llvm::Instruction *instruction : part) {
     auto *load = llvm::dyn_cast<llvm::LoadInst>(instruction);
-    if (!load || !load->isSimple() || load->getType() != bytes)
+    if (!load || !load->isSimple() || (load->getType() != bytes && load->getType() != bfloats))
       continue;
     llvm::APInt offset(64, 0);
     llvm::Value *base =

@@ -44,6 +44,36 @@ static constexpr Atom table[] = {
      .block = 8,
      .rows = 2,
      .unsignedRight = false},
+    {.name = "ummla",
+     .family = Family::Cpu_aarch64,
+     .feature = "i8mm",
+     .intrinsic = "llvm.aarch64.neon.ummla.v4i32.v16i8",
+     .left = Atom::Left::Matrix,
+     .lanes = 2,
+     .block = 8,
+     .rows = 2,
+     .unsignedRight = true,
+     .unsignedLeft = true},
+    {.name = "usmmla",
+     .family = Family::Cpu_aarch64,
+     .feature = "i8mm",
+     .intrinsic = "llvm.aarch64.neon.usmmla.v4i32.v16i8",
+     .left = Atom::Left::Matrix,
+     .lanes = 2,
+     .block = 8,
+     .rows = 2,
+     .unsignedRight = false,
+     .unsignedLeft = true},
+    {.name = "bfmmla",
+     .family = Family::Cpu_aarch64,
+     .feature = "bf16",
+     .intrinsic = "llvm.aarch64.neon.bfmmla",
+     .left = Atom::Left::Matrix,
+     .lanes = 2,
+     .block = 4,
+     .rows = 2,
+     .unsignedRight = false,
+     .bfloats = true},
     {.name = "usdot",
      .family = Family::Cpu_aarch64,
      .feature = "i8mm",
@@ -77,7 +107,7 @@ static constexpr Atom table[] = {
 Atom atomFor(const Target &target, const Packing &packing, const Factors &factors) {
   auto fits = [&](const Atom &atom) {
     return atom.family == target.family && target.has(atom.feature) && atom.lanes == packing.lanes &&
-           atom.block == packing.block && !atom.unsignedLeft && !factors.floats;
+           atom.block == packing.block && !atom.unsignedLeft && !atom.bfloats && !factors.floats;
   };
   // As the weight is, where there is a choice; biased fields read as unsigned.
   const bool isUnsigned = !factors.signedWeight || packing.bias == Packing::Bias::All;
@@ -110,6 +140,15 @@ std::optional<Atom> byteProductsFor(const Target &target, bool unsignedLeft, boo
       signedAsUnsigned = atom;
   }
   return signedAsUnsigned;
+}
+
+std::optional<Atom> matrixProductsFor(const Target &target, const MatrixFactors &factors) {
+  for (const Atom &atom : table)
+    if (atom.family == target.family && target.has(atom.feature) && atom.left == Atom::Left::Matrix &&
+        atom.bfloats == factors.bfloats && atom.unsignedLeft == factors.unsignedLeft &&
+        atom.unsignedRight == factors.unsignedRight)
+      return atom;
+  return {};
 }
 
 TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &packing, const FieldPlan &plan,

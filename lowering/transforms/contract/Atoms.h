@@ -1,4 +1,4 @@
-// The instructions that multiply vectors of packed weights, as a table. Pure facts, no IR.
+// The instructions that multiply vectors of packed weights, and matrices of bytes or bf16, as a table. Pure facts, no IR.
 #pragma once
 
 #include "bitloom/lib/packing/Packing.h"
@@ -27,6 +27,7 @@ struct Atom {
   bool unsignedRight;        // otherwise signed
   bool unsignedLeft = false; // the same; the activations of packed weights are signed
   bool words = false;        // multiplies numbers of 16 bits, to which bytes are extended
+  bool bfloats = false;      // multiplies numbers of bf16 and adds to f32
 };
 
 // What the numbers of a product with a packed weight are: those of the weight signed or not, and the others 8-bit
@@ -40,6 +41,12 @@ Atom atomFor(const Target &target, const Packing &packing, const Factors &factor
 // The atom for two vectors of bytes of which neither is packed for one, at best as they are: one that takes signed
 // bytes as unsigned ones otherwise, for two signed ones. None where the target has none.
 std::optional<Atom> byteProductsFor(const Target &target, bool unsignedLeft, bool unsignedRight);
+
+// The atom for matrices of bf16, or of bytes, of which neither is packed for one. None where the target has none.
+struct MatrixFactors {
+  bool bfloats, unsignedLeft, unsignedRight;
+};
+std::optional<Atom> matrixProductsFor(const Target &target, const MatrixFactors &factors);
 
 // The tile of the product that stays in registers.
 struct TileShape {

@@ -53,6 +53,8 @@ Buffer KernelLowering::operandAs(Value tile, Type element, bool isUnsigned, int6
 }
 
 void KernelLowering::lowerDot(DotOp op) {
+  if (lowerMatrixDot(op))
+    return;
   Type element = elementOf(op.getType());
   int64_t rows = shapeOf(op.getType())[0], columns = shapeOf(op.getType())[1];
   int64_t width = std::min<int64_t>(target.vectorBits / std::max(8u, element.getIntOrFloatBitWidth()),

@@ -170,10 +170,13 @@ void KernelLowering::forRuns(ArrayRef<Fragment> fragments, int64_t tileRows, llv
   }
 }
 
-void KernelLowering::writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values) {
+void KernelLowering::writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values,
+                                    Operation *adds) {
   forRuns(
       fragments, buffer.shape[0], [&](size_t f) { return values[f]; },
-      [&](const Place &place, Value part) { write(buffer, place, part); });
+      [&](const Place &place, Value part) {
+        write(buffer, place, adds ? clone(adds, {readNow(buffer, place), part}, place.width)[0] : part);
+      });
 }
 
 void KernelLowering::storeFragments(const Contraction &contraction, scf::ForOp loop, const RegisterTile &tile,

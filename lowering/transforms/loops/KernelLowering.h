@@ -234,6 +234,14 @@ private:
   void dotBlock(DotOp op, ArrayRef<Buffer> operands, ArrayRef<Ahead> ahead, const Buffer &result, Coord row,
                 int64_t rows, Coord column, int64_t width, int64_t chunks);
 
+  //===- MatrixDot.cpp -----------------------------------------------------------------------------------------===//
+
+  bool lowerMatrixDot(DotOp op); // false: no instruction multiplies such matrices
+  // Vectors of the atom's left operand, as [rows / together, depth / block, together · block], and of its right one, of
+  // columns.
+  Buffer leftMatrices(DotOp op, const Atom &atom, int64_t together);
+  Buffer rightMatrices(DotOp op, const Atom &atom, int64_t together);
+
   //===- Contract.cpp: products with packed weights ------------------------------------------------------------===//
 
   // A loop that only adds up products of tiles, all of one shape.
@@ -322,7 +330,9 @@ private:
   void splitRows(SmallVector<Fragment> &fragments, Values &values);
   void storeFragments(const Contraction &contraction, mlir::scf::ForOp loop, const RegisterTile &tile,
                       ArrayRef<Fragment> fragments, ArrayRef<Value> values);
-  void writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values);
+  // With `adds`, which adds two numbers, to what is there.
+  void writeFragments(const Buffer &buffer, ArrayRef<Fragment> fragments, ArrayRef<Value> values,
+                      Operation *adds = nullptr);
 
   //===- Packed.cpp --------------------------------------------------------------------------------------------===//
 

@@ -1,0 +1,128 @@
+// Products of tiles by instructions that multiply matrices of bytes or bf16 (contract/Atoms.h), two rows by two columns
+// at once. Both tiles are copied into vectors as the instruction takes them.
+#include "bitloom/lowering/Explain.h"
+#include "bitloom/lowering/transforms/loops/KernelLowering.h"
+
+using namespace mlir;
+using namespace bitloom::tile;
+
+namespace bitloom::loops {
+
+Buffer KernelLowering::leftMatrices(DotOp op, const Atom &atom, int64_t together) {
+  Type element = elementOf(op.getA().getType());
+  Buffer from = operandAs(op.getA(), element, op.getUnsignedA());
+  const int64_t rows = from.shape[0], depth = from.shape[1], width = atom.rows * atom.block;
+  Buffer result = allocate({rows / together, depth / atom.block, together * atom.block}, element);
+  loop(0, rows, atom.rows, [&](Coord row) {
+    loop(0, depth, width, [&](Coord k) {
+      Value first = read(from, Place{{row, k}, 1, width}), second = read(from, Place{{row + 1, k}, 1, width});
+      for (int64_t half = 0; half < 2; ++half) {
+        SmallVector<int64_t> picked;
+        for (int64_t i = 0; i < width; ++i)
+          picked.push_back(i / atom.block * width + half * atom.block + i % atom.block);
+        Place there{{dividedBy(row, together), dividedBy(k, atom.block) + half,
+                     times(modulo(row, together), atom.block)}};
+        write(result, Place{there.at, 2, width}, shuffle(first, second, picked));
+      }
+    });
+  });
+  return result;
+}
+
+// As many rows as a block has become columns by perfect shuffles: each takes the first half of the vectors and the
+// second by turns, and so moves a bit of an element's number from the top to the bottom.
+Buffer KernelLowering::rightMatrices(DotOp op, const Atom &atom, int64_t together) {
+  Type element = elementOf(op.getB().getType());
+  Buffer from = operandAs(op.getB(), element, op.getUnsignedB());
+  const int64_t depth = from.shape[0], columns = from.shape[1], width = atom.lanes * atom.block;
+  Buffer result = allocate({columns / together, depth / atom.block, together * atom.block}, element);
+  SmallVector<int64_t> low, high;
+  for (int64_t i = 0; i < width; ++i) {
+    low.push_back(i % 2 * width + i / 2);
+    high.push_back(i % 2 * width + width / 2 + i / 2);
+  }
+  loop(0, depth / atom.block, 1, [&](Coord block) {
+    loop(0, columns, width, [&](Coord column) {
+      Values vectors;
+      for (int64_t k = 0; k < atom.block; ++k)
+        vectors.push_back(read(from, Place{{times(block, atom.block) + k, column}, 1, width}));
+      for (int64_t round = atom.block; round > 1; round /= 2) {
+        Values next;
+        for (int64_t i = 0; i < atom.block / 2; ++i) {
+          next.push_back(shuffle(vectors[i], vectors[i + atom.block / 2], low));
+          next.push_back(shuffle(vectors[i], vectors[i + atom.block / 2], high));
+        }
+        vectors = next;
+      }
+      for (int64_t i = 0; i < atom.block; ++i) {
+        Coord at = column + i * atom.lanes;
+        Place there{{dividedBy(at, together), block, times(modulo(at, together), atom.block)}};
+        write(result, Place{there.at, 2, width}, vectors[i]);
+      }
+    });
+  });
+  return result;
+}
+
+bool KernelLowering::lowerMatrixDot(DotOp op) {
+  Type element = elementOf(op.getType()), left = elementOf(op.getA().getType()), right = elementOf(op.getB().getType());
+  const bool bfloats = left.isBF16() && right.isBF16() && element.isF32();
+  if (!bfloats && !(left.isInteger(8) && right.isInteger(8) && element.isInteger(32)))
+    return false;
+  std::optional<Atom> atom = matrixProductsFor(
+      target, {bfloats, !bfloats && op.getUnsignedA(), !bfloats && op.getUnsignedB()});
+  const int64_t rows = shapeOf(op.getType())[0], columns = shapeOf(op.getType())[1];
+  const int64_t depth = shapeOf(op.getA().getType())[1];
+  if (!atom || rows % atom->rows || columns % (atom->lanes * atom->block) || depth % (atom->rows * atom->block))
+    return false;
+  // Four by four accumulators: half of the registers, and more than enough products under way.
+  constexpr int64_t across = 8;
+  const int64_t down = std::min<int64_t>(rows & -rows, 8);
+  explainChoice(op, [&] {
+    return "dot of " + std::to_string(rows) + " x " + std::to_string(columns) + ": " + atom->name + ", " +
+           std::to_string(down) + " x " + std::to_string(across) + " at once, since " +
+           target.name + " has " + atom->feature;
+  });
+  const Buffer operands[] = {leftMatrices(op, *atom, down), rightMatrices(op, *atom, across)};
+  auto known = inPlace.find(op);
+  Buffer result = known == inPlace.end() ? allocate({rows, columns}, element) : known->second;
+  Operation *adds = adding.lookup(op);
+  const int64_t width = atom->rows * atom->block, steps = depth / atom->block, unroll = steps % 4 ? 1 : 4;
+
+  auto multiplyTile = [&](Coord row, Coord column) {
+    SmallVector<Fragment> fragments;
+    for (int64_t i = 0; i < down; i += atom->rows)
+      for (int64_t j = 0; j < across; j += atom->lanes)
+        fragments.push_back({row + i, column + j, atom->rows, atom->rows * atom->lanes, int64_t(fragments.size())});
+    FragmentValues nothing;
+    Values sums;
+    for (const Fragment &fragment : fragments)
+      sums.push_back(evaluateFragment(op.getAcc(), fragment, nothing));
+    Value from = i64(0), to = i64(steps), by = i64(unroll);
+    here();
+    auto loop = scf::ForOp::create(builder, loc, from, to, by, sums);
+    open(loop.getBody(), loop);
+    sums.assign(loop.getRegionIterArgs().begin(), loop.getRegionIterArgs().end());
+    for (int64_t i = 0; i < unroll; ++i) {
+      Coord step{loop.getInductionVar(), i, unroll};
+      Values lefts, rights;
+      for (int64_t j = 0; j < down / atom->rows; ++j)
+        lefts.push_back(read(operands[0], Place{{dividedBy(row, down), step, Coord{{}, j * width}}, 2, width}));
+      for (int64_t j = 0; j < across / atom->lanes; ++j)
+        rights.push_back(read(operands[1], Place{{dividedBy(column, across), step, Coord{{}, j * width}}, 2, width}));
+      for (auto [number, sum] : llvm::enumerate(sums))
+        sum = multiply(*atom, lefts[number / rights.size()], rights[number % rights.size()], sum);
+    }
+    here();
+    scf::YieldOp::create(builder, loc, sums);
+    close();
+    writeFragments(result, fragments, Values(loop.getResults()), adds);
+  };
+  loop(0, columns, across, [&](Coord column) {
+    loop(0, rows, down, [&](Coord row) { multiplyTile(row, column); });
+  });
+  scopes.back()->buffers[adds ? Value(adds->getResult(0)) : op.getResult()] = result;
+  return true;
+}
+
+} // namespace bitloom::loops

@@ -1,4 +1,5 @@
-// The instructions that multiply vectors of packed weights, and matrices of bytes or bf16, as a table. Pure facts, no IR.
+// The instructions that multiply vectors of packed weights, and matrices of bytes or bf16, as a table. Pure facts, no
+// IR.
 #pragma once
 
 #include "bitloom/lib/packing/Packing.h"

@@ -20,8 +20,8 @@ Buffer KernelLowering::leftMatrices(DotOp op, const Atom &atom, int64_t together
         SmallVector<int64_t> picked;
         for (int64_t i = 0; i < width; ++i)
           picked.push_back(i / atom.block * width + half * atom.block + i % atom.block);
-        Place there{{dividedBy(row, together), dividedBy(k, atom.block) + half,
-                     times(modulo(row, together), atom.block)}};
+        Place there{
+            {dividedBy(row, together), dividedBy(k, atom.block) + half, times(modulo(row, together), atom.block)}};
         write(result, Place{there.at, 2, width}, shuffle(first, second, picked));
       }
     });
@@ -69,8 +69,8 @@ bool KernelLowering::lowerMatrixDot(DotOp op) {
   const bool bfloats = left.isBF16() && right.isBF16() && element.isF32();
   if (!bfloats && !(left.isInteger(8) && right.isInteger(8) && element.isInteger(32)))
     return false;
-  std::optional<Atom> atom = matrixProductsFor(
-      target, {bfloats, !bfloats && op.getUnsignedA(), !bfloats && op.getUnsignedB()});
+  std::optional<Atom> atom =
+      matrixProductsFor(target, {bfloats, !bfloats && op.getUnsignedA(), !bfloats && op.getUnsignedB()});
   const int64_t rows = shapeOf(op.getType())[0], columns = shapeOf(op.getType())[1];
   const int64_t depth = shapeOf(op.getA().getType())[1];
   if (!atom || rows % atom->rows || columns % (atom->lanes * atom->block) || depth % (atom->rows * atom->block))
@@ -80,8 +80,8 @@ bool KernelLowering::lowerMatrixDot(DotOp op) {
   const int64_t down = std::min<int64_t>(rows & -rows, 8);
   explainChoice(op, [&] {
     return "dot of " + std::to_string(rows) + " x " + std::to_string(columns) + ": " + atom->name + ", " +
-           std::to_string(down) + " x " + std::to_string(across) + " at once, since " +
-           target.name + " has " + atom->feature;
+           std::to_string(down) + " x " + std::to_string(across) + " at once, since " + target.name + " has " +
+           atom->feature;
   });
   const Buffer operands[] = {leftMatrices(op, *atom, down), rightMatrices(op, *atom, across)};
   auto known = inPlace.find(op);
@@ -118,9 +118,7 @@ bool KernelLowering::lowerMatrixDot(DotOp op) {
     close();
     writeFragments(result, fragments, Values(loop.getResults()), adds);
   };
-  loop(0, columns, across, [&](Coord column) {
-    loop(0, rows, down, [&](Coord row) { multiplyTile(row, column); });
-  });
+  loop(0, columns, across, [&](Coord column) { loop(0, rows, down, [&](Coord row) { multiplyTile(row, column); }); });
   scopes.back()->buffers[adds ? Value(adds->getResult(0)) : op.getResult()] = result;
   return true;
 }

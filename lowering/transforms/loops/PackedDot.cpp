@@ -277,9 +277,7 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
                           Place{{dividedBy(row, packing.rows), byte + number * vectorBytes}, 1, vectorBytes});
         });
       };
-      auto leftOf = [&](int64_t block) {
-        return leftOperand(dot, atom, tile.row + block * atom.rows, column, part);
-      };
+      auto leftOf = [&](int64_t block) { return leftOperand(dot, atom, tile.row + block * atom.rows, column, part); };
       auto add = [&](int64_t block, int64_t operand, Value left, Value right) {
         Value &sum = sums[chain * perChain + block * perStep + operand];
         sum = multiply(atom, left, right, sum);

@@ -237,10 +237,10 @@ private:
   //===- MatrixDot.cpp -----------------------------------------------------------------------------------------===//
 
   bool lowerMatrixDot(DotOp op); // false: no instruction multiplies such matrices
-  // Vectors of the atom's left operand, as [rows / together, depth / block, together · block], and of its right one, of
-  // columns.
-  Buffer leftMatrices(DotOp op, const Atom &atom, int64_t together);
-  Buffer rightMatrices(DotOp op, const Atom &atom, int64_t together);
+  // Vectors of the atom's left operand, as [rows / together, depth / block, together · block], and of its right one,
+  // where depth comes first, of columns.
+  Buffer matricesOfRows(Value tile, const Atom &atom, int64_t together);
+  Buffer matricesOfColumns(Value tile, const Atom &atom, int64_t together);
 
   //===- Contract.cpp: products with packed weights ------------------------------------------------------------===//
 

@@ -8,9 +8,9 @@ using namespace bitloom::tile;
 
 namespace bitloom::loops {
 
-Buffer KernelLowering::leftMatrices(DotOp op, const Atom &atom, int64_t together) {
-  Type element = elementOf(op.getA().getType());
-  Buffer from = operandAs(op.getA(), element, op.getUnsignedA());
+Buffer KernelLowering::matricesOfRows(Value tile, const Atom &atom, int64_t together) {
+  Type element = elementOf(tile.getType());
+  Buffer from = operandAs(tile, element, /*isUnsigned=*/false);
   const int64_t rows = from.shape[0], depth = from.shape[1], width = atom.rows * atom.block;
   Buffer result = allocate({rows / together, depth / atom.block, together * atom.block}, element);
   loop(0, rows, atom.rows, [&](Coord row) {
@@ -31,9 +31,9 @@ Buffer KernelLowering::leftMatrices(DotOp op, const Atom &atom, int64_t together
 
 // As many rows as a block has become columns by perfect shuffles: each takes the first half of the vectors and the
 // second by turns, and so moves a bit of an element's number from the top to the bottom.
-Buffer KernelLowering::rightMatrices(DotOp op, const Atom &atom, int64_t together) {
-  Type element = elementOf(op.getB().getType());
-  Buffer from = operandAs(op.getB(), element, op.getUnsignedB());
+Buffer KernelLowering::matricesOfColumns(Value tile, const Atom &atom, int64_t together) {
+  Type element = elementOf(tile.getType());
+  Buffer from = operandAs(tile, element, /*isUnsigned=*/false);
   const int64_t depth = from.shape[0], columns = from.shape[1], width = atom.lanes * atom.block;
   Buffer result = allocate({columns / together, depth / atom.block, together * atom.block}, element);
   SmallVector<int64_t> low, high;
@@ -83,7 +83,14 @@ bool KernelLowering::lowerMatrixDot(DotOp op) {
            std::to_string(down) + " x " + std::to_string(across) + " at once, since " + target.name + " has " +
            atom->feature;
   });
-  const Buffer operands[] = {leftMatrices(op, *atom, down), rightMatrices(op, *atom, across)};
+  // Rows and columns change places in what was transposed.
+  auto transposed = [&](Value tile) { return bufferOf(tile) ? TransposeOp() : tile.getDefiningOp<TransposeOp>(); };
+  TransposeOp fromA = transposed(op.getA()), fromB = transposed(op.getB());
+  if (rows % (atom->rows * atom->block))
+    fromA = {};
+  const Buffer operands[] = {
+      fromA ? matricesOfColumns(fromA.getSource(), *atom, down) : matricesOfRows(op.getA(), *atom, down),
+      fromB ? matricesOfRows(fromB.getSource(), *atom, across) : matricesOfColumns(op.getB(), *atom, across)};
   auto known = inPlace.find(op);
   Buffer result = known == inPlace.end() ? allocate({rows, columns}, element) : known->second;
   Operation *adds = adding.lookup(op);

@@ -18,6 +18,11 @@ std::string productsOf(const char *name, bool unsignedLeft, bool unsignedRight) 
   return atom ? atom->name : "none";
 }
 
+std::string matricesOf(const char *name, MatrixFactors factors) {
+  auto atom = matrixProductsFor(parseTarget(name), factors);
+  return atom ? atom->name : "none";
+}
+
 int64_t asSigned(int byte) { return static_cast<int8_t>(byte); }
 
 } // namespace
@@ -44,6 +49,17 @@ TEST(Atoms, SumsOfProductsOfBytes) {
   EXPECT_EQ(productsOf("x86-64-v4+avx512vnni", false, false), "vpdpbusd zmm");
   EXPECT_EQ(productsOf("x86-64-v4+avx512vnni", true, true), "none");
   EXPECT_EQ(productsOf("x86-64-v3", false, false), "none");
+}
+
+TEST(Atoms, ProductsOfMatrices) {
+  EXPECT_EQ(matricesOf("aarch64+i8mm", {false, false, false}), "smmla");
+  EXPECT_EQ(matricesOf("aarch64+i8mm", {false, true, true}), "ummla");
+  EXPECT_EQ(matricesOf("aarch64+i8mm", {false, true, false}), "usmmla");
+  EXPECT_EQ(matricesOf("aarch64+i8mm", {false, false, true}), "none");
+  EXPECT_EQ(matricesOf("aarch64+bf16", {true, false, false}), "bfmmla");
+  EXPECT_EQ(matricesOf("aarch64+i8mm", {true, false, false}), "none");
+  EXPECT_EQ(matricesOf("aarch64+dotprod", {false, false, false}), "none");
+  EXPECT_EQ(matricesOf("x86-64-v4+avx512bf16", {true, false, false}), "none");
 }
 
 // What the sums over a ladder's rungs are put together to is the product with the packed number, for every value beside

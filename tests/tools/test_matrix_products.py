@@ -1,6 +1,7 @@
-"""Products of matrices by AArch64's instructions for them, under qemu against the interpreter: ragged, either way round."""
+"""Products of matrices by AArch64's instructions for them: under qemu against the interpreter, ragged, either way round."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -37,10 +38,18 @@ def test_matmul(dtype, target):
 def test_each_its_instruction(tmp_path, dtype, attributes, instruction):
     sizes = ("--set", "m=64", "n=64", "k=64")
     text = bitloom("inspect", "matmul", "--dtype", dtype, "--target", "aarch64", "--emit", "tile", *sizes)
-    lines = [line.replace(" : tensor", f" {attributes}: tensor", 1) if "tile.dot" in line else line
-             for line in text.splitlines()]  # fmt: skip
+    dot = re.compile(r"(tile\.dot [^:]*): tensor")
     file = tmp_path / "matmul.mlir"
-    file.write_text("\n".join(lines))
+    file.write_text(dot.sub(rf"\1{attributes}: tensor", text))
     assembly = bitloom("inspect", "--from", file, "--target", "aarch64+bf16+i8mm", "--emit", "asm")
     used = {word for word in assembly.split() if word.endswith("mla") and not word.startswith("f")}
     assert used == {instruction}
+
+
+def test_sums_of_f16(tmp_path):
+    sizes = ("--set", "m=64", "n=64", "k=64")
+    text = bitloom("inspect", "matmul", "--dtype", "i8/i32", "--target", "aarch64", "--emit", "tile", *sizes)
+    file = tmp_path / "matmul.mlir"
+    file.write_text(text.replace("xi8", "xf16").replace("xi32", "xf16").replace("dense<0>", "dense<0.0>"))
+    assembly = bitloom("inspect", "--from", file, "--target", "aarch64+fullfp16", "--emit", "asm")
+    assert assembly.count("fmla\tv") == sum(".8h" in line for line in assembly.splitlines() if "fmla\tv" in line) > 0

@@ -1,4 +1,4 @@
-"""Products of matrices by AArch64's instructions for them: under qemu against the interpreter, ragged, either way round."""
+"""Products of matrices by instructions of AArch64: under qemu against the interpreter, ragged, either way round."""
 
 import os
 import re

@@ -184,7 +184,7 @@ static bool isKnownAhead(tile::LoadOp load) {
 // Whether the copy engine may bring the load's tile to shared memory, by a warp of its own.
 bool Assignment::isCopiedAhead(tile::LoadOp load) {
   auto hint = func->getAttrOfType<BoolAttr>(tile::warpSpecializeAttr);
-  return !load.getOther() && isCopyable(load.getView()) && (!hint || hint.getValue()) &&
+  return !load.getOther() && copyWays(load.getView()) && (!hint || hint.getValue()) &&
          load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1 && isKnownAhead(load);
 }
 
@@ -202,7 +202,7 @@ static std::pair<tile::LoadOp, int> loadOf(OpOperand &operand) {
 // Whether the copy engine can load it straight to shared memory, and the tile is of use to dots alone.
 bool Assignment::isDirect(OpOperand &operand, int depthDim, const MmaAtom &atom) {
   auto [load, contiguous] = loadOf(operand);
-  return load && onlyWgmmaReads(load) && isCopiedAhead(load) && (contiguous == depthDim || atom.mnMajor) &&
+  return load && copyWays(operand) && onlyWgmmaReads(load) && isCopiedAhead(load) && (contiguous == depthDim || atom.mnMajor) &&
          sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8);
 }
 
@@ -222,7 +222,8 @@ void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &
   auto [load, contiguous] = loadOf(operand);
   if (!direct && !canThreadsCopy(operand, depthDim, atom))
     contiguous = depthDim;
-  LinearLayout layout = sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8)->layout;
+  LinearLayout layout =
+      sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8, direct ? copyWays(operand) : 1)->layout;
   anchored.insert({&operand, layout});
   for (Value at = operand.get(); direct;) {
     chosen.insert({at, layout});
@@ -262,7 +263,8 @@ void Assignment::anchorBytes(Value value) {
   }
   Value bytes = unpack.getBytes();
   auto load = bytes.getDefiningOp<tile::LoadOp>();
-  if (!load || !llvm::all_of(bytes.getUsers(), llvm::IsaPred<tile::UnpackOp>) || !isCopiedAhead(load))
+  if (!load || !llvm::all_of(bytes.getUsers(), llvm::IsaPred<tile::UnpackOp>) || !isCopyable(load.getView()) ||
+      !isCopiedAhead(load))
     return;
   if (std::optional<SharedForm> form = sharedForm(shapeOf(bytes), 1, 1))
     set(bytes, form->layout);
@@ -323,11 +325,16 @@ void Assignment::anchor(tile::DotOp dot) {
   // Where the threads have to copy one operand, they copy both: one ring, that all of them fill and read.
   const bool byThreads = llvm::any_of(std::array{&rows, &columns}, [&](OpOperand *operand) {
     auto load = loadOf(*operand).first;
-    return load && !isCopyable(load.getView()) && canThreadsCopy(*operand, depthDim(*operand), *plan->atom);
+    return load && !isCopyable(load.getView()) && !isDirect(*operand, depthDim(*operand), *plan->atom) &&
+           canThreadsCopy(*operand, depthDim(*operand), *plan->atom);
   });
+  AccumulatorForm form = plan->form;
   auto anchorLoad = [&](OpOperand &operand) {
     int dim = depthDim(operand);
-    anchorOperand(operand, dim, *plan->atom, !byThreads && isDirect(operand, dim, *plan->atom));
+    const bool direct = !byThreads && isDirect(operand, dim, *plan->atom);
+    anchorOperand(operand, dim, *plan->atom, direct);
+    if (direct)
+      form.ways[operand.getOperandNumber()] = copyWays(operand);
   };
   bool isUnpacked = plan->atom->bits == 16 && comesFromUnpack(rows.get());
   if ((isComputed || isUnpacked) && plan->form.groupsAlongN == 1) {
@@ -342,7 +349,7 @@ void Assignment::anchor(tile::DotOp dot) {
     anchorLoad(rows);
   }
   anchorLoad(columns);
-  set(dot.getResult(), plan->accumulator);
+  set(dot.getResult(), accumulatorLayout(dot.getType().getShape(), warps, form));
 }
 
 void Assignment::seed(Value value) {

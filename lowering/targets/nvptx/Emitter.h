@@ -131,6 +131,8 @@ public:
   Ring &ring(mlir::Value value) { return rings[value]; }
   bool hasRoles() const { return isSpecialized; }
   int consumerCount() const { return consumers; }
+  int producerCount() const { return producers; }
+  mlir::Value producer(); // i32: of this thread among those of the producer that copy
   mlir::Value blockGroup(); // i32: of all the block's warpgroups, the producer's last
   mlir::Value isFirstProgram() const { return isFirstProgramValue; }
   int clusterBlocks() const { return clusterSize; }
@@ -158,7 +160,7 @@ public:
   void initialiseBarrier(int64_t offset, int arrivals);
   void waitFor(mlir::Value barrier, mlir::Value parity);
   mlir::Value localWord(); // a pointer to an i32 of the thread, 0 at first
-  // The kernel's parameter that holds the tensor map of this load or staged store.
+  // The kernel's parameter that holds the tensor map of this load or staged store, with all its ways.
   mlir::Value tensorMap(mlir::Operation *access);
   // The address of a tile in shared memory, i32.
   mlir::Value sharedTile(mlir::Value tile) { return sharedTiles.at(tile); }
@@ -243,6 +245,7 @@ private:
   // Of a kernel with roles.
   bool isSpecialized = false, inRole = false;
   int consumers = 1; // groups of warps that take programs in turn
+  int producers = 1; // threads that copy, each the first of a warp
   int clusterSize = 1;
   ClusterSum clusterSum;
   bool sharesSteps = false;
@@ -250,7 +253,7 @@ private:
   Share shareValues;
   llvm::DenseMap<mlir::Value, Ring> rings;
   llvm::SmallVector<mlir::Value, 3> programIds, gridExtents; // i32
-  mlir::Value warpGroupValue, blockGroupValue, isFirstProgramValue;
+  mlir::Value warpGroupValue, blockGroupValue, isFirstProgramValue, producerValue;
   llvm::DenseMap<mlir::Operation *, int> mapOf; // index in requests
   std::vector<TensorMapRequest> requests;
   int64_t staging = -1; // offset

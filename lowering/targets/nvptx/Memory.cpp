@@ -481,6 +481,43 @@ void nvptx::copyToShared(Emitter &e, tile::LoadOp load, Value address) {
   });
 }
 
+// The tile with its registers in another order, those next to each other along its rows first, up to `wanted` elements.
+// `values` and `type` become those of the new layout; they stay where nothing is gained.
+static void sortRegisters(Emitter &e, Registers &values, RankedTensorType &type, int64_t wanted) {
+  const LinearLayout layout = e.layout(type);
+  size_t last = size_t(type.getRank()) - 1;
+  std::vector<LinearLayout::InDim> ins = layout.ins();
+  auto &bases = llvm::find_if(ins, [](const LinearLayout::InDim &in) { return in.name == reg; })->bases;
+  SmallVector<size_t> order; // of the bits
+  for (int32_t place = 1; place < wanted; place *= 2) {
+    LinearLayout::Vector along(last + 1, 0);
+    along[last] = place;
+    auto found = llvm::find(bases, along);
+    if (found == bases.end())
+      break;
+    order.push_back(size_t(found - bases.begin()));
+  }
+  for (size_t bit = 0; bit < bases.size(); ++bit)
+    if (!llvm::is_contained(order, bit))
+      order.push_back(bit);
+  const std::vector<LinearLayout::Vector> before = bases;
+  for (auto [to, from] : llvm::enumerate(order))
+    bases[to] = before[from];
+  LinearLayout sorted(ins, layout.outs());
+  const std::string name = dimName(int(last));
+  if (sorted.contiguousRegisters(name) <= layout.contiguousRegisters(name))
+    return;
+  Registers moved(values.size());
+  for (size_t r = 0; r < moved.size(); ++r) {
+    size_t source = 0;
+    for (auto [to, from] : llvm::enumerate(order))
+      source |= (r >> to & 1) << from;
+    moved[r] = values[source];
+  }
+  values = std::move(moved);
+  type = withLayout(type, sorted);
+}
+
 // The tile with longer runs of registers along its rows, up to `wanted` elements: a quad of lanes that hold the next
 // words of a row, as the fragments of tensor cores do, give each other whole runs, a shuffle a word. `values` and
 // `type` become those of the new layout; they stay where nothing is gained.
@@ -552,7 +589,9 @@ LogicalResult nvptx::lower(Emitter &e, tile::StoreOp store) {
   if (auto tile = dyn_cast<RankedTensorType>(type);
       tile && !viewType.getStrided() && store.getDims().back() == viewType.getRank() - 1) {
     int64_t alignment = alignmentOf(store.getView());
-    lengthenRuns(e, values, tile, std::min<int64_t>(16, alignment & -alignment) / bytesOf(tile.getElementType()));
+    const int64_t wanted = std::min<int64_t>(16, alignment & -alignment) / bytesOf(tile.getElementType());
+    sortRegisters(e, values, tile, wanted);
+    lengthenRuns(e, values, tile, wanted);
     type = tile;
   }
   TileAccess access(e, store.getView(), store.getOffsets(), store.getDims(), type);

@@ -1,5 +1,8 @@
 #include "bitloom/lowering/targets/nvptx/Mma.h"
 
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/IR/Matchers.h"
 #include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
@@ -19,7 +22,17 @@ static void appendAlong(Bases &bases, int d, int64_t from, int64_t to) {
 
 //===- Shared memory ----------------------------------------------------------------------------------------------===//
 
-std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contiguous, int elementBytes) {
+// Coordinates of `dim` are j · ways + c where they were c · size/ways + j.
+static LinearLayout interleaved(const LinearLayout &layout, size_t dim, int ways) {
+  const int32_t each = layout.outs()[dim].size / ways;
+  std::vector<LinearLayout::InDim> ins = layout.ins();
+  for (LinearLayout::InDim &in : ins)
+    for (LinearLayout::Vector &basis : in.bases)
+      basis[dim] = basis[dim] % each * ways + basis[dim] / each;
+  return LinearLayout(ins, layout.outs());
+}
+
+std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contiguous, int elementBytes, int ways) {
   if (shape.size() != 2 || !llvm::isPowerOf2_64(shape[0]) || !llvm::isPowerOf2_64(shape[1]))
     return std::nullopt;
   SharedForm form;
@@ -30,6 +43,9 @@ std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contigu
   form.inner = form.swizzle / elementBytes;
   form.lines = shape[1 - contiguous];
   form.boxes = shape[contiguous] / form.inner;
+  form.ways = ways;
+  if (ways > 1 && (form.lines % ways || form.lines / ways * form.swizzle % 128))
+    return std::nullopt;
   Bases bases;
   appendAlong(bases, contiguous, 1, form.inner);
   appendAlong(bases, 1 - contiguous, 1, form.lines);
@@ -41,13 +57,16 @@ std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contigu
       for (int d : {0, 1})
         bases[row + i][d] ^= bases[piece + i][d];
   form.layout = LinearLayout({{"offset", bases}}, LinearLayout::axes({int32_t(shape[0]), int32_t(shape[1])}));
+  if (ways > 1)
+    form.layout = interleaved(form.layout, size_t(1 - contiguous), ways);
   return form;
 }
 
 std::optional<SharedForm> nvptx::sharedFormOf(const LinearLayout &layout, ArrayRef<int64_t> shape, int elementBytes) {
-  for (int contiguous : {1, 0})
-    if (auto form = sharedForm(shape, contiguous, elementBytes); form && form->layout == layout)
-      return form;
+  for (int ways = 1; ways <= mostWays; ways *= 2)
+    for (int contiguous : {1, 0})
+      if (auto form = sharedForm(shape, contiguous, elementBytes, ways); form && form->layout == layout)
+        return form;
   return std::nullopt;
 }
 
@@ -122,10 +141,14 @@ static const MmaAtom *atomOf(tile::DotOp dot) {
 
 static bool isSwapped(ArrayRef<int64_t> shape) { return shape[0] < wgmmaRows; }
 
-static LinearLayout accumulatorLayout(ArrayRef<int64_t> shape, int warps, AccumulatorForm form) {
-  if (!form.swapped)
-    return wgmmaLayout(shape[0], shape[1], warps, form.groupsAlongN);
-  return transposedLayout(wgmmaLayout(shape[1], shape[0], warps, form.groupsAlongN), {1, 0});
+LinearLayout nvptx::accumulatorLayout(ArrayRef<int64_t> shape, int warps, AccumulatorForm form) {
+  LinearLayout layout = wgmmaLayout(shape[form.swapped], shape[!form.swapped], warps, form.groupsAlongN);
+  if (form.swapped)
+    layout = transposedLayout(layout, {1, 0});
+  for (size_t dim : {0, 1})
+    if (form.ways[dim] > 1)
+      layout = interleaved(layout, dim, form.ways[dim]);
+  return layout;
 }
 
 int nvptx::wgmmaWarps(tile::DotOp dot) {
@@ -162,15 +185,19 @@ std::optional<AccumulatorForm> nvptx::accumulatorForm(const LinearLayout &layout
     return std::nullopt;
   AccumulatorForm form{isSwapped(shape), 1};
   int64_t m = shape[form.swapped], n = shape[!form.swapped], groups = warps / warpsPerGroup;
-  for (; form.groupsAlongN <= groups && n / form.groupsAlongN >= 8; form.groupsAlongN *= 2)
-    if (groups / form.groupsAlongN * wgmmaRows <= m && layout == accumulatorLayout(shape, warps, form))
-      return form;
+  for (int a = 1; a <= std::min<int64_t>(mostWays, shape[0]); a *= 2)
+    for (int b = 1; b <= std::min<int64_t>(mostWays, shape[1]); b *= 2) {
+      form.ways = {a, b};
+      for (form.groupsAlongN = 1; form.groupsAlongN <= groups && n / form.groupsAlongN >= 8; form.groupsAlongN *= 2)
+        if (groups / form.groupsAlongN * wgmmaRows <= m && layout == accumulatorLayout(shape, warps, form))
+          return form;
+    }
   return std::nullopt;
 }
 
 //===- mma.sync ---------------------------------------------------------------------------------------------------===//
 
-static LinearLayout accumulatorLayout(ArrayRef<int64_t> shape, int warps, MmaForm form) {
+static LinearLayout fragmentsOf(ArrayRef<int64_t> shape, int warps, MmaForm form) {
   LinearLayout layout = fragments(shape[form.swapped], shape[!form.swapped], 2, warps, form.alongM, form.alongN);
   return form.swapped ? transposedLayout(layout, {1, 0}) : layout;
 }
@@ -198,7 +225,7 @@ std::optional<MmaPlan> nvptx::planMma(tile::DotOp dot, const Target &target, int
     else
       break;
   }
-  return MmaPlan{atom, form, accumulatorLayout(shape, warps, form)};
+  return MmaPlan{atom, form, fragmentsOf(shape, warps, form)};
 }
 
 LinearLayout MmaPlan::rowFragments(tile::DotOp dot, int warps) const {
@@ -222,7 +249,7 @@ std::optional<MmaForm> nvptx::mmaForm(const LinearLayout &layout, ArrayRef<int64
       continue;
     for (int alongM = 1; alongM <= warps && mmaRows * alongM <= shape[swapped]; alongM *= 2)
       for (int alongN = 1; alongM * alongN <= warps && mmaColumns * alongN <= shape[!swapped]; alongN *= 2)
-        if (MmaForm form{swapped, alongM, alongN}; accumulatorLayout(shape, warps, form) == layout)
+        if (MmaForm form{swapped, alongM, alongN}; fragmentsOf(shape, warps, form) == layout)
           return form;
   }
   return std::nullopt;
@@ -244,7 +271,7 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
   ArrayRef<int64_t> shape = tile::shapeOf(type);
   std::optional<AccumulatorForm> form = accumulatorForm(layouts.of(type), shape, warps);
   int64_t columns = 128 * 8 / bits;
-  if (!form || store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
+  if (!form || form->ways != std::array{1, 1} || store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
     return std::nullopt;
   StagedStore staged{*form, wgmmaRows, columns, 0};
   if (form->swapped) { // a box is 64 of the instruction's rows wide
@@ -274,8 +301,51 @@ int64_t nvptx::alignmentOf(Value view) {
   return align ? align.getInt() : 1;
 }
 
-bool nvptx::isCopyable(Value view) {
+bool nvptx::isCopyable(Value view) { return copyWays(view) == 1; }
+
+int nvptx::copyWays(Value view) {
+  constexpr int64_t wanted = 16;
   auto type = cast<tile::ViewType>(view.getType());
-  return !type.getStrided() && type.getRank() <= 5 && !type.getElementType().isInteger(1) &&
-         alignmentOf(view) % 16 == 0;
+  if (type.getStrided() || type.getRank() > 5 || type.getElementType().isInteger(1))
+    return 0;
+  int64_t alignment = std::max(alignmentOf(view), bytesOf(type.getElementType()));
+  if (alignment % wanted == 0)
+    return 1;
+  return type.getRank() == 2 ? int(wanted / (alignment & -alignment)) : 0;
+}
+
+// Whether the scalar is known to be 0 or more.
+static bool isNatural(Value value) {
+  if (APInt constant; matchPattern(value, m_ConstantInt(&constant)))
+    return !constant.isNegative();
+  if (auto argument = dyn_cast<BlockArgument>(value)) {
+    auto loop = dyn_cast<scf::ForOp>(argument.getOwner()->getParentOp());
+    return loop && value == loop.getInductionVar() && isNatural(loop.getLowerBound());
+  }
+  Operation *op = value.getDefiningOp();
+  return isa<tile::ProgramIdOp, tile::ExtentOp>(op) ||
+         (isa<arith::AddIOp, arith::MulIOp>(op) && llvm::all_of(op->getOperands(), isNatural));
+}
+
+int nvptx::copyWays(OpOperand &operand) {
+  auto dot = cast<tile::DotOp>(operand.getOwner());
+  int contiguous = 1;
+  Value value = operand.get();
+  bool isShared = !value.hasOneUse();
+  for (; auto transpose = value.getDefiningOp<tile::TransposeOp>(); contiguous = 1 - contiguous) {
+    value = transpose.getSource();
+    isShared |= !value.hasOneUse();
+  }
+  auto load = value.getDefiningOp<tile::LoadOp>();
+  const int ways = load ? copyWays(load.getView()) : 0;
+  if (ways < 2)
+    return ways;
+  const int depthDim = operand.getOperandNumber() == 0 ? 1 : 0;
+  auto type = cast<RankedTensorType>(operand.get().getType());
+  bool isOnly = true;
+  dot->getParentOfType<func::FuncOp>().walk([&](tile::DotOp other) { isOnly &= other == dot; });
+  return isOnly && !isShared && contiguous == depthDim && isNatural(load.getOffsets().back()) &&
+                 sharedForm(type.getShape(), contiguous, int(bytesOf(type.getElementType())), ways)
+             ? ways
+             : 0;
 }

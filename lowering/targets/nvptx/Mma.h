@@ -41,6 +41,7 @@ constexpr int warpsPerGroup = 4;
 constexpr int64_t mmaRows = 16, mmaColumns = 8; // of mma.sync's accumulator
 constexpr int64_t wgmmaRows = 64, wgmmaMostColumns = 256;
 
+constexpr int mostWays = 16;              // of a view of bytes
 constexpr int64_t mostLines = 256;        // of a box of the copy engine
 constexpr int64_t programBand = 16;       // programs along x that persistent blocks keep together
 constexpr int64_t sharedAlignment = 1024; // bytes, of tiles in shared memory: the period of the widest swizzle
@@ -53,10 +54,13 @@ struct SharedForm {
   int64_t inner = 64; // elements of a line
   int64_t lines = 0;  // the other dim's extent
   int64_t boxes = 1;
+  int ways = 1;        // line c · lines/ways + j is j · ways + c of the tile: the lines of a tensor map's way are together
   LinearLayout layout; // offset (elements) → (dim0, dim1)
 };
-// None: an extent is no power of two, or the contiguous one is below 32 bytes, or 16 for elements of one byte.
-std::optional<SharedForm> sharedForm(llvm::ArrayRef<int64_t> shape, int contiguous, int elementBytes);
+// None: an extent is no power of two, or the contiguous one is below 32 bytes, or 16 for elements of one byte; or a
+// way's lines do not start at multiples of 128 bytes.
+std::optional<SharedForm> sharedForm(llvm::ArrayRef<int64_t> shape, int contiguous, int elementBytes, int ways = 1);
+// Of one layout with different ways, where these are as many as lines, that of one way.
 std::optional<SharedForm> sharedFormOf(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int elementBytes);
 bool isShared(mlir::Type tile);            // a tensor whose layout is one of shared memory
 bool isSharedLayout(const LinearLayout &); // from `offset`
@@ -72,6 +76,7 @@ LinearLayout fragmentLayout(int64_t m, int64_t k, int bits, int warps);
 struct AccumulatorForm {
   bool swapped = false;
   int groupsAlongN = 1;
+  std::array<int, 2> ways = {1, 1}; // of the operands' lines, see SharedForm: dims of the accumulator have their order
   bool operator==(const AccumulatorForm &) const = default;
 };
 // The form that `layout` of an accumulator [m, n] has; none for other layouts.
@@ -86,6 +91,7 @@ struct DotPlan {
   mlir::OpOperand &columns(tile::DotOp dot) const { return form.swapped ? dot.getAMutable() : dot.getBMutable(); }
   LinearLayout rowFragments(tile::DotOp dot, int warps) const;
 };
+LinearLayout accumulatorLayout(llvm::ArrayRef<int64_t> shape, int warps, AccumulatorForm form);
 // How the tensor cores compute a dot with wgmma; none where they cannot.
 std::optional<DotPlan> planWgmma(tile::DotOp dot, const Target &target, int warps);
 // The warps that suit a dot: a group for each 64 rows, up to two.
@@ -128,7 +134,12 @@ int64_t storeStagingBytes(mlir::func::FuncOp kernel); // of its warps, 0 when no
 
 // That of a view's rows, in bytes; 1 where nothing is known.
 int64_t alignmentOf(mlir::Value view);
-// Whether the copy engine can read or write boxes of the view (an argument of the kernel).
+// Whether the copy engine can read or write boxes of the view (an argument of the kernel), as one matrix.
 bool isCopyable(mlir::Value view);
+// As how many matrices, every so-manieth row each, it can read tiles of the view; 0 where it cannot.
+int copyWays(mlir::Value view);
+// The same of the load that an operand of a dot by wgmma is, past transposes. Of several ways the lines come in an order
+// of their own: for the only dot of a kernel, along whose depth they lie.
+int copyWays(mlir::OpOperand &operand);
 
 } // namespace bitloom::nvptx

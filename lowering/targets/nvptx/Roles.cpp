@@ -22,6 +22,10 @@ using namespace bitloom::nvptx;
 
 //===- Tensor maps ------------------------------------------------------------------------------------------------===//
 
+static int64_t tileBytes(Type tile) {
+  return ShapedType::getNumElements(tile::shapeOf(tile)) * bytesOf(tile::elementOf(tile));
+}
+
 static DType storageOf(Type element) {
   if (element.isF16())
     return DType::f16;
@@ -47,11 +51,12 @@ void Emitter::collectTensorMaps() {
     auto view = dyn_cast<tile::ViewType>(argument.getType());
     word += view ? 1 + 2 * int(view.getRank()) : 1;
   }
-  auto request = [&](Operation *op, Value view, ArrayRef<int32_t> dims, int64_t inner, int64_t lines, int swizzle) {
+  auto request = [&](Operation *op, Value view, ArrayRef<int32_t> dims, int64_t inner, int64_t lines, int swizzle,
+                     int ways = 1) {
     auto type = cast<tile::ViewType>(view.getType());
     int rank = int(type.getRank());
     TensorMapRequest wanted{wordOf.at(view), rank, storageOf(type.getElementType()), std::vector<int32_t>(rank, 1),
-                            swizzle};
+                            swizzle, ways};
     wanted.box[0] = int32_t(inner);
     wanted.box[rank - 1 - dims[0]] = int32_t(lines);
     auto found = llvm::find(requests, wanted);
@@ -63,8 +68,11 @@ void Emitter::collectTensorMaps() {
     if (auto load = dyn_cast<tile::LoadOp>(op); load && isShared(load.getType())) {
       ArrayRef<int64_t> shape = tile::shapeOf(load.getType());
       auto form = sharedFormOf(layout(load.getType()), shape, int(bytesOf(tile::elementOf(load.getType()))));
-      request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(form->lines, mostLines),
-              form->swizzle);
+      const int ways = copyWays(load.getView());
+      request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(form->lines / ways, mostLines),
+              form->swizzle, ways);
+      if (ways > 1) // so many boxes that several threads ask for them
+        producers = std::min(ways, producers > 1 ? producers : warpsPerGroup);
     } else if (auto store = dyn_cast<tile::StoreOp>(op)) {
       if (auto boxes = staged(store))
         request(op, store.getView(), store.getDims(), boxes->columns, boxes->rows, 128);
@@ -82,9 +90,9 @@ void Emitter::describeTensorMaps() {
     };
     described.push_back(builder.getDictionaryAttr(
         {number("word", wanted.word), number("rank", wanted.rank), number("dtype", int(wanted.dtype)),
-         number("swizzle", wanted.swizzle), builder.getNamedAttr("box", builder.getDenseI32ArrayAttr(wanted.box))}));
+         number("swizzle", wanted.swizzle), number("ways", wanted.ways), builder.getNamedAttr("box", builder.getDenseI32ArrayAttr(wanted.box))}));
     int at = first + int(i);
-    auto bytes = LLVM::LLVMArrayType::get(builder.getI8Type(), tensorMapBytes);
+    auto bytes = LLVM::LLVMArrayType::get(builder.getI8Type(), unsigned(tensorMapBytes * wanted.ways));
     function.setArgAttr(at, LLVM::LLVMDialect::getByValAttrName(), TypeAttr::get(bytes));
     function.setArgAttr(at, LLVM::LLVMDialect::getAlignAttrName(), builder.getI64IntegerAttr(64));
     function.setArgAttr(at, NVVM::NVVMDialect::getGridConstantAttrName(), UnitAttr::get(context));
@@ -153,7 +161,7 @@ void Emitter::allocateRings() {
     ring.stages = int(op.getStages());
     ring.slotBytes = ring.copiedBytes = 0;
     for (Type type : op.getRing().getType().getTiles()) {
-      int64_t bytes = ShapedType::getNumElements(tile::shapeOf(type)) * bytesOf(tile::elementOf(type));
+      int64_t bytes = tileBytes(type);
       ring.tileOffsets.push_back(ring.slotBytes);
       ring.slotBytes += llvm::alignTo(bytes, sharedAlignment);
       ring.copiedBytes += bytes;
@@ -197,7 +205,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
     return success();
   e.when(e.compare(e.linearThreadId(), "eq", e.i32(0)), [&] {
     for (int stage = 0; stage < ring.stages; ++stage)
-      for (auto [first, arrivals] : {std::pair(ring.full, 1), std::pair(ring.empty, e.warps())})
+      for (auto [first, arrivals] : {std::pair(ring.full, e.producerCount()), std::pair(ring.empty, e.warps())})
         e.initialiseBarrier(first + 8 * stage, arrivals);
   });
   return success();
@@ -219,19 +227,70 @@ static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address
   e.ptx(text + "}], [$2];", constraints + ",~{memory}", Type(), operands, /*hasSideEffects=*/true);
 }
 
+constexpr int64_t farthest = (int64_t{1} << 31) - 4096;
+
 // In 32 bits: what lies beyond them lies outside of every view, and stays there when lines are added. So does all of a
 // view without elements, whose tensor map has an extent of 1.
 SmallVector<Value> nvptx::copyCoordinates(Emitter &e, Value view, ValueRange offsets) {
-  constexpr int64_t most = (int64_t{1} << 31) - 4096;
   OpBuilder &b = e.builder;
   SmallVector<Value> coordinates(offsets.size());
   for (auto [d, offset] : llvm::enumerate(offsets)) {
     Value isEmpty = e.compare(e.view(view).extents[d], "eq", e.i64(0));
-    Value low = arith::MaxSIOp::create(b, e.loc, e.scalar(offset), e.i64(-most));
-    Value clamped = arith::MinSIOp::create(b, e.loc, low, e.select(isEmpty, e.i64(-most), e.i64(most)));
+    Value low = arith::MaxSIOp::create(b, e.loc, e.scalar(offset), e.i64(-farthest));
+    Value clamped = arith::MinSIOp::create(b, e.loc, low, e.select(isEmpty, e.i64(-farthest), e.i64(farthest)));
     coordinates[offsets.size() - 1 - d] = arith::TruncIOp::create(b, e.loc, b.getI32Type(), clamped);
   }
   return coordinates;
+}
+
+// A tile of a view that is one matrix for the copy engine.
+static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Value address, Value barrier) {
+  OpBuilder &b = e.builder;
+  SmallVector<Value> coordinates = copyCoordinates(e, load.getView(), load.getOffsets());
+  int lineDim = int(coordinates.size()) - 1 - load.getDims()[0];
+  for (int64_t box = 0; box < form.boxes; ++box)
+    for (int64_t line = 0; line < form.lines; line += mostLines) {
+      SmallVector<Value> at(coordinates);
+      if (box)
+        at[0] = arith::AddIOp::create(b, e.loc, at[0], e.i32(box * form.inner));
+      if (line)
+        at[lineDim] = arith::AddIOp::create(b, e.loc, at[lineDim], e.i32(line));
+      Value to = arith::AddIOp::create(b, e.loc, address, e.i32((box * form.lines + line) * form.swizzle));
+      copyBox(e, e.tensorMap(load), at, to, barrier);
+    }
+}
+
+// This thread's share of a tile of a view that is several (TensorMap::way). Rows i, i + ways, … of the tile lie together
+// in one of them, where elements are as many places further along as the rows start after a multiple of 16 bytes.
+static void copyWaysOfTile(Emitter &e, tile::LoadOp load, const SharedForm &form, int ways, Value address,
+                           Value barrier) {
+  OpBuilder &b = e.builder;
+  const ViewWords &view = e.view(load.getView());
+  const int64_t size = bytesOf(view.element), each = form.lines / ways;
+  const Value column = copyCoordinates(e, load.getView(), load.getOffsets())[0];
+  auto add = [&](Value x, Value y) -> Value { return arith::AddIOp::create(b, e.loc, x, y); };
+  auto times = [&](Value x, int64_t y) -> Value { return arith::MulIOp::create(b, e.loc, x, e.i32(y)); };
+  auto low = [&](Value x) -> Value { return arith::TruncIOp::create(b, e.loc, b.getI32Type(), x); };
+  for (int first = 0; first < ways; first += e.producerCount()) {
+    Value way = add(e.producer(), e.i32(first));
+    Value row = add(e.scalar(load.getOffsets()[0]), arith::ExtUIOp::create(b, e.loc, b.getI64Type(), way));
+    Value number = arith::AndIOp::create(b, e.loc, low(row), e.i32(ways - 1));
+    Value start = arith::MulIOp::create(b, e.loc, low(row), times(low(view.strides[0]), size));
+    start = add(low(LLVM::PtrToIntOp::create(b, e.loc, b.getI64Type(), view.pointer)), start);
+    Value beyond = arith::ShRUIOp::create(b, e.loc, arith::AndIOp::create(b, e.loc, start, e.i32(15)),
+                                          e.i32(llvm::Log2_64(size)));
+    // A map may have no row of the view: what lies beyond the last is asked for where no map has rows.
+    Value inside = e.compare(row, "slt", view.extents[0]);
+    Value line = arith::MaxSIOp::create(b, e.loc, row, e.i64(-farthest));
+    line = low(arith::ShRSIOp::create(b, e.loc, e.select(inside, line, e.i64(farthest)), e.i64(llvm::Log2_32(ways))));
+    Value map = LLVM::GEPOp::create(b, e.loc, LLVM::LLVMPointerType::get(b.getContext()), b.getI8Type(),
+                                    e.tensorMap(load), ValueRange{times(number, tensorMapBytes)});
+    Value x = add(column, beyond), to = add(address, times(way, each * form.swizzle));
+    for (int64_t box = 0; box < form.boxes; ++box)
+      for (int64_t at = 0; at < each; at += mostLines)
+        copyBox(e, map, {box ? add(x, e.i32(box * form.inner)) : x, at ? add(line, e.i32(at)) : line},
+                add(to, e.i32((box * form.lines + at) * form.swizzle)), barrier);
+  }
 }
 
 LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
@@ -249,28 +308,30 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   Value other = arith::XOrIOp::create(b, e.loc, readWord(e, ring.fillPhase), e.i32(1));
   e.waitFor(slotAddress(e, ring.empty, slot, 8), other);
   Value full = slotAddress(e, ring.full, slot, 8);
-  e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";", "r,~{memory}",
-        Type(), {full}, /*hasSideEffects=*/true);
   auto yield = cast<tile::YieldOp>(fill.getBody().front().getTerminator());
+  auto waysOf = [](tile::LoadOp load) { return copyWays(load.getView()); };
+  const Value isFirst = e.producerCount() > 1 ? e.compare(e.producer(), "eq", e.i32(0)) : Value();
+  if (isFirst) { // each expects its own boxes; the first all of the other tiles
+    int64_t alone = 0, shared = 0;
+    for (Value tile : yield.getValues())
+      (waysOf(tile.getDefiningOp<tile::LoadOp>()) > 1 ? shared : alone) += tileBytes(tile.getType());
+    shared /= e.producerCount();
+    e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", Type(),
+          {full, e.select(isFirst, e.i32(alone + shared), e.i32(shared))}, /*hasSideEffects=*/true);
+  } else {
+    e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";",
+          "r,~{memory}", Type(), {full}, /*hasSideEffects=*/true);
+  }
   for (auto [tile, tileOffset] : llvm::zip(yield.getValues(), ring.tileOffsets)) {
     auto load = tile.getDefiningOp<tile::LoadOp>();
     e.loc = load.getLoc();
     int64_t bytes = bytesOf(tile::elementOf(load.getType()));
     SharedForm form = *sharedFormOf(e.layout(load.getType()), tile::shapeOf(load.getType()), int(bytes));
     Value address = slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes);
-    int rank = int(load.getOffsets().size());
-    SmallVector<Value> coordinates = copyCoordinates(e, load.getView(), load.getOffsets());
-    int lineDim = rank - 1 - load.getDims()[0];
-    for (int64_t box = 0; box < form.boxes; ++box)
-      for (int64_t line = 0; line < form.lines; line += mostLines) {
-        SmallVector<Value> at(coordinates);
-        if (box)
-          at[0] = arith::AddIOp::create(b, e.loc, at[0], e.i32(box * form.inner));
-        if (line)
-          at[lineDim] = arith::AddIOp::create(b, e.loc, at[lineDim], e.i32(line));
-        Value to = arith::AddIOp::create(b, e.loc, address, e.i32((box * form.lines + line) * form.swizzle));
-        copyBox(e, e.tensorMap(load), at, to, full);
-      }
+    if (int ways = waysOf(load); ways > 1)
+      copyWaysOfTile(e, load, form, ways, address, full);
+    else
+      e.when(isFirst, [&] { copyTile(e, load, form, address, full); });
   }
   advance(e, ring.fillSlot, ring.fillPhase, ring.stages);
   return success();
@@ -428,6 +489,16 @@ Value Emitter::warpGroup() {
   return warpGroupValue;
 }
 
+Value Emitter::producer() {
+  if (!producerValue) {
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPoint(prologueEnd);
+    Value number = arith::SubIOp::create(builder, loc, threadValue, i32(lanes * warpCount * consumers));
+    producerValue = arith::ShRUIOp::create(builder, loc, number, i32(llvm::Log2_32(lanes)));
+  }
+  return producerValue;
+}
+
 Value Emitter::blockGroup() {
   if (consumers == 1)
     return warpGroup();
@@ -564,7 +635,12 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       return success();
     }
     LogicalResult done = success();
-    when(compare(threadValue, "eq", i32(lanes * warpCount * consumers)), [&] { done = body(); });
+    const int64_t firstThread = lanes * warpCount * consumers;
+    Value copies = compare(threadValue, "eq", i32(firstThread));
+    if (producers > 1) // the first of each warp
+      copies = both(compare(laneValue, "eq", i32(0)),
+                    compare(threadValue, "ult", i32(firstThread + lanes * producers)));
+    when(copies, [&] { done = body(); });
     return done;
   };
   auto roles = scf::IfOp::create(builder, loc, compare(blockGroup(), "eq", i32(groups)), /*withElseRegion=*/true);

@@ -15,13 +15,6 @@ static bool dependsOnProgram(Value value) {
   return isa<tile::ProgramIdOp>(op) || op->getNumRegions() || llvm::any_of(op->getOperands(), dependsOnProgram);
 }
 
-static bool isCopied(Value operand) {
-  while (auto transpose = operand.getDefiningOp<tile::TransposeOp>())
-    operand = transpose.getSource();
-  auto load = operand.getDefiningOp<tile::LoadOp>();
-  return load && isCopyable(load.getView());
-}
-
 bool nvptx::takesTurns(func::FuncOp func, const Target &target) {
   constexpr int64_t mostElements = 128 * 128;
   SmallVector<tile::DotOp> dots;
@@ -42,7 +35,7 @@ bool nvptx::takesTurns(func::FuncOp func, const Target &target) {
   if (!loop || !sum || sum.getOwner() != loop.getBody() || loop->getParentOp() != func ||
       (split && split.getInt() > 1) || wgmmaWarps(dot) != 2 * warpsPerGroup ||
       dot.getType().getNumElements() > mostElements || !planWgmma(dot, target, warpsPerGroup) ||
-      !isCopied(dot.getA()) || !isCopied(dot.getB()))
+      !copyWays(dot.getAMutable()) || !copyWays(dot.getBMutable()))
     return false;
   return llvm::none_of(ValueRange{loop.getLowerBound(), loop.getUpperBound(), loop.getStep()}, dependsOnProgram);
 }

@@ -47,7 +47,8 @@ public:
                               number(map, "rank"),
                               DType(number(map, "dtype")),
                               {box.begin(), box.end()},
-                              number(map, "swizzle")});
+                              number(map, "swizzle"),
+                              number(map, "ways")});
         }
     });
     emulator = std::make_unique<PtxEmulator>(ptx);

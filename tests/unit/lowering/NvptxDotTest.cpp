@@ -113,7 +113,7 @@ TEST(NvptxDot, SharesTheBlockAmongAnyNumberOfWarps) {
 
 //===- Views ------------------------------------------------------------------------------------------------------===//
 
-// Rows that start anywhere cannot be copied by boxes: the threads bring them to shared memory.
+// Rows of the depth that start anywhere cannot be copied by boxes: the threads bring them to shared memory.
 TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
   Product product{.block = {64, 64, 32}, .viewAttributes = ""};
   for (auto [m, n, k] : {std::array<int64_t, 3>{65, 33, 47}, {1, 3, 5}, {64, 64, 64}}) {
@@ -139,7 +139,8 @@ TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
       Way::Copied);
 }
 
-// Rows that start at 4 or 8 bytes: the threads copy both operands ahead, though the copy engine could one of them.
+// Rows of the depth that start at 4 or 8 bytes: the threads copy both operands ahead, though the copy engine could one
+// of them.
 TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
   auto multiplies = [](auto element, Product product, int alignmentOfA, int alignmentOfB, int64_t m, int64_t n,
                        int64_t k) {
@@ -163,8 +164,10 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
     Aligned<In> b = operand(product.bByColumns ? Shape{n, k} : Shape{k, n}, alignmentOfB, 2);
     auto kernel =
         agrees(text, {a, b, Aligned<Sum>({m, n}, 3)}, {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}});
-    tookWay(*kernel, Way::Exchanged);
-    for (int alignment : {alignmentOfA, alignmentOfB})
+    const bool byThreads = !product.attributes.empty() || (product.aByColumns && alignmentOfA < 16) ||
+                           (!product.bByColumns && alignmentOfB < 16);
+    tookWay(*kernel, byThreads ? Way::Exchanged : Way::Copied);
+    for (int alignment : byThreads ? std::vector{alignmentOfA, alignmentOfB} : std::vector<int>())
       EXPECT_NE(kernel->ptx.find("], " + std::to_string(alignment)), std::string::npos);
     EXPECT_EQ(kernel->ptx.find("ld.global"), std::string::npos);
   };
@@ -174,12 +177,102 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
       multiplies(bf16(), product, 8, 16, 70, 90, 199);
       multiplies(f16(), product, 4, 4, 65, 33, 130);
     }
-  multiplies(bf16(), {.block = {128, 128, 64}, .bByColumns = true}, 8, 8, 130, 131, 500);
-  multiplies(bf16(), {.block = {16, 128, 64}, .bByColumns = true}, 16, 4, 17, 131, 200);
-  multiplies(bf16(), {.block = {64, 64, 64}, .bByColumns = true}, 8, 4, 3, 1, 1);
-  multiplies(int8_t(), {.block = {64, 64, 64}, .bByColumns = true}, 8, 4, 70, 90, 199);
-  Product tf32{.block = {64, 64, 32}, .bByColumns = true, .dotAttributes = " {precision = 1 : i32}"};
+  multiplies(bf16(), {.block = {128, 128, 64}}, 8, 8, 130, 131, 500);
+  multiplies(bf16(), {.block = {16, 128, 64}}, 16, 4, 17, 131, 200);
+  multiplies(bf16(), {.block = {64, 64, 64}}, 8, 4, 3, 1, 1);
+  const std::string unspecialised = ", tile.warp_specialize = false";
+  multiplies(bf16(), {.block = {64, 64, 64}, .bByColumns = true, .attributes = unspecialised}, 8, 4, 70, 90, 199);
+  multiplies(int8_t(), {.block = {64, 64, 64}, .bByColumns = true, .attributes = unspecialised}, 8, 4, 70, 90, 199);
+  Product tf32{.block = {64, 64, 32},
+               .bByColumns = true,
+               .attributes = unspecialised,
+               .dotAttributes = " {precision = 1 : i32}"};
   multiplies(f32(), tf32, 4, 8, 70, 90, 99);
+}
+
+namespace {
+
+// The same of operands whose rows lie along the depth, at multiples of so many bytes and no more, the first of them so
+// many after a multiple of 16.
+template <Element In, Element Sum = float, Element Out = Sum>
+void multipliesUnaligned(Product product, int alignmentOfA, int alignmentOfB, int64_t m, int64_t n, int64_t k,
+                         std::vector<int> warps = {0}) {
+  SCOPED_TRACE(irType<In>() + " at " + std::to_string(alignmentOfA) + " and " + std::to_string(alignmentOfB) +
+               " bytes, " + std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
+  product.operand = irType<In>(), product.sum = irType<Sum>(), product.result = irType<Out>();
+  product.bByColumns = true;
+  std::string text = product.text();
+  for (auto [name, alignment] : {std::pair("%a: ", alignmentOfA), std::pair("%b: ", alignmentOfB)}) {
+    const std::string view = name + viewType(2, product.operand);
+    const std::string known = " {tile.align = " + std::to_string(alignment) + " : i32}";
+    text = replaced(text, view + aligned, view + (alignment > int(sizeof(In)) ? known : ""));
+  }
+  struct Operand {
+    int64_t each, rows, columns, stride;
+    Aligned<In> memory;
+    Operand(int alignment, int64_t rows, int64_t columns, uint64_t seed)
+        : each(alignment / int64_t(sizeof(In))), rows(rows), columns(columns),
+          stride(((columns + each - 1) / each | 1) * each), memory({each + rows * stride + 1}, {1}, seed) {}
+    operator Argument() const {
+      return TensorRef(const_cast<In *>(memory.values.data()) + each, dtypeOf<In>, {rows, columns}, {stride, 1});
+    }
+  };
+  const Operand a(alignmentOfA, m, k, 1), b(alignmentOfB, n, k, 2);
+  auto kernel = agrees(text, {a, b, Aligned<Out>({m, n}, 3)},
+                       {.grid = product.grid(m, n), .tolerance = 0, .warps = warps, .blocks = {1, 2}});
+  tookWay(*kernel, Way::Copied);
+  int ways = 0;
+  for (const TensorMapRequest &request : kernel->requests)
+    ways += request.word == 0 ? request.ways : request.word == 5 ? 100 * request.ways : 0;
+  EXPECT_EQ(ways, 16 / alignmentOfA + 100 * (16 / alignmentOfB));
+}
+
+} // namespace
+
+// Rows along the depth that start anywhere: for the copy engine the view is up to 16 matrices, every so-manieth row
+// each, and the rows of the result come in the order of theirs.
+TEST(NvptxDot, CopiesRowsThatStartAnywhereAsSeveralMatrices) {
+  for (auto [ofA, ofB] : {std::pair(2, 2), std::pair(2, 8), std::pair(4, 16), std::pair(16, 2)})
+    multipliesUnaligned<bf16>({.block = {64, 64, 64}}, ofA, ofB, 70, 90, 199);
+  for (int64_t m : {1, 3, 65})
+    for (int64_t n : {1, 17})
+      for (int64_t k : {0, 1, 65})
+        multipliesUnaligned<bf16>({.block = {64, 64, 64}}, 2, 2, m, n, k);
+  multipliesUnaligned<f16>({.block = {128, 128, 64}}, 2, 2, 300, 131, 197);             // in turn
+  multipliesUnaligned<bf16>({.block = {128, 256, 64}}, 2, 2, 130, 300, 131);            // two groups
+  multipliesUnaligned<bf16>({.block = {64, 128, 32}}, 2, 4, 70, 131, 131, {4, 8, 16}); // lines of 64 bytes
+  multipliesUnaligned<bf16>({.block = {16, 128, 64}}, 2, 2, 17, 131, 131);              // swapped
+  const std::string half = "  %out = arith.truncf %sum : tensor<128x128xf32> to tensor<128x128xbf16>";
+  multipliesUnaligned<bf16, float, bf16>({.block = {128, 128, 64}, .epilogue = half}, 2, 2, 130, 131, 131);
+  multipliesUnaligned<int8_t, int32_t>({.block = {64, 128, 128}}, 1, 2, 70, 131, 199);
+  multipliesUnaligned<f32>({.block = {64, 64, 32}, .dotAttributes = " {precision = 1 : i32}"}, 4, 8, 70, 90, 99);
+  multipliesUnaligned<bf16>({.block = {64, 64, 32}, .attributes = ", tile.split = 2 : i32"}, 2, 2, 70, 90, 199);
+  multipliesUnaligned<bf16>({.block = {64, 64, 32}, .attributes = ", tile.stream_k"}, 2, 2, 70, 90, 199);
+}
+
+// Elsewhere the order of the rows would have to be undone: such tiles come by way of the threads.
+TEST(NvptxDot, TakesOnlyRowsAlongTheDepthOfTheOnlyDotAsSeveralMatrices) {
+  auto took = [](const Product &product, const std::vector<Argument> &arguments, std::array<int64_t, 3> grid) {
+    auto kernel = agrees(product.text(), arguments, {.grid = grid, .tolerance = 0, .warps = {0}});
+    for (const TensorMapRequest &request : kernel->requests)
+      EXPECT_EQ(request.ways, 1);
+  };
+  const int64_t m = 70, n = 65, k = 67;
+  std::vector<bf16> a = Aligned<bf16>({m * k}).values, b = Aligned<bf16>({k * n}, 2).values,
+                    v = Aligned<bf16>({n * n}, 4).values;
+  std::vector<float> c(m * n, 7);
+  Product rows{.block = {64, 64, 64}, .viewAttributes = ""};
+  rows.aByColumns = true;
+  took(rows, {matrix(a, k, m), matrix(b, k, n), matrix(c, m, n)}, rows.grid(m, n));
+  Product two{.block = {64, 64, 32},
+              .bByColumns = true,
+              .viewAttributes = "",
+              .parameters = ", %v: !tile.view<?x?xbf16>",
+              .epilogue = R"(
+  %p = arith.truncf %sum : tensor<64x64xf32> to tensor<64x64xbf16>
+  %w = tile.load %v[%columns, %z] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+  %out = tile.dot %p, %w, %none : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>)"};
+  took(two, {matrix(a, m, k), matrix(b, n, k), matrix(c, m, n), matrix(v, n, n)}, two.grid(m, 64));
 }
 
 // One matrix a program along z, or one a head, whose rows lie between those of the others.

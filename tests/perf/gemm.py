@@ -1,6 +1,6 @@
 """Matrix products and attention on one CUDA GPU beside cuBLAS, Triton and torch's attention, in one process.
 
-    python gemm.py [--only gemm-bf16,small,int8,fp8,fp8-fast,attention] [--quick] [--out DIR]
+    python gemm.py [--only gemm-bf16,small,int8,fp8,fp8-fast,ragged,grouped,attention] [--quick] [--out DIR]
                    [--set block_m=128 block_n=256] [--shapes 4096x4096x4096]
 
 Each row is checked before it is measured: on sampled rows against float64, with the output poisoned beforehand, where
@@ -8,6 +8,9 @@ the error may be twice that of torch's own operation; over the whole output agai
 runs. Times are medians of CUDA events around launches that queue up behind a sleeping kernel, the contenders in turn,
 on buffers that rotate so that no launch finds its inputs in the L2 cache. A row that fails is printed and does not stop
 the others.
+
+The peer beside torch is Triton; in `attention` it is cuDNN, in `ragged` our own product of extents that are multiples
+of 64, for as many operations, and in `grouped` a torch.mm for each group.
 """
 
 import argparse
@@ -52,6 +55,21 @@ GROUPS = {
     "fp8": (torch.float8_e4m3fn, BYTES),  # beside torch._scaled_mm
     "fp8-fast": (torch.float8_e4m3fn, BYTES),  # sums stay in the tensor cores, which keep fewer bits than f32
 }
+# One extent, or all, no multiple of anything, and as in BLAS whether a and b lie as they are (n) or transposed (t).
+RAGGED = [
+    (4097, 4096, 4096, "nt"),
+    (4096, 4097, 4096, "nt"),
+    (4096, 4096, 4097, "nt"),
+    (4097, 4097, 4097, "nt"),
+    (4096, 4097, 4096, "nn"),
+    (4096, 4096, 4097, "nn"),
+    (4097, 4096, 4096, "tn"),
+]
+GROUPED = [  # (rows of the groups, n, k)
+    ((317, 2048, 1, 1500, 900, 64, 2362, 1000), 14336, 4096),
+    (tuple(128 + (37 * g % 64 - 32) * 3 for g in range(64)), 2048, 1408),
+]
+MORE = {"ragged": RAGGED, "grouped": GROUPED, "attention": [False, True]}  # not of one operation and shapes alone
 QUICK = {"gemm-bf16": 2, "gemm-f16": 1, "small": 3, "int8": 1, "fp8": 1, "fp8-fast": 1}  # rows of a group
 ROTATED = 400 << 20  # bytes of buffers: several times the L2 cache of any GPU
 
@@ -188,6 +206,88 @@ def gemm_row(m, n, k, dtype, options, fast=False):
     return row
 
 
+def ragged_row(m, n, k, form, options, dtype=torch.bfloat16):
+    def operands(m, n, k):
+        a = random_matrix(m, k, dtype) if form[0] == "n" else random_matrix(k, m, dtype).T
+        b = random_matrix(k, n, dtype) if form[1] == "n" else random_matrix(n, k, dtype).T
+        return a, b, torch.empty(m, n, dtype=dtype, device="cuda")
+
+    even = [extent // 64 * 64 for extent in (m, n, k)]
+    one_bytes = ((m + n) * k + m * n) * dtype.itemsize
+    copies = copies_for(one_bytes)
+    sets, even_sets = ([operands(*extents) for _ in range(copies)] for extents in ((m, n, k), even))
+    metas = dict(options.set)
+    row = {"shape": f"{m}x{n}x{k} {form}", "operations": 2 * m * n * k, "bytes": one_bytes, "metas": metas}
+    contenders = {"torch": lambda i: torch.mm(sets[i][0], sets[i][1], out=sets[i][2])}
+    a, b, c = sets[0]
+    chosen = sorted({0, m // 3, m // 2, m - 1, *torch.randint(0, m, (8,)).tolist()})
+    try:
+        exact = a[chosen].double() @ b.double()
+        theirs = torch.mm(a, b)
+        ours = lambda out: bitloom.matmul(a, b, out=out, **metas)
+        row["error"], row["torch error"] = check(ours, theirs, exact, lambda out: out[chosen])
+        del theirs, exact
+        contenders["bitloom"] = lambda i: bitloom.matmul(sets[i][0], sets[i][1], out=sets[i][2], **metas)
+    except Exception as problem:
+        note(row, problem)
+    contenders["aligned"] = lambda i: bitloom.matmul(even_sets[i][0], even_sets[i][1], out=even_sets[i][2], **metas)
+    row["ms"] = milliseconds(contenders, copies, 5 if options.quick else 11)
+    row["ms"]["aligned"] *= m * n * k / math.prod(even)
+    return row
+
+
+def grouped_row(sizes, n, k, options, dtype=torch.bfloat16):
+    tokens, groups = sum(sizes), len(sizes)
+    starts = [sum(sizes[:g]) for g in range(groups + 1)]
+    offsets = torch.tensor(starts, dtype=torch.int32, device="cuda")
+    ends = offsets[1:].contiguous()
+    one_bytes = (tokens * k + groups * n * k + tokens * n) * dtype.itemsize
+    sets = [
+        (
+            random_matrix(tokens, k, dtype),
+            random_matrix(groups * n, k, dtype).view(groups, n, k),
+            torch.empty(tokens, n, dtype=dtype, device="cuda"),
+        )
+        for _ in range(copies_for(one_bytes))
+    ]
+    metas = dict(options.set)
+    row = {
+        "shape": f"{tokens}x{n}x{k} in {groups}",
+        "operations": 2 * tokens * n * k,
+        "bytes": one_bytes,
+        "metas": metas,
+    }
+
+    def loop(i):
+        x, w, out = sets[i]
+        for g in range(groups):
+            torch.mm(x[starts[g] : starts[g + 1]], w[g].T, out=out[starts[g] : starts[g + 1]])
+
+    x, w, _ = sets[0]
+    contenders = {"loop": loop}
+    try:
+        torch._grouped_mm(x, w.transpose(1, 2), offs=ends)
+        contenders["torch"] = lambda i: torch._grouped_mm(sets[i][0], sets[i][1].transpose(1, 2), offs=ends)
+    except (AttributeError, RuntimeError) as problem:
+        row["torch problem"] = str(problem).splitlines()[0]
+    try:
+        loop(0)
+        theirs = sets[0][2].clone()
+        chosen = sorted({*starts[:-1], *(start - 1 for start in starts[1:]), tokens // 2})
+        group_of = [next(g for g in range(groups) if starts[g + 1] > token) for token in chosen]
+        exact = torch.stack([w[g].double() @ x[token].double() for token, g in zip(chosen, group_of)])
+        ours = lambda out: bitloom.grouped_matmul(x, w, offsets, out=out, **metas)
+        row["error"], row["torch error"] = check(ours, theirs, exact, lambda out: out[chosen])
+        del theirs, exact
+        contenders["bitloom"] = lambda i: bitloom.grouped_matmul(
+            sets[i][0], sets[i][1], offsets, out=sets[i][2], **metas
+        )
+    except Exception as problem:
+        note(row, problem)
+    row["ms"] = milliseconds(contenders, len(sets), 5 if options.quick else 11)
+    return row
+
+
 def attention_row(causal, options, batch=4, heads=32, t=4096, d=128, dtype=torch.bfloat16):
     sets = [
         tuple(torch.randn(batch, heads, t, d, device="cuda", dtype=dtype) for _ in range(3))
@@ -241,8 +341,13 @@ def note(row, problem):
 
 def rows_of(group, options):
     """Functions that measure the rows of a group."""
-    if group == "attention":
-        return [lambda causal=causal: attention_row(causal, options) for causal in (False, True)]
+    if group in MORE:
+        measure = {
+            "attention": lambda causal: attention_row(causal, options),
+            "ragged": lambda shape: ragged_row(*shape, options),
+            "grouped": lambda shape: grouped_row(*shape, options),
+        }[group]
+        return [functools.partial(measure, one) for one in MORE[group]]
     dtype, shapes = GROUPS[group]
     shapes = options.shapes or (shapes[: QUICK[group]] if options.quick else shapes)
     return [lambda shape=shape: gemm_row(*shape, dtype, options, group == "fp8-fast") for shape in shapes]
@@ -264,7 +369,7 @@ def measured(group, options):
     return rows
 
 
-PEERS = {"attention": "cudnn"}  # the second peer, by group; Triton in the others
+PEERS = {"attention": "cudnn", "ragged": "aligned", "grouped": "loop"}  # beside torch; Triton in the others
 
 
 def ratio(row, peer):
@@ -289,7 +394,7 @@ def geometric_mean(values):
 
 def report(rows):
     print()
-    header = ["group", "shape", "us", "TF/s", "torch", "triton/cudnn", "x torch", "x triton/cudnn", "error/torch's"]
+    header = ["group", "shape", "us", "TF/s", "torch", "peer", "x torch", "x peer", "error/torch's"]
     lines = [cells(row) for row in rows]
     for group in dict.fromkeys(row["group"] for row in rows):
         own = [row for row in rows if row["group"] == group]
@@ -302,9 +407,7 @@ def report(rows):
 
 def parsed():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--only", default="gemm-bf16,gemm-f16,small,int8,fp8,fp8-fast,attention", help="groups, by commas"
-    )
+    parser.add_argument("--only", default=",".join([*GROUPS, *MORE]), help="groups, by commas")
     parser.add_argument("--quick", action="store_true", help="fewer shapes, rounds and Triton configurations")
     parser.add_argument("--out", help="write every row to gemm.json in this folder")
     parser.add_argument("--set", nargs="*", default=[], help="Meta parameters of our kernels: block_m=128")
@@ -314,8 +417,8 @@ def parsed():
     options.shapes = options.shapes and [tuple(map(int, shape.split("x"))) for shape in options.shapes]
     options.only = options.only.split(",")
     for group in options.only:
-        if group not in GROUPS and group != "attention":
-            parser.error(f"expected groups of {', '.join(GROUPS)}, attention, got '{group}'")
+        if group not in GROUPS and group not in MORE:
+            parser.error(f"expected groups of {', '.join([*GROUPS, *MORE])}, got '{group}'")
     return options
 
 

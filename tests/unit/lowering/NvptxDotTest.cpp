@@ -634,6 +634,68 @@ TEST(NvptxDot, LoadsInLoopsThatEndAnyTime) {
                Way::Exchanged);
 }
 
+// Where a tile lies may be read from memory, and so may whether there is one: the producer reads that, too. Rows of a
+// group start anywhere; those after them are another's.
+TEST(NvptxDot, LoadsTilesWhosePlaceIsLoaded) {
+  const std::string text = R"(
+func.func @grouped(%x: !tile.view<?x?xbf16>ALIGN, %w: !tile.view<?x?x?xbf16> {tile.align = 16 : i32},
+                   %starts: !tile.view<?xi32>, %c: !tile.view<?x?xf32> {tile.align = 16 : i32}) attributes {tile.kernel} {
+  %group = tile.program_id 0
+  %j = tile.program_id 1
+  %z = arith.constant 0 : i64
+  %one = arith.constant 1 : i64
+  %s = arith.constant 64 : i64
+  %columns = arith.muli %j, %s : i64
+  %start32 = tile.load %starts[%group] dims [] : !tile.view<?xi32> -> i32
+  %row = arith.extsi %start32 : i32 to i64
+  %next = arith.addi %group, %one : i64
+  %end32 = tile.load %starts[%next] dims [] : !tile.view<?xi32> -> i32
+  %end = arith.extsi %end32 : i32 to i64
+  %any = arith.cmpi slt, %row, %end : i64
+  scf.if %any {
+    %depth = tile.extent %x, 1 : !tile.view<?x?xbf16>
+    %none = arith.constant dense<0.0> : tensor<64x64xf32>
+    %sum = scf.for %at = %z to %depth step %s iter_args(%acc = %none) -> tensor<64x64xf32> : i64 {
+      %a = tile.load %x[%row, %at] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+      %bt = tile.load %w[%group, %columns, %at] dims [1, 2] : !tile.view<?x?x?xbf16> -> tensor<64x64xbf16>
+      %b = tile.transpose %bt [1, 0] : tensor<64x64xbf16> -> tensor<64x64xbf16>
+      %d = tile.dot %a, %b, %acc : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>
+      scf.yield %d : tensor<64x64xf32>
+    }
+    %last = arith.addi %row, %s : i64
+    %whole = arith.cmpi sle, %last, %end : i64
+    scf.if %whole {
+      tile.store %sum, %c[%row, %columns] dims [0, 1] : tensor<64x64xf32>, !tile.view<?x?xf32>
+    } else {
+      %iota = tile.iota : tensor<64xi64>
+      %rowSplat = tensor.splat %row : tensor<64xi64>
+      %endSplat = tensor.splat %end : tensor<64xi64>
+      %columnSplat = tensor.splat %columns : tensor<64xi64>
+      %rs = arith.addi %iota, %rowSplat : tensor<64xi64>
+      %cs = arith.addi %iota, %columnSplat : tensor<64xi64>
+      %own = arith.cmpi slt, %rs, %endSplat : tensor<64xi64>
+      %rs2 = tile.reshape %rs : tensor<64xi64> -> tensor<64x1xi64>
+      %cs2 = tile.reshape %cs : tensor<64xi64> -> tensor<1x64xi64>
+      %own2 = tile.reshape %own : tensor<64xi1> -> tensor<64x1xi1>
+      %rows = tile.broadcast %rs2 : tensor<64x1xi64> -> tensor<64x64xi64>
+      %cols = tile.broadcast %cs2 : tensor<1x64xi64> -> tensor<64x64xi64>
+      %mask = tile.broadcast %own2 : tensor<64x1xi1> -> tensor<64x64xi1>
+      tile.scatter %sum, %c[%rows, %cols] mask %mask : tensor<64x64xf32>, !tile.view<?x?xf32>, tensor<64x64xi64>, tensor<64x64xi64>
+    }
+  }
+  return
+})";
+  const std::vector<int32_t> starts = {0, 17, 17, 81, 150};
+  Aligned<bf16> x({150, 136}), w({4, 70, 136}, 2), odd({150, 136}, {139, 1}, 1);
+  Aligned<float> c({150, 70}, 3);
+  for (const auto &[align, rows] : {std::pair(aligned, &x), std::pair(std::string(), &odd)}) {
+    auto kernel = agrees(replaced(text, "ALIGN", align), {*rows, w, starts, c},
+                         {.grid = {4, 2, 1}, .tolerance = 0, .warps = {0, 8}, .blocks = {1, 3}});
+    tookWay(*kernel, Way::Copied);
+    EXPECT_EQ(kernel->requests.size(), 2u);
+  }
+}
+
 // As anywhere else, what is out of bounds is zero: also where 32 bits do not reach, and in a view with no elements.
 TEST(NvptxDot, LoadsZerosOutOfBounds) {
   for (std::string far : {"4294967296", "-4294967296", "9223372036854775744", "-64", "64"})

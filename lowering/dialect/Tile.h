@@ -52,6 +52,8 @@ inline constexpr llvm::StringLiteral persistentAttr =
                        // words
 inline constexpr llvm::StringLiteral tensorMapsAttr =
     "tile.tensor_maps"; // dictionaries, on an llvm.func: the requests (lib/runtime/TensorMap.h) of its last parameters
+inline constexpr llvm::StringLiteral waysAttr =
+    "tile.ways"; // i32, on a load that the copy engine does: as how many matrices it reads the view
 inline constexpr llvm::StringLiteral nameAttr = "tile.name";   // string, on an argument
 inline constexpr llvm::StringLiteral alignAttr = "tile.align"; // i32, on a view: pointer and outer strides are
                                                                // multiples of this many bytes

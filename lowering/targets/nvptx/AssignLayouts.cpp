@@ -73,7 +73,8 @@ private:
   bool onlyWgmmaReads(Value tile);
   bool isDirect(OpOperand &operand, int depthDim, const MmaAtom &atom);
   bool canThreadsCopy(OpOperand &operand, int depthDim, const MmaAtom &atom);
-  void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, bool direct);
+  void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, int ways);
+  void place(OpOperand &operand, const LinearLayout &layout, int ways);
   void anchorBytes(Value unpacked);
   bool isCopiedAhead(tile::LoadOp load);
   void propagate();
@@ -202,7 +203,8 @@ static std::pair<tile::LoadOp, int> loadOf(OpOperand &operand) {
 // Whether the copy engine can load it straight to shared memory, and the tile is of use to dots alone.
 bool Assignment::isDirect(OpOperand &operand, int depthDim, const MmaAtom &atom) {
   auto [load, contiguous] = loadOf(operand);
-  return load && copyWays(operand) && onlyWgmmaReads(load) && isCopiedAhead(load) && (contiguous == depthDim || atom.mnMajor) &&
+  return load && planWays(cast<tile::DotOp>(operand.getOwner()), warps).of[operand.getOperandNumber()] &&
+         onlyWgmmaReads(load) && isCopiedAhead(load) && (contiguous == depthDim || atom.mnMajor) &&
          sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8);
 }
 
@@ -217,22 +219,31 @@ bool Assignment::canThreadsCopy(OpOperand &operand, int depthDim, const MmaAtom 
              warps);
 }
 
-// A load straight to shared memory, or by way of the threads: then its rows stay rows if wgmma takes them so.
-void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, bool direct) {
-  auto [load, contiguous] = loadOf(operand);
-  if (!direct && !canThreadsCopy(operand, depthDim, atom))
-    contiguous = depthDim;
-  LinearLayout layout =
-      sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8, direct ? copyWays(operand) : 1)->layout;
-  anchored.insert({&operand, layout});
-  for (Value at = operand.get(); direct;) {
-    chosen.insert({at, layout});
+// The load goes straight to shared memory, past transposes, where the operand lies so.
+void Assignment::place(OpOperand &operand, const LinearLayout &layout, int ways) {
+  LinearLayout here = layout;
+  for (Value at = operand.get();;) {
+    chosen.insert({at, here});
     auto transpose = at.getDefiningOp<tile::TransposeOp>();
     if (!transpose)
-      return;
-    layout = untransposedLayout(layout, transpose.getPermutation());
+      break;
+    here = untransposedLayout(here, transpose.getPermutation());
     at = transpose.getSource();
   }
+  if (ways > 1)
+    loadOf(operand).first->setAttr(tile::waysAttr, Builder(func).getI32IntegerAttr(ways));
+}
+
+// A load straight to shared memory in so many ways, or by way of the threads (0): then its rows stay rows if wgmma
+// takes them so.
+void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, int ways) {
+  auto [load, contiguous] = loadOf(operand);
+  if (!ways && !canThreadsCopy(operand, depthDim, atom))
+    contiguous = depthDim;
+  LinearLayout layout = sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8, std::max(ways, 1))->layout;
+  anchored.insert({&operand, layout});
+  if (ways)
+    place(operand, layout, ways);
 }
 
 // Whether the results' elements are made of the operands' one by one, or of a table's.
@@ -328,13 +339,19 @@ void Assignment::anchor(tile::DotOp dot) {
     return load && !isCopyable(load.getView()) && !isDirect(*operand, depthDim(*operand), *plan->atom) &&
            canThreadsCopy(*operand, depthDim(*operand), *plan->atom);
   });
+  const DotWays ways = planWays(dot, warps);
+  auto waysOf = [&](OpOperand &operand) { // 0: the threads bring it
+    auto direct = [&](OpOperand &one) { return isDirect(one, depthDim(one), *plan->atom); };
+    return !byThreads && direct(operand) && (ways.depth == 1 || (direct(rows) && direct(columns)))
+               ? ways.of[operand.getOperandNumber()]
+               : 0;
+  };
   AccumulatorForm form = plan->form;
   auto anchorLoad = [&](OpOperand &operand) {
-    int dim = depthDim(operand);
-    const bool direct = !byThreads && isDirect(operand, dim, *plan->atom);
-    anchorOperand(operand, dim, *plan->atom, direct);
-    if (direct)
-      form.ways[operand.getOperandNumber()] = copyWays(operand);
+    const int dim = depthDim(operand), own = waysOf(operand);
+    anchorOperand(operand, dim, *plan->atom, own);
+    if (own && loadOf(operand).second == dim)
+      form.ways[operand.getOperandNumber()] = own;
   };
   bool isUnpacked = plan->atom->bits == 16 && comesFromUnpack(rows.get());
   if ((isComputed || isUnpacked) && plan->form.groupsAlongN == 1) {
@@ -345,6 +362,12 @@ void Assignment::anchor(tile::DotOp dot) {
       if (!byThreads)
         anchorBytes(rows.get());
     }
+  } else if (const int own = waysOf(rows); own && ways.readsRows) {
+    const int dim = depthDim(rows);
+    LinearLayout fragments = interleaved(plan->rowFragments(dot, warps), size_t(dim), ways.depth);
+    anchored.insert({&rows, interleaved(fragments, size_t(1 - dim), own)});
+    place(rows, sharedForm(shapeOf(rows.get()), dim, plan->atom->bits / 8, own)->layout, own);
+    form.ways[rows.getOperandNumber()] = own;
   } else {
     anchorLoad(rows);
   }

@@ -158,12 +158,14 @@ static Registers readShared(Emitter &e, tile::ConvertLayoutOp convert) {
   // The place of each register is that of the thread xor its own.
   LinearLayout places = e.layout(convert.getType()).compose(e.layout(from).invert());
   int64_t bytes = bytesOf(element);
+  const SmallVector<size_t> order = runFirst(places, "offset", 16 / bytes);
+  places = withRegisterBits(places, order);
   int run = int(std::min<int64_t>(places.contiguousRegisters("offset"), 16 / bytes));
   Value thread = e.threadImage(places, 0), base = e.sharedTile(convert.getSource());
   int64_t words = std::max<int64_t>(1, run * bytes / 4);
   Type word = b.getIntegerType(unsigned(std::min<int64_t>(run * bytes, 4) * 8));
   Type loaded = words == 1 ? word : VectorType::get({words}, word);
-  Registers registers;
+  Registers registers(places.inSize(reg));
   for (int r = 0; r < places.inSize(reg); r += run) {
     Value place = e.i32(places.apply({{reg, r}})[0]);
     if (thread)
@@ -176,7 +178,8 @@ static Registers readShared(Emitter &e, tile::ConvertLayoutOp convert) {
     SmallVector<Value> parts;
     for (int64_t w = 0; w < words; ++w)
       parts.push_back(words == 1 ? value : LLVM::ExtractElementOp::create(b, e.loc, value, e.i32(w)).getResult());
-    registers.append(unpackWords(e, parts, element, run));
+    for (auto [i, value] : llvm::enumerate(unpackWords(e, parts, element, run)))
+      registers[registerBefore(size_t(r) + i, order)] = value;
   }
   return registers;
 }

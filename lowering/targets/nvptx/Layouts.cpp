@@ -52,6 +52,50 @@ LinearLayout nvptx::canonicalLayout(ArrayRef<int64_t> shape, int64_t elementsPer
                                int32_t(std::min(elementsPerThread, dividing)), warps);
 }
 
+static std::vector<LinearLayout::Vector> &registerBases(std::vector<LinearLayout::InDim> &ins) {
+  return llvm::find_if(ins, [](const LinearLayout::InDim &in) { return in.name == reg; })->bases;
+}
+
+LinearLayout nvptx::withRegisterBits(const LinearLayout &layout, ArrayRef<size_t> order) {
+  std::vector<LinearLayout::InDim> ins = layout.ins();
+  std::vector<LinearLayout::Vector> &bases = registerBases(ins);
+  const std::vector<LinearLayout::Vector> before = bases;
+  for (auto [to, from] : llvm::enumerate(order))
+    bases[to] = before[from];
+  return LinearLayout(ins, layout.outs());
+}
+
+size_t nvptx::registerBefore(size_t index, ArrayRef<size_t> order) {
+  size_t before = 0;
+  for (auto [to, from] : llvm::enumerate(order))
+    before |= (index >> to & 1) << from;
+  return before;
+}
+
+SmallVector<size_t> nvptx::runFirst(const LinearLayout &layout, StringRef out, int64_t most) {
+  std::vector<LinearLayout::InDim> ins = layout.ins();
+  const std::vector<LinearLayout::Vector> &bases = registerBases(ins);
+  const std::vector<std::string> dims = layout.outDims();
+  const size_t dim = size_t(llvm::find(dims, out.str()) - dims.begin());
+  SmallVector<size_t> order, unchanged;
+  for (int32_t place = 1; place < most; place *= 2) {
+    LinearLayout::Vector along(layout.outs().size(), 0);
+    along[dim] = place;
+    auto found = llvm::find(bases, along);
+    if (found == bases.end())
+      break;
+    order.push_back(size_t(found - bases.begin()));
+  }
+  for (size_t bit = 0; bit < bases.size(); ++bit) {
+    unchanged.push_back(bit);
+    if (!llvm::is_contained(order, bit))
+      order.push_back(bit);
+  }
+  const std::string name = out.str();
+  return withRegisterBits(layout, order).contiguousRegisters(name) > layout.contiguousRegisters(name) ? order
+                                                                                                      : unchanged;
+}
+
 LinearLayout nvptx::reducedLayout(const LinearLayout &source, int axis) {
   return source.dropOutDim(dimName(axis)).numberOuts().removeFreeBits(reg);
 }

@@ -40,6 +40,13 @@ LinearLayout canonicalLayout(llvm::ArrayRef<int64_t> shape, int64_t elementsPerT
 // With registers in the order of their elements, for wide accesses: their order is free otherwise.
 LinearLayout withNeighboursFirst(const LinearLayout &layout);
 
+// The order of the register's bits in which those that run along `out`, 1, 2, … up to below `most`, come first; as they
+// are where no longer run of registers is won by it. And the layout with its register's bits in an order.
+llvm::SmallVector<size_t> runFirst(const LinearLayout &layout, llvm::StringRef out, int64_t most);
+LinearLayout withRegisterBits(const LinearLayout &layout, llvm::ArrayRef<size_t> order);
+// The register of that layout that holds what `index` does where the bits are in that order.
+size_t registerBefore(size_t index, llvm::ArrayRef<size_t> order);
+
 // The result of a reduction along `axis`. Lanes and warps that differed only there hold replicas.
 LinearLayout reducedLayout(const LinearLayout &source, int axis);
 // Whether every input bit moves either along `axis` or across it, and those along it hold distinct elements.

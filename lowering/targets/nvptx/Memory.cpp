@@ -485,37 +485,13 @@ void nvptx::copyToShared(Emitter &e, tile::LoadOp load, Value address) {
 // `values` and `type` become those of the new layout; they stay where nothing is gained.
 static void sortRegisters(Emitter &e, Registers &values, RankedTensorType &type, int64_t wanted) {
   const LinearLayout layout = e.layout(type);
-  size_t last = size_t(type.getRank()) - 1;
-  std::vector<LinearLayout::InDim> ins = layout.ins();
-  auto &bases = llvm::find_if(ins, [](const LinearLayout::InDim &in) { return in.name == reg; })->bases;
-  SmallVector<size_t> order; // of the bits
-  for (int32_t place = 1; place < wanted; place *= 2) {
-    LinearLayout::Vector along(last + 1, 0);
-    along[last] = place;
-    auto found = llvm::find(bases, along);
-    if (found == bases.end())
-      break;
-    order.push_back(size_t(found - bases.begin()));
-  }
-  for (size_t bit = 0; bit < bases.size(); ++bit)
-    if (!llvm::is_contained(order, bit))
-      order.push_back(bit);
-  const std::vector<LinearLayout::Vector> before = bases;
-  for (auto [to, from] : llvm::enumerate(order))
-    bases[to] = before[from];
-  LinearLayout sorted(ins, layout.outs());
-  const std::string name = dimName(int(last));
-  if (sorted.contiguousRegisters(name) <= layout.contiguousRegisters(name))
+  const SmallVector<size_t> order = runFirst(layout, dimName(int(type.getRank()) - 1), wanted);
+  if (llvm::is_sorted(order))
     return;
-  Registers moved(values.size());
-  for (size_t r = 0; r < moved.size(); ++r) {
-    size_t source = 0;
-    for (auto [to, from] : llvm::enumerate(order))
-      source |= (r >> to & 1) << from;
-    moved[r] = values[source];
-  }
-  values = std::move(moved);
-  type = withLayout(type, sorted);
+  const Registers before = values;
+  for (size_t r = 0; r < values.size(); ++r)
+    values[r] = before[registerBefore(r, order)];
+  type = withLayout(type, withRegisterBits(layout, order));
 }
 
 // The tile with longer runs of registers along its rows, up to `wanted` elements: a quad of lanes that hold the next

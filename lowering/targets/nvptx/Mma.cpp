@@ -22,8 +22,7 @@ static void appendAlong(Bases &bases, int d, int64_t from, int64_t to) {
 
 //===- Shared memory ----------------------------------------------------------------------------------------------===//
 
-// Coordinates of `dim` are j · ways + c where they were c · size/ways + j.
-static LinearLayout interleaved(const LinearLayout &layout, size_t dim, int ways) {
+LinearLayout nvptx::interleaved(const LinearLayout &layout, size_t dim, int ways) {
   const int32_t each = layout.outs()[dim].size / ways;
   std::vector<LinearLayout::InDim> ins = layout.ins();
   for (LinearLayout::InDim &in : ins)
@@ -271,7 +270,8 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
   ArrayRef<int64_t> shape = tile::shapeOf(type);
   std::optional<AccumulatorForm> form = accumulatorForm(layouts.of(type), shape, warps);
   int64_t columns = 128 * 8 / bits;
-  if (!form || form->ways != std::array{1, 1} || store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
+  if (!form || form->ways != std::array{1, 1} ||
+      store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
     return std::nullopt;
   StagedStore staged{*form, wgmmaRows, columns, 0};
   if (form->swapped) { // a box is 64 of the instruction's rows wide
@@ -327,25 +327,56 @@ static bool isNatural(Value value) {
          (isa<arith::AddIOp, arith::MulIOp>(op) && llvm::all_of(op->getOperands(), isNatural));
 }
 
-int nvptx::copyWays(OpOperand &operand) {
-  auto dot = cast<tile::DotOp>(operand.getOwner());
-  int contiguous = 1;
-  Value value = operand.get();
-  bool isShared = !value.hasOneUse();
-  for (; auto transpose = value.getDefiningOp<tile::TransposeOp>(); contiguous = 1 - contiguous) {
-    value = transpose.getSource();
-    isShared |= !value.hasOneUse();
-  }
-  auto load = value.getDefiningOp<tile::LoadOp>();
-  const int ways = load ? copyWays(load.getView()) : 0;
-  if (ways < 2)
-    return ways;
-  const int depthDim = operand.getOperandNumber() == 0 ? 1 : 0;
-  auto type = cast<RankedTensorType>(operand.get().getType());
+int nvptx::copyWays(tile::LoadOp load) {
+  auto ways = load->getAttrOfType<IntegerAttr>(tile::waysAttr);
+  return ways ? int(ways.getInt()) : 1;
+}
+
+DotWays nvptx::planWays(tile::DotOp dot, int warps) {
+  DotWays plan;
+  std::array<bool, 2> alongDepth = {}, isOwn = {}; // its lines are; nothing else has it, and its lines start in bounds
+  std::array<int, 2> contiguous = {1, 1};
   bool isOnly = true;
   dot->getParentOfType<func::FuncOp>().walk([&](tile::DotOp other) { isOnly &= other == dot; });
-  return isOnly && !isShared && contiguous == depthDim && isNatural(load.getOffsets().back()) &&
-                 sharedForm(type.getShape(), contiguous, int(bytesOf(type.getElementType())), ways)
-             ? ways
-             : 0;
+  for (int i : {0, 1}) {
+    Value value = dot->getOperand(unsigned(i));
+    isOwn[i] = isOnly && value.hasOneUse();
+    for (; auto transpose = value.getDefiningOp<tile::TransposeOp>(); contiguous[i] = 1 - contiguous[i]) {
+      value = transpose.getSource();
+      isOwn[i] &= value.hasOneUse();
+    }
+    auto load = value.getDefiningOp<tile::LoadOp>();
+    plan.of[i] = load ? copyWays(load.getView()) : 0;
+    alongDepth[i] = contiguous[i] == 1 - i;
+    isOwn[i] &= load && isNatural(load.getOffsets().back());
+  }
+  auto isFormed = [&](int i, int ways) {
+    auto type = cast<RankedTensorType>(dot->getOperand(unsigned(i)).getType());
+    return isOwn[i] && plan.of[i] &&
+           sharedForm(type.getShape(), contiguous[i], int(bytesOf(type.getElementType())), ways);
+  };
+  for (int i : {0, 1})
+    if (plan.of[i] > 1 && !isFormed(i, plan.of[i]))
+      plan.of[i] = 0;
+  for (int i : {0, 1}) // the depth's order, if that is another one
+    if (!alongDepth[i])
+      plan.depth = std::max(plan.depth, plan.of[i]);
+  if (plan.depth == 1)
+    return plan;
+  ArrayRef<int64_t> shape = dot.getType().getShape();
+  const int rows = isSwapped(shape) ? 1 : 0;
+  const int64_t groups = warps / warpsPerGroup;
+  const bool canRead = alongDepth[rows] && !alongDepth[1 - rows] && isFormed(rows, plan.of[rows]) &&
+                       bytesOf(dot.getA().getType().getElementType()) == 2 && groups <= shape[rows] / wgmmaRows;
+  if (canRead) {
+    plan.readsRows = true;
+  } else if (!alongDepth[0] && !alongDepth[1] && isFormed(0, plan.depth) && isFormed(1, plan.depth)) {
+    plan.of = {plan.depth, plan.depth};
+  } else {
+    for (int i : {0, 1})
+      if (!alongDepth[i] && plan.of[i] > 1)
+        plan.of[i] = 0;
+    plan.depth = 1;
+  }
+  return plan;
 }

@@ -54,9 +54,11 @@ struct SharedForm {
   int64_t inner = 64; // elements of a line
   int64_t lines = 0;  // the other dim's extent
   int64_t boxes = 1;
-  int ways = 1;        // line c · lines/ways + j is j · ways + c of the tile: the lines of a tensor map's way are together
+  int ways = 1; // line c · lines/ways + j is j · ways + c of the tile: the lines of a tensor map's way are together
   LinearLayout layout; // offset (elements) → (dim0, dim1)
 };
+// Coordinates of `dim` are j · ways + c where they were c · size/ways + j.
+LinearLayout interleaved(const LinearLayout &layout, size_t dim, int ways);
 // None: an extent is no power of two, or the contiguous one is below 32 bytes, or 16 for elements of one byte; or a
 // way's lines do not start at multiples of 128 bytes.
 std::optional<SharedForm> sharedForm(llvm::ArrayRef<int64_t> shape, int contiguous, int elementBytes, int ways = 1);
@@ -138,8 +140,16 @@ int64_t alignmentOf(mlir::Value view);
 bool isCopyable(mlir::Value view);
 // As how many matrices, every so-manieth row each, it can read tiles of the view; 0 where it cannot.
 int copyWays(mlir::Value view);
-// The same of the load that an operand of a dot by wgmma is, past transposes. Of several ways the lines come in an order
-// of their own: for the only dot of a kernel, along whose depth they lie.
-int copyWays(mlir::OpOperand &operand);
+int copyWays(tile::LoadOp load); // as how many it does: 1 unless the load says otherwise
+
+// The same of the loads that a dot by wgmma has for operands, past transposes. Of several ways, lines come in an order
+// of their own. Where they are rows of the result, it has that order; where they are steps of the depth, both operands
+// need it: the other one has such lines, too, or is read to registers in that order. Only for the one dot of a kernel.
+struct DotWays {
+  std::array<int, 2> of = {0, 0}; // a, b
+  int depth = 1;                  // of the depth's order
+  bool readsRows = false;         // whether what has the instruction's rows is read to registers
+};
+DotWays planWays(tile::DotOp dot, int warps);
 
 } // namespace bitloom::nvptx

@@ -56,7 +56,7 @@ void Emitter::collectTensorMaps() {
     auto type = cast<tile::ViewType>(view.getType());
     int rank = int(type.getRank());
     TensorMapRequest wanted{wordOf.at(view), rank, storageOf(type.getElementType()), std::vector<int32_t>(rank, 1),
-                            swizzle, ways};
+                            swizzle,         ways};
     wanted.box[0] = int32_t(inner);
     wanted.box[rank - 1 - dims[0]] = int32_t(lines);
     auto found = llvm::find(requests, wanted);
@@ -68,7 +68,7 @@ void Emitter::collectTensorMaps() {
     if (auto load = dyn_cast<tile::LoadOp>(op); load && isShared(load.getType())) {
       ArrayRef<int64_t> shape = tile::shapeOf(load.getType());
       auto form = sharedFormOf(layout(load.getType()), shape, int(bytesOf(tile::elementOf(load.getType()))));
-      const int ways = copyWays(load.getView());
+      const int ways = copyWays(load);
       request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(form->lines / ways, mostLines),
               form->swizzle, ways);
       if (ways > 1) // so many boxes that several threads ask for them
@@ -90,7 +90,8 @@ void Emitter::describeTensorMaps() {
     };
     described.push_back(builder.getDictionaryAttr(
         {number("word", wanted.word), number("rank", wanted.rank), number("dtype", int(wanted.dtype)),
-         number("swizzle", wanted.swizzle), number("ways", wanted.ways), builder.getNamedAttr("box", builder.getDenseI32ArrayAttr(wanted.box))}));
+         number("swizzle", wanted.swizzle), number("ways", wanted.ways),
+         builder.getNamedAttr("box", builder.getDenseI32ArrayAttr(wanted.box))}));
     int at = first + int(i);
     auto bytes = LLVM::LLVMArrayType::get(builder.getI8Type(), unsigned(tensorMapBytes * wanted.ways));
     function.setArgAttr(at, LLVM::LLVMDialect::getByValAttrName(), TypeAttr::get(bytes));
@@ -260,8 +261,9 @@ static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Valu
     }
 }
 
-// This thread's share of a tile of a view that is several (TensorMap::way). Rows i, i + ways, … of the tile lie together
-// in one of them, where elements are as many places further along as the rows start after a multiple of 16 bytes.
+// This thread's share of a tile of a view that is several (TensorMap::way). Rows i, i + ways, … of the tile lie
+// together in one of them, where elements are as many places further along as the rows start after a multiple of 16
+// bytes.
 static void copyWaysOfTile(Emitter &e, tile::LoadOp load, const SharedForm &form, int ways, Value address,
                            Value barrier) {
   OpBuilder &b = e.builder;
@@ -277,8 +279,8 @@ static void copyWaysOfTile(Emitter &e, tile::LoadOp load, const SharedForm &form
     Value number = arith::AndIOp::create(b, e.loc, low(row), e.i32(ways - 1));
     Value start = arith::MulIOp::create(b, e.loc, low(row), times(low(view.strides[0]), size));
     start = add(low(LLVM::PtrToIntOp::create(b, e.loc, b.getI64Type(), view.pointer)), start);
-    Value beyond = arith::ShRUIOp::create(b, e.loc, arith::AndIOp::create(b, e.loc, start, e.i32(15)),
-                                          e.i32(llvm::Log2_64(size)));
+    Value beyond =
+        arith::ShRUIOp::create(b, e.loc, arith::AndIOp::create(b, e.loc, start, e.i32(15)), e.i32(llvm::Log2_64(size)));
     // A map may have no row of the view: what lies beyond the last is asked for where no map has rows.
     Value inside = e.compare(row, "slt", view.extents[0]);
     Value line = arith::MaxSIOp::create(b, e.loc, row, e.i64(-farthest));
@@ -309,18 +311,17 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   e.waitFor(slotAddress(e, ring.empty, slot, 8), other);
   Value full = slotAddress(e, ring.full, slot, 8);
   auto yield = cast<tile::YieldOp>(fill.getBody().front().getTerminator());
-  auto waysOf = [](tile::LoadOp load) { return copyWays(load.getView()); };
   const Value isFirst = e.producerCount() > 1 ? e.compare(e.producer(), "eq", e.i32(0)) : Value();
   if (isFirst) { // each expects its own boxes; the first all of the other tiles
     int64_t alone = 0, shared = 0;
     for (Value tile : yield.getValues())
-      (waysOf(tile.getDefiningOp<tile::LoadOp>()) > 1 ? shared : alone) += tileBytes(tile.getType());
+      (copyWays(tile.getDefiningOp<tile::LoadOp>()) > 1 ? shared : alone) += tileBytes(tile.getType());
     shared /= e.producerCount();
     e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", Type(),
           {full, e.select(isFirst, e.i32(alone + shared), e.i32(shared))}, /*hasSideEffects=*/true);
   } else {
-    e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";",
-          "r,~{memory}", Type(), {full}, /*hasSideEffects=*/true);
+    e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";", "r,~{memory}",
+          Type(), {full}, /*hasSideEffects=*/true);
   }
   for (auto [tile, tileOffset] : llvm::zip(yield.getValues(), ring.tileOffsets)) {
     auto load = tile.getDefiningOp<tile::LoadOp>();
@@ -328,7 +329,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
     int64_t bytes = bytesOf(tile::elementOf(load.getType()));
     SharedForm form = *sharedFormOf(e.layout(load.getType()), tile::shapeOf(load.getType()), int(bytes));
     Value address = slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes);
-    if (int ways = waysOf(load); ways > 1)
+    if (int ways = copyWays(load); ways > 1)
       copyWaysOfTile(e, load, form, ways, address, full);
     else
       e.when(isFirst, [&] { copyTile(e, load, form, address, full); });
@@ -638,8 +639,8 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
     const int64_t firstThread = lanes * warpCount * consumers;
     Value copies = compare(threadValue, "eq", i32(firstThread));
     if (producers > 1) // the first of each warp
-      copies = both(compare(laneValue, "eq", i32(0)),
-                    compare(threadValue, "ult", i32(firstThread + lanes * producers)));
+      copies =
+          both(compare(laneValue, "eq", i32(0)), compare(threadValue, "ult", i32(firstThread + lanes * producers)));
     when(copies, [&] { done = body(); });
     return done;
   };

@@ -32,10 +32,11 @@ bool nvptx::takesTurns(func::FuncOp func, const Target &target) {
   auto loop = dyn_cast<scf::ForOp>(dot->getParentOp());
   auto split = func->getAttrOfType<IntegerAttr>(tile::splitAttr);
   auto sum = dyn_cast<BlockArgument>(dot.getAcc());
+  const DotWays ways = planWays(dot, warpsPerGroup);
   if (!loop || !sum || sum.getOwner() != loop.getBody() || loop->getParentOp() != func ||
       (split && split.getInt() > 1) || wgmmaWarps(dot) != 2 * warpsPerGroup ||
-      dot.getType().getNumElements() > mostElements || !planWgmma(dot, target, warpsPerGroup) ||
-      !copyWays(dot.getAMutable()) || !copyWays(dot.getBMutable()))
+      dot.getType().getNumElements() > mostElements || !planWgmma(dot, target, warpsPerGroup) || !ways.of[0] ||
+      !ways.of[1] || ways.readsRows)
     return false;
   return llvm::none_of(ValueRange{loop.getLowerBound(), loop.getUpperBound(), loop.getStep()}, dependsOnProgram);
 }

@@ -113,7 +113,7 @@ TEST(NvptxDot, SharesTheBlockAmongAnyNumberOfWarps) {
 
 //===- Views ------------------------------------------------------------------------------------------------------===//
 
-// Rows of the depth that start anywhere cannot be copied by boxes: the threads bring them to shared memory.
+// Rows that start anywhere, and elements that are apart.
 TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
   Product product{.block = {64, 64, 32}, .viewAttributes = ""};
   for (auto [m, n, k] : {std::array<int64_t, 3>{65, 33, 47}, {1, 3, 5}, {64, 64, 64}}) {
@@ -121,7 +121,7 @@ TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
     std::vector<float> c(m * n, 7);
     tookWay(*agrees(product.text(), {matrix(a, m, k), matrix(b, k, n), matrix(c, m, n)},
                     {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}}),
-            Way::Exchanged);
+            Way::Copied);
   }
   // Columns apart, and a view of every other row.
   std::string strided = replaced(product.text(), "!tile.view<?x?xbf16>", "!tile.view<?x?xbf16, strided>");
@@ -139,8 +139,7 @@ TEST(NvptxDot, MultipliesUnalignedAndStridedViews) {
       Way::Copied);
 }
 
-// Rows of the depth that start at 4 or 8 bytes: the threads copy both operands ahead, though the copy engine could one
-// of them.
+// Rows that start at 4 or 8 bytes, and the copy engine can only take one operand: the threads copy both ahead.
 TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
   auto multiplies = [](auto element, Product product, int alignmentOfA, int alignmentOfB, int64_t m, int64_t n,
                        int64_t k) {
@@ -164,8 +163,8 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
     Aligned<In> b = operand(product.bByColumns ? Shape{n, k} : Shape{k, n}, alignmentOfB, 2);
     auto kernel =
         agrees(text, {a, b, Aligned<Sum>({m, n}, 3)}, {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}});
-    const bool byThreads = !product.attributes.empty() || (product.aByColumns && alignmentOfA < 16) ||
-                           (!product.bByColumns && alignmentOfB < 16);
+    const bool byThreads =
+        !product.attributes.empty() || (product.aByColumns && product.bByColumns && alignmentOfA < 16);
     tookWay(*kernel, byThreads ? Way::Exchanged : Way::Copied);
     for (int alignment : byThreads ? std::vector{alignmentOfA, alignmentOfB} : std::vector<int>())
       EXPECT_NE(kernel->ptx.find("], " + std::to_string(alignment)), std::string::npos);
@@ -177,10 +176,10 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
       multiplies(bf16(), product, 8, 16, 70, 90, 199);
       multiplies(f16(), product, 4, 4, 65, 33, 130);
     }
-  multiplies(bf16(), {.block = {128, 128, 64}}, 8, 8, 130, 131, 500);
-  multiplies(bf16(), {.block = {16, 128, 64}}, 16, 4, 17, 131, 200);
-  multiplies(bf16(), {.block = {64, 64, 64}}, 8, 4, 3, 1, 1);
   const std::string unspecialised = ", tile.warp_specialize = false";
+  multiplies(bf16(), {.block = {128, 128, 64}, .attributes = unspecialised}, 8, 8, 130, 131, 500);
+  multiplies(bf16(), {.block = {16, 128, 64}, .attributes = unspecialised}, 16, 4, 17, 131, 200);
+  multiplies(bf16(), {.block = {64, 64, 64}, .attributes = unspecialised}, 8, 4, 3, 1, 1);
   multiplies(bf16(), {.block = {64, 64, 64}, .bByColumns = true, .attributes = unspecialised}, 8, 4, 70, 90, 199);
   multiplies(int8_t(), {.block = {64, 64, 64}, .bByColumns = true, .attributes = unspecialised}, 8, 4, 70, 90, 199);
   Product tf32{.block = {64, 64, 32},
@@ -192,15 +191,14 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
 
 namespace {
 
-// The same of operands whose rows lie along the depth, at multiples of so many bytes and no more, the first of them so
-// many after a multiple of 16.
+// Of operands whose rows start at multiples of so many bytes and no more, the first of them so many after a multiple of
+// 16. `expected`: as how many matrices the copy engine reads them, 0 where it does not; gives the PTX.
 template <Element In, Element Sum = float, Element Out = Sum>
-void multipliesUnaligned(Product product, int alignmentOfA, int alignmentOfB, int64_t m, int64_t n, int64_t k,
-                         std::vector<int> warps = {0}) {
+std::string multipliesUnaligned(Product product, int alignmentOfA, int alignmentOfB, int64_t m, int64_t n, int64_t k,
+                                std::vector<int> warps = {0}, std::optional<std::array<int, 2>> expected = {}) {
   SCOPED_TRACE(irType<In>() + " at " + std::to_string(alignmentOfA) + " and " + std::to_string(alignmentOfB) +
                " bytes, " + std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
   product.operand = irType<In>(), product.sum = irType<Sum>(), product.result = irType<Out>();
-  product.bByColumns = true;
   std::string text = product.text();
   for (auto [name, alignment] : {std::pair("%a: ", alignmentOfA), std::pair("%b: ", alignmentOfB)}) {
     const std::string view = name + viewType(2, product.operand);
@@ -217,14 +215,17 @@ void multipliesUnaligned(Product product, int alignmentOfA, int alignmentOfB, in
       return TensorRef(const_cast<In *>(memory.values.data()) + each, dtypeOf<In>, {rows, columns}, {stride, 1});
     }
   };
-  const Operand a(alignmentOfA, m, k, 1), b(alignmentOfB, n, k, 2);
+  const Operand a = product.aByColumns ? Operand(alignmentOfA, k, m, 1) : Operand(alignmentOfA, m, k, 1);
+  const Operand b = product.bByColumns ? Operand(alignmentOfB, n, k, 2) : Operand(alignmentOfB, k, n, 2);
   auto kernel = agrees(text, {a, b, Aligned<Out>({m, n}, 3)},
                        {.grid = product.grid(m, n), .tolerance = 0, .warps = warps, .blocks = {1, 2}});
-  tookWay(*kernel, Way::Copied);
-  int ways = 0;
+  std::array<int, 2> ways = {0, 0};
   for (const TensorMapRequest &request : kernel->requests)
-    ways += request.word == 0 ? request.ways : request.word == 5 ? 100 * request.ways : 0;
-  EXPECT_EQ(ways, 16 / alignmentOfA + 100 * (16 / alignmentOfB));
+    if (request.word <= 5)
+      ways[request.word == 5] = request.ways;
+  EXPECT_EQ(ways, expected.value_or(std::array{16 / alignmentOfA, 16 / alignmentOfB}));
+  tookWay(*kernel, ways == std::array{0, 0} ? Way::Exchanged : Way::Copied);
+  return kernel->ptx;
 }
 
 } // namespace
@@ -233,25 +234,60 @@ void multipliesUnaligned(Product product, int alignmentOfA, int alignmentOfB, in
 // each, and the rows of the result come in the order of theirs.
 TEST(NvptxDot, CopiesRowsThatStartAnywhereAsSeveralMatrices) {
   for (auto [ofA, ofB] : {std::pair(2, 2), std::pair(2, 8), std::pair(4, 16), std::pair(16, 2)})
-    multipliesUnaligned<bf16>({.block = {64, 64, 64}}, ofA, ofB, 70, 90, 199);
+    multipliesUnaligned<bf16>({.block = {64, 64, 64}, .bByColumns = true}, ofA, ofB, 70, 90, 199);
   for (int64_t m : {1, 3, 65})
     for (int64_t n : {1, 17})
       for (int64_t k : {0, 1, 65})
-        multipliesUnaligned<bf16>({.block = {64, 64, 64}}, 2, 2, m, n, k);
-  multipliesUnaligned<f16>({.block = {128, 128, 64}}, 2, 2, 300, 131, 197);             // in turn
-  multipliesUnaligned<bf16>({.block = {128, 256, 64}}, 2, 2, 130, 300, 131);            // two groups
-  multipliesUnaligned<bf16>({.block = {64, 128, 32}}, 2, 4, 70, 131, 131, {4, 8, 16}); // lines of 64 bytes
-  multipliesUnaligned<bf16>({.block = {16, 128, 64}}, 2, 2, 17, 131, 131);              // swapped
+        multipliesUnaligned<bf16>({.block = {64, 64, 64}, .bByColumns = true}, 2, 2, m, n, k);
+  multipliesUnaligned<f16>({.block = {128, 128, 64}, .bByColumns = true}, 2, 2, 300, 131, 197);  // in turn
+  multipliesUnaligned<bf16>({.block = {128, 256, 64}, .bByColumns = true}, 2, 2, 130, 300, 131); // two groups
+  multipliesUnaligned<bf16>({.block = {64, 128, 32}, .bByColumns = true}, 2, 4, 70, 131, 131,
+                            {4, 8, 16});                                                       // lines of 64 bytes
+  multipliesUnaligned<bf16>({.block = {16, 128, 64}, .bByColumns = true}, 2, 2, 17, 131, 131); // swapped
   const std::string half = "  %out = arith.truncf %sum : tensor<128x128xf32> to tensor<128x128xbf16>";
-  multipliesUnaligned<bf16, float, bf16>({.block = {128, 128, 64}, .epilogue = half}, 2, 2, 130, 131, 131);
-  multipliesUnaligned<int8_t, int32_t>({.block = {64, 128, 128}}, 1, 2, 70, 131, 199);
-  multipliesUnaligned<f32>({.block = {64, 64, 32}, .dotAttributes = " {precision = 1 : i32}"}, 4, 8, 70, 90, 99);
-  multipliesUnaligned<bf16>({.block = {64, 64, 32}, .attributes = ", tile.split = 2 : i32"}, 2, 2, 70, 90, 199);
-  multipliesUnaligned<bf16>({.block = {64, 64, 32}, .attributes = ", tile.stream_k"}, 2, 2, 70, 90, 199);
+  multipliesUnaligned<bf16, float, bf16>({.block = {128, 128, 64}, .bByColumns = true, .epilogue = half}, 2, 2, 130,
+                                         131, 131);
+  multipliesUnaligned<int8_t, int32_t>({.block = {64, 128, 128}, .bByColumns = true}, 1, 2, 70, 131, 199);
+  multipliesUnaligned<f32>({.block = {64, 64, 32}, .bByColumns = true, .dotAttributes = " {precision = 1 : i32}"}, 4, 8,
+                           70, 90, 99);
+  multipliesUnaligned<bf16>({.block = {64, 64, 32}, .bByColumns = true, .attributes = ", tile.split = 2 : i32"}, 2, 2,
+                            70, 90, 199);
+  multipliesUnaligned<bf16>({.block = {64, 64, 32}, .bByColumns = true, .attributes = ", tile.stream_k"}, 2, 2, 70, 90,
+                            199);
 }
 
-// Elsewhere the order of the rows would have to be undone: such tiles come by way of the threads.
-TEST(NvptxDot, TakesOnlyRowsAlongTheDepthOfTheOnlyDotAsSeveralMatrices) {
+// Where they are the depth's steps, both operands have its order: as many matrices, or the other one, if it is a, is
+// read to registers, 16 bytes at a time.
+TEST(NvptxDot, CopiesStepsThatStartAnywhereAsSeveralMatrices) {
+  for (auto [ofA, ofB] : {std::pair(16, 2), std::pair(2, 2), std::pair(8, 4), std::pair(2, 8)}) {
+    const std::string ptx = multipliesUnaligned<bf16>({.block = {64, 64, 64}}, ofA, ofB, 70, 91, 199);
+    EXPECT_NE(ptx.find("ld.shared.v4"), std::string::npos);
+    EXPECT_EQ(ptx.find("ld.shared.b16"), std::string::npos);
+    EXPECT_EQ(ptx.find("st.shared"), std::string::npos);
+  }
+  for (int64_t k : {0, 1, 3, 65})
+    multipliesUnaligned<bf16>({.block = {64, 64, 64}}, 2, 2, 17, 3, k);
+  multipliesUnaligned<f16>({.block = {128, 256, 64}}, 16, 2, 130, 300, 131);
+  multipliesUnaligned<bf16>({.block = {128, 128, 32}}, 2, 2, 130, 131, 131);
+  multipliesUnaligned<bf16>({.block = {64, 64, 64}, .attributes = ", tile.split = 2 : i32"}, 2, 2, 70, 90, 199);
+
+  for (auto [ofA, ofB] : {std::pair(16, 2), std::pair(2, 2), std::pair(8, 4)}) {
+    const int most = 16 / std::min(ofA, ofB);
+    multipliesUnaligned<bf16>({.block = {64, 64, 64}, .aByColumns = true}, ofA, ofB, 70, 91, 199, {0}, {{most, most}});
+  }
+  multipliesUnaligned<f16>({.block = {128, 128, 64}, .aByColumns = true}, 2, 2, 300, 131, 197, {0}, {{8, 8}});
+  multipliesUnaligned<bf16>({.block = {16, 128, 64}, .aByColumns = true}, 2, 2, 17, 131, 131, {0}, {{8, 8}}); // swapped
+
+  // a's steps, and b would be what is read to registers; what is swapped; bytes; a warpgroup beside another.
+  multipliesUnaligned<bf16>({.block = {64, 64, 64}, .aByColumns = true, .bByColumns = true}, 2, 16, 71, 90, 199, {0},
+                            {{0, 1}});
+  multipliesUnaligned<bf16>({.block = {16, 128, 64}}, 16, 2, 17, 131, 131, {0}, {{1, 0}});
+  multipliesUnaligned<int8_t, int32_t>({.block = {64, 64, 64}}, 16, 1, 70, 91, 199, {0}, {{1, 0}});
+  multipliesUnaligned<bf16>({.block = {64, 64, 64}}, 16, 2, 70, 91, 199, {8}, {{1, 0}});
+}
+
+// Of two dots, one's order of rows would have to be undone for the other: such tiles come by way of the threads.
+TEST(NvptxDot, TakesOnlyOperandsOfTheOnlyDotAsSeveralMatrices) {
   auto took = [](const Product &product, const std::vector<Argument> &arguments, std::array<int64_t, 3> grid) {
     auto kernel = agrees(product.text(), arguments, {.grid = grid, .tolerance = 0, .warps = {0}});
     for (const TensorMapRequest &request : kernel->requests)
@@ -261,9 +297,6 @@ TEST(NvptxDot, TakesOnlyRowsAlongTheDepthOfTheOnlyDotAsSeveralMatrices) {
   std::vector<bf16> a = Aligned<bf16>({m * k}).values, b = Aligned<bf16>({k * n}, 2).values,
                     v = Aligned<bf16>({n * n}, 4).values;
   std::vector<float> c(m * n, 7);
-  Product rows{.block = {64, 64, 64}, .viewAttributes = ""};
-  rows.aByColumns = true;
-  took(rows, {matrix(a, k, m), matrix(b, k, n), matrix(c, m, n)}, rows.grid(m, n));
   Product two{.block = {64, 64, 32},
               .bByColumns = true,
               .viewAttributes = "",

@@ -583,8 +583,12 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
     prepareStream(scalar(specialize.getSteps()), programs, first, blocks);
   // The first copies would wait for what describes them: it comes while others prepare the barriers.
   when(compare(linearThreadId(), "eq", i32(32)), [&] {
-    for (unsigned i = unsigned(function.getNumArguments() - requests.size()); i < function.getNumArguments(); ++i)
-      ptx("prefetch.tensormap [$0];", "l", Type(), {function.getArgument(i)}, /*hasSideEffects=*/true);
+    for (auto [i, wanted] : llvm::enumerate(requests)) {
+      Value map = function.getArgument(unsigned(function.getNumArguments() - requests.size() + i));
+      for (int way = 0; way < wanted.ways; ++way)
+        ptx("prefetch.tensormap [$0" + (way ? " + " + std::to_string(way * tensorMapBytes) : "") + "];", "l", Type(),
+            {map}, /*hasSideEffects=*/true);
+    }
   });
   // Blocks may have started while the launch before this one still runs (LaunchOptions::overlapPrevious); all that it
   // wrote is seen from here on. The next launch's may start as ours end.

@@ -111,7 +111,7 @@ struct LaunchOptions {
 };
 
 constexpr size_t maxLaunchWords = 512; // 4 KiB of parameters
-constexpr size_t maxLaunchMaps = 40; // with all their ways
+constexpr size_t maxLaunchMaps = 40;   // with all their ways
 
 // Queues the kernel with each word as one 8-byte parameter, and then each map as one of 128 bytes a way. InternalError:
 // more than maxLaunchWords words or maxLaunchMaps maps. CudaError: a map that the copy engine cannot take.

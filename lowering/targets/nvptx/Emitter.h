@@ -132,7 +132,7 @@ public:
   bool hasRoles() const { return isSpecialized; }
   int consumerCount() const { return consumers; }
   int producerCount() const { return producers; }
-  mlir::Value producer(); // i32: of this thread among those of the producer that copy
+  mlir::Value producer();   // i32: of this thread among those of the producer that copy
   mlir::Value blockGroup(); // i32: of all the block's warpgroups, the producer's last
   mlir::Value isFirstProgram() const { return isFirstProgramValue; }
   int clusterBlocks() const { return clusterSize; }

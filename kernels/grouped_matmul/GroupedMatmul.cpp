@@ -26,7 +26,7 @@ template <class T> struct GroupedMatmul {
   // Twice as wide for Hopper's tensor cores: no group of warps computes while another stores, where programs may be
   // empty.
   Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 128 + 128 * (compute_capability == 90) * "
-                                       "(block_m == 128)))"
+                                       "(block_m == 128) * (k % 8 == 0)))"
                                      : "max(16, min(next_pow2(n), 128))";
   Meta<int> block_k = "max(16, min(next_pow2(k), 64))";
   BITLOOM_PARAMS(x, w, offsets, out, w_transposed, all, block_m, block_n, block_k)

@@ -44,9 +44,6 @@ template <class T, class Out> struct Matmul {
                                        "ceil_div(ceil_div(m, 128) * ceil_div(n, 128), max(multiprocessors, 1))), "
                                        "(n % 8 != 0) * (1 - a_transposed) * (1 - b_transposed) * "
                                        "(compute_capability == 90))))"
-                                       "ceil_div(ceil_div(m, 128) * ceil_div(n, 128), max(multiprocessors, 1))), "
-                                       "(n % 8 != 0) * (1 - a_transposed) * (1 - b_transposed) * "
-                                       "(compute_capability == 90))))"
                                      : "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
                                        "(compute_capability == 0)))";
   // Bytes in rows of no multiple of 16 come one by one, through registers: of them less at a time.

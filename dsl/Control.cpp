@@ -1,6 +1,7 @@
 // Staged control flow becomes scf.for, scf.if and scf.while; the variables that bodies assign become their results.
 #include "bitloom/dsl/Control.h"
 #include "bitloom/dsl/internal/Scopes.h"
+#include "bitloom/lowering/dialect/Multicast.h"
 
 #include "mlir/Dialect/SCF/IR/SCF.h"
 
@@ -172,13 +173,13 @@ namespace bitloom {
 void hints(const Hints &hints, SourceLocation at) {
   Operation *function = trace::session(at).function;
   OpBuilder builder(function->getContext());
-  for (auto [name, value, most] :
-       {std::tuple(tile::numWarpsAttr, hints.warps, 32), std::tuple(tile::stagesAttr, hints.stages, 64),
-        std::tuple(tile::splitAttr, hints.split, 8)}) {
-    if (value < 0 || value > most)
-      throw UserError(at, name.drop_front(5).str() + ": expected 0 to " + std::to_string(most) + ", got " +
-                              std::to_string(value));
-    if (value)
+  for (auto [name, value, least, most] :
+       {std::tuple(tile::numWarpsAttr, hints.warps, 0, 32), std::tuple(tile::stagesAttr, hints.stages, 0, 64),
+        std::tuple(tile::splitAttr, hints.split, 0, 8), std::tuple(tile::multicastAttr, hints.multicast, 1, 8)}) {
+    if (value < least || value > most)
+      throw UserError(at, name.drop_front(5).str() + ": expected " + std::to_string(least) + " to " +
+                              std::to_string(most) + ", got " + std::to_string(value));
+    if (value > least)
       function->setAttr(name, builder.getI32IntegerAttr(value));
   }
   if (hints.stream_k)

@@ -16,6 +16,7 @@ struct Hints {
   bool warp_specialize = true; // whether warps may be given roles: one group loads, the others compute
   int split = 0;               // thread blocks that share a program's accumulating loop, each taking every split-th k
   bool stream_k = false;       // whether blocks share the steps of all such loops evenly; not with a split
+  int multicast = 1;           // thread blocks with neighbouring programs that load together what these have in common
 };
 // Once in a kernel's body.
 void hints(const Hints &hints, SourceLocation at = std::source_location::current());

@@ -58,14 +58,15 @@ template <class T, class Out> struct Matmul {
   Meta<int> split = "1 + (m > 64) * (k >= 8192) * "
                     "(2 * ceil_div(m, max(block_m, 1)) * ceil_div(n, max(block_n, 1)) <= multiprocessors)";
   Meta<bool> stream_k = false; // whether thread blocks share the steps along k of all tiles evenly
+  Meta<int> multicast = 1;     // thread blocks with neighbouring tiles that load what these have in common together
   Meta<int> stages = 0;        // tiles of a and b on their way, at most; 0: what fits
   BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, addend, out, activation, biased, scaled_a, scaled_b, added, a_transposed,
-                 b_transposed, tf32, fast_sums, block_m, block_n, block_k, split, stream_k, stages)
+                 b_transposed, tf32, fast_sums, block_m, block_n, block_k, split, stream_k, multicast, stages)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_m), ceil_div(out.extent(1), block_n)}; }
 
   void operator()() const {
-    hints({.stages = stages, .split = stream_k ? 1 : int(split), .stream_k = stream_k});
+    hints({.stages = stages, .split = stream_k ? 1 : int(split), .stream_k = stream_k, .multicast = multicast});
     using Sum = std::conditional_t<std::is_integral_v<T>, i32, f32>;
     auto rows = block_at(program_id(0), block_m), cols = block_at(program_id(1), block_n);
     const bool blocked = (std::same_as<T, f32> && !tf32) || (isStorageFloat(dtypeOf<T>) && !fast_sums);

@@ -8,8 +8,10 @@
 // In a block without roles all threads fill the ring (PrefetchLoads.cpp): each waits for its own copies, then all for
 // each other.
 #include "bitloom/lib/support/Error.h"
+#include "bitloom/lowering/dialect/Multicast.h"
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
+#include "bitloom/lowering/targets/nvptx/Multicast.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/LLVMIR/NVVMDialect.h"
@@ -69,8 +71,9 @@ void Emitter::collectTensorMaps() {
       ArrayRef<int64_t> shape = tile::shapeOf(load.getType());
       auto form = sharedFormOf(layout(load.getType()), shape, int(bytesOf(tile::elementOf(load.getType()))));
       const int ways = copyWays(load);
-      request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(form->lines / ways, mostLines),
-              form->swizzle, ways);
+      const int64_t lines = partOf(load, *form, clusterSize).lines / ways;
+      request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(lines, mostLines), form->swizzle,
+              ways);
       if (ways > 1) // so many boxes that several threads ask for them
         producers = std::min(ways, producers > 1 ? producers : warpsPerGroup);
     } else if (auto store = dyn_cast<tile::StoreOp>(op)) {
@@ -204,9 +207,10 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
     *word = e.localWord();
   if (!e.hasRoles())
     return success();
+  const int readers = e.warps() * (clusterAxis(op) ? e.clusterBlocks() : 1);
   e.when(e.compare(e.linearThreadId(), "eq", e.i32(0)), [&] {
     for (int stage = 0; stage < ring.stages; ++stage)
-      for (auto [first, arrivals] : {std::pair(ring.full, e.producerCount()), std::pair(ring.empty, e.warps())})
+      for (auto [first, arrivals] : {std::pair(ring.full, e.producerCount()), std::pair(ring.empty, readers)})
         e.initialiseBarrier(first + 8 * stage, arrivals);
   });
   return success();
@@ -214,10 +218,13 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
 
 //===- The producer -----------------------------------------------------------------------------------------------===//
 
-// One box from global memory to shared memory; `coordinates` innermost first.
-static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address, Value barrier) {
+// One box from global memory to shared memory; `coordinates` innermost first. To the same place in all blocks of the
+// cluster, and signalling the barrier at the same place in each, or to this one's only.
+static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address, Value barrier,
+                    bool isForAll = false) {
   std::string text = "cp.async.bulk.tensor." + std::to_string(coordinates.size()) +
-                     "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [$0], [$1, {";
+                     "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" +
+                     (isForAll ? ".multicast::cluster" : "") + " [$0], [$1, {";
   std::string constraints = "r,l,r";
   SmallVector<Value> operands{address, map, barrier};
   for (auto [i, coordinate] : llvm::enumerate(coordinates)) {
@@ -225,7 +232,14 @@ static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address
     constraints += ",r";
     operands.push_back(coordinate);
   }
-  e.ptx(text + "}], [$2];", constraints + ",~{memory}", Type(), operands, /*hasSideEffects=*/true);
+  text += "}], [$2]";
+  if (isForAll) {
+    text += ", $" + std::to_string(operands.size());
+    constraints += ",h";
+    const int blocks = (1 << e.clusterBlocks()) - 1; // a bit each
+    operands.push_back(arith::ConstantOp::create(e.builder, e.loc, e.builder.getI16IntegerAttr(int16_t(blocks))));
+  }
+  e.ptx(text + ";", constraints + ",~{memory}", Type(), operands, /*hasSideEffects=*/true);
 }
 
 constexpr int64_t farthest = (int64_t{1} << 31) - 4096;
@@ -244,20 +258,32 @@ SmallVector<Value> nvptx::copyCoordinates(Emitter &e, Value view, ValueRange off
   return coordinates;
 }
 
-// A tile of a view that is one matrix for the copy engine.
+// A tile of a view that is one matrix for the copy engine; where blocks share it, this block's part.
 static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Value address, Value barrier) {
   OpBuilder &b = e.builder;
   SmallVector<Value> coordinates = copyCoordinates(e, load.getView(), load.getOffsets());
   int lineDim = int(coordinates.size()) - 1 - load.getDims()[0];
-  for (int64_t box = 0; box < form.boxes; ++box)
-    for (int64_t line = 0; line < form.lines; line += mostLines) {
+  const CopyPart part = partOf(load, form, e.clusterBlocks());
+  const bool isInParts = load->hasAttr(tile::inPartsAttr);
+  if (isInParts) {
+    Value block = e.clusterRank();
+    auto beyond = [&](Value from, int64_t each) -> Value {
+      return arith::AddIOp::create(b, e.loc, from, arith::MulIOp::create(b, e.loc, block, e.i32(each)));
+    };
+    const bool isOfBoxes = part.boxes < form.boxes;
+    Value &from = coordinates[isOfBoxes ? 0 : lineDim];
+    from = beyond(from, isOfBoxes ? part.boxes * form.inner : part.lines);
+    address = beyond(address, (isOfBoxes ? part.boxes * form.lines : part.lines) * form.swizzle);
+  }
+  for (int64_t box = 0; box < part.boxes; ++box)
+    for (int64_t line = 0; line < part.lines; line += mostLines) {
       SmallVector<Value> at(coordinates);
       if (box)
         at[0] = arith::AddIOp::create(b, e.loc, at[0], e.i32(box * form.inner));
       if (line)
         at[lineDim] = arith::AddIOp::create(b, e.loc, at[lineDim], e.i32(line));
       Value to = arith::AddIOp::create(b, e.loc, address, e.i32((box * form.lines + line) * form.swizzle));
-      copyBox(e, e.tensorMap(load), at, to, barrier);
+      copyBox(e, e.tensorMap(load), at, to, barrier, isInParts);
     }
 }
 
@@ -377,100 +403,20 @@ LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
   Emitter::Ring &ring = e.ring(pop.getRing());
   e.when(pop.getCondition() ? e.scalar(pop.getCondition()) : Value(), [&] {
     Value barrier = slotAddress(e, ring.empty, readWord(e, ring.popSlot), 8);
-    Value isFirst = e.compare(e.laneId(), "eq", e.i32(0)); // the rest of the warp has passed the same wait
+    const bool isForAll = clusterAxis(pop).has_value();
+    // The rest of the warp has passed the same wait. Of slots that blocks fill for each other, a lane tells each block.
+    Value arrives =
+        isForAll ? e.compare(e.laneId(), "ult", e.i32(e.clusterBlocks())) : e.compare(e.laneId(), "eq", e.i32(0));
     if (isReadByThreads(pop.getRing()))
       e.ptx("bar.warp.sync -1;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
-    e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b,~{memory}", Type(), {barrier, isFirst}, true);
+    if (isForAll)
+      e.ptx("{\n\t.reg .b32 there;\n\t@$1 mapa.shared::cluster.u32 there, $0, $2;\n\t"
+            "@$1 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t}",
+            "r,b,r,~{memory}", Type(), {barrier, arrives, e.laneId()}, /*hasSideEffects=*/true);
+    else
+      e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b,~{memory}", Type(), {barrier, arrives}, true);
     advance(e, ring.popSlot, Value(), ring.stages);
   });
-  return success();
-}
-
-//===- Blocks that share a program --------------------------------------------------------------------------------===//
-
-Value Emitter::clusterRank() {
-  return ptx("mov.u32 $0, %cluster_ctarank;", "=r", builder.getI32Type(), {}, /*hasSideEffects=*/false);
-}
-
-LogicalResult nvptx::lower(Emitter &e, tile::ClusterRankOp rank) {
-  return e.put(rank, {arith::ExtUIOp::create(e.builder, e.loc, e.builder.getI64Type(), e.clusterRank())}), success();
-}
-
-// Room for what every thread of the other blocks holds, and two barriers: `full`, at which those arrive when it is
-// there, and `free`, at which the first block's threads do when they have read it.
-void Emitter::prepareClusterSum(tile::ClusterSumOp sum) {
-  int others = clusterSize - 1, threads = lanes * warpCount;
-  int64_t bytes = int64_t(registersOf(sum.getType())) * 4 * threads;
-  const Cost cost = {sum.getLoc(), bytes * others, "the sums of the cluster's other blocks"};
-  clusterSum = {reserve(bytes * others, 16, cost), bytes, reserve(8, 8, {}), reserve(8, 8, {}), localWord()};
-  when(compare(threadValue, "eq", i32(0)), [&] {
-    initialiseBarrier(clusterSum.full, others * threads);
-    initialiseBarrier(clusterSum.free, threads);
-  });
-}
-
-static Value inBlock(Emitter &e, Value address, Value rank) {
-  return e.ptx("mapa.shared::cluster.u32 $0, $1, $2;", "=r,r,r", e.builder.getI32Type(), {address, rank},
-               /*hasSideEffects=*/false);
-}
-
-static void arriveThere(Emitter &e, Value barrier) {
-  e.ptx("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [$0];", "r,~{memory}", Type(), {barrier},
-        /*hasSideEffects=*/true);
-}
-
-LogicalResult nvptx::lower(Emitter &e, tile::ClusterSumOp sum) {
-  OpBuilder &b = e.builder;
-  const Emitter::ClusterSum &room = e.sumRoom();
-  Registers values = e.get(sum.getSource());
-  Type type = values[0].getType();
-  int others = e.clusterBlocks() - 1, threads = lanes * e.warps();
-  std::string letter = isa<FloatType>(type) ? "f" : "r";
-  constexpr size_t perAccess = 4;
-  Value rank = e.clusterRank(), phase = readWord(e, room.phase);
-  Value own = arith::AddIOp::create(b, e.loc, e.sharedAt(room.slots),
-                                    arith::MulIOp::create(b, e.loc, e.linearThreadId(), e.i32(16)));
-  auto branch = scf::IfOp::create(b, e.loc, SmallVector<Type>(values.size(), type), e.compare(rank, "eq", e.i32(0)),
-                                  /*addThenBlock=*/true, /*addElseBlock=*/true);
-  {
-    OpBuilder::InsertionGuard guard(b);
-    b.setInsertionPointToStart(&branch.getThenRegion().front());
-    e.waitFor(e.sharedAt(room.full), phase);
-    Registers total = values;
-    for (int other = 0; other < others; ++other)
-      for (size_t r = 0; r < values.size(); r += perAccess) {
-        int64_t offset = other * room.bytes + int64_t(r / perAccess) * threads * 16;
-        Value loaded =
-            e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4 + " + std::to_string(offset) + "];",
-                  "=" + letter + ",=" + letter + ",=" + letter + ",=" + letter + ",r,~{memory}",
-                  LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(perAccess, type)), {own},
-                  /*hasSideEffects=*/true);
-        for (size_t i = 0; i < perAccess; ++i) {
-          Value term = LLVM::ExtractValueOp::create(b, e.loc, loaded, int64_t(i));
-          Value &to = total[r + i];
-          to = isa<FloatType>(type) ? arith::AddFOp::create(b, e.loc, to, term).getResult()
-                                    : arith::AddIOp::create(b, e.loc, to, term).getResult();
-        }
-      }
-    for (int other = 1; other <= others; ++other)
-      arriveThere(e, inBlock(e, e.sharedAt(room.free), e.i32(other)));
-    scf::YieldOp::create(b, e.loc, total);
-
-    b.setInsertionPointToStart(&branch.getElseRegion().front());
-    e.waitFor(e.sharedAt(room.free), arith::XOrIOp::create(b, e.loc, phase, e.i32(1)));
-    Value before = arith::SubIOp::create(b, e.loc, rank, e.i32(1));
-    Value there = inBlock(
-        e, arith::AddIOp::create(b, e.loc, own, arith::MulIOp::create(b, e.loc, before, e.i32(room.bytes))), e.i32(0));
-    for (size_t r = 0; r < values.size(); r += perAccess)
-      e.ptx("st.shared::cluster.v4.b32 [$4 + " + std::to_string(int64_t(r / perAccess) * threads * 16) +
-                "], {$0, $1, $2, $3};",
-            letter + "," + letter + "," + letter + "," + letter + ",r,~{memory}", Type(),
-            {values[r], values[r + 1], values[r + 2], values[r + 3], there}, /*hasSideEffects=*/true);
-    arriveThere(e, inBlock(e, e.sharedAt(room.full), e.i32(0)));
-    scf::YieldOp::create(b, e.loc, values);
-  }
-  LLVM::StoreOp::create(b, e.loc, arith::XOrIOp::create(b, e.loc, phase, e.i32(1)), room.phase);
-  e.put(sum, Registers(branch.getResults()));
   return success();
 }
 
@@ -570,8 +516,15 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
   Type word = builder.getI32Type();
   for (int axis = 0; axis < 3; ++axis)
     gridExtents.push_back(arith::TruncIOp::create(builder, loc, word, function.getArgument(wordCount + axis)));
-  Value programs = arith::MulIOp::create(builder, loc, gridExtents[0], gridExtents[1]);
-  programs = arith::MulIOp::create(builder, loc, programs, gridExtents[2]);
+  // Blocks of a cluster that share loads have as many programs side by side; the next ones are as many further on.
+  const std::optional<int> axis = clusterAxis(kernel);
+  SmallVector<Value, 3> extents = gridExtents;
+  if (axis)
+    extents[*axis] = arith::DivUIOp::create(
+        builder, loc, arith::AddIOp::create(builder, loc, extents[*axis], i32(clusterSize - 1)), i32(clusterSize));
+  Value programs = arith::MulIOp::create(builder, loc, extents[0], extents[1]);
+  programs = arith::MulIOp::create(builder, loc, programs, extents[2]);
+  const int64_t band = axis == 0 ? std::max<int64_t>(1, programBand / clusterSize) : programBand;
   Value first = NVVM::BlockIdXOp::create(builder, loc, word), blocks = NVVM::GridDimXOp::create(builder, loc, word);
   warpGroup(), blockGroup();
   if (clusterSize > 1) {
@@ -624,7 +577,11 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       if (inTurn)
         isFirstProgramValue = compare(loop.getInductionVar(), "eq", start);
       Value program = sharesSteps ? beginShare(loop.getInductionVar()) : loop.getInductionVar();
-      programIds = banded(*this, program, gridExtents, programBand);
+      programIds = banded(*this, program, extents, band);
+      if (axis) {
+        Value first = arith::MulIOp::create(builder, loc, programIds[*axis], i32(clusterSize));
+        programIds[*axis] = arith::AddIOp::create(builder, loc, first, clusterRank());
+      }
       ++loopDepth;
       LogicalResult done = emitBlock(region.front());
       --loopDepth;

@@ -7,12 +7,14 @@
 //
 // A dot that only accumulates over a loop waits for nothing but the dot before it: its result is not looked at until
 // the loop ends. Its ring's slot is then freed an iteration later. On the hint tile.split such a loop is shared by the
-// blocks of a cluster, each taking every n-th iteration; the first block adds up the sums and does the rest.
+// blocks of a cluster, each taking every n-th iteration; the first block adds up the sums and does the rest. On the
+// hint tile.multicast the blocks of a cluster have programs of their own and share loads (Multicast.cpp).
 #include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/targets/nvptx/Costs.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
+#include "bitloom/lowering/targets/nvptx/Multicast.h"
 #include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -554,8 +556,11 @@ struct SpecializeWarps : bitloom::impl::SpecializeWarpsBase<SpecializeWarps> {
 
   void runOnOperation() override {
     func::FuncOp func = getOperation();
-    if (func->hasAttr(tile::kernelAttr) && failed(Specialization(func, parseTarget(target)).run()))
-      signalPassFailure();
+    if (!func->hasAttr(tile::kernelAttr))
+      return;
+    if (failed(Specialization(func, parseTarget(target)).run()))
+      return signalPassFailure();
+    multicastLoads(func);
   }
 };
 

@@ -16,7 +16,7 @@ template <class T, class Out> struct Matmul {
       "m=1 n=1 k=1; m=17 n=33 k=65; m=129 n=257 k=199 biased=1; m=3 n=199 k=17 activation=1; m=17 n=1 k=4097; "
       "m=33 n=65 k=17 b_transposed=1; m=129 n=31 k=70 a_transposed=1; m=65 n=70 k=199 a_transposed=1 b_transposed=1; "
       "m=33 n=48 k=64 block_m=16 block_n=32 block_k=16; m=129 n=272 k=208 b_transposed=1 biased=1 stream_k=1; "
-      "m=129 n=70 k=199 a_transposed=1 added=1";
+      "m=129 n=70 k=199 a_transposed=1 added=1; m=257 n=272 k=208 b_transposed=1 biased=1 multicast=2";
   static constexpr auto benchmarks = "m=4096 n=4096 k=4096 b_transposed=1; m=16 n=14336 k=4096 b_transposed=1";
 
   View<const T, 2> a{"m, k"}, b{"k, n"};

@@ -17,6 +17,12 @@ class Clock {
 public:
   uint32_t operator[](int slot) const { return size_t(slot) < counts.size() ? counts[slot] : 0; }
   bool covers(Stamp s) const { return s.slot < 0 || (*this)[s.slot] >= s.count; }
+  bool covers(const Clock &other) const {
+    for (size_t k = 0; k < other.counts.size(); ++k)
+      if ((*this)[int(k)] < other.counts[k])
+        return false;
+    return true;
+  }
   void raise(Stamp s) {
     if (size_t(s.slot) >= counts.size())
       counts.resize(s.slot + 1);

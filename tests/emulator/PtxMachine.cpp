@@ -115,6 +115,8 @@ void Machine::addBlock(std::array<int64_t, 3> index, int rank) {
                                              std::vector<Thread>(module.threads),
                                              {},
                                              {},
+                                             {},
+                                             {},
                                              {}});
   for (Thread &t : block->threads) {
     t.id = int(&t - block->threads.data());
@@ -376,6 +378,14 @@ void Machine::exit(Thread &t, const Instruction &i) {
   if (t.bulkCopies.awaited != t.bulkCopies.issued)
     fail("a thread ends before its bulk copies have read shared memory");
   t.status = Thread::Done;
+  Block &block = *t.block;
+  if (cluster.size() == 1)
+    return;
+  block.atEnd.join(t.knows.seen);
+  bool isEnd = std::all_of(block.threads.begin(), block.threads.end(),
+                           [](const Thread &other) { return other.status == Thread::Done; });
+  if (isEnd && !block.atEnd.covers(block.fromOutside))
+    fail("a block ends while others of its cluster may be at its shared memory: " + i.text);
 }
 
 void Machine::call(Thread &t, const Instruction &i) {

@@ -73,6 +73,7 @@ struct Block {
   std::vector<Warp> warps;
   std::map<int, NamedBarrier> barriers;
   std::map<uint64_t, Mbarrier> mbarriers; // by address
+  Clock fromOutside = {}, atEnd = {};     // accesses by other blocks, and what its threads know when they end
 };
 
 using Lanes = std::span<Thread *const>;
@@ -136,6 +137,7 @@ private:
   };
   Block &blockOf(size_t rank, const Instruction &i); // of the cluster, which must not have ended
   SharedPlace placeOf(const Thread &t, uint64_t address, const Instruction &i);
+  void reach(const Thread &t, Block &block, Stamp by); // an access that must come before the block's end
   uint8_t *sharedAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i);
   uint8_t *globalAt(uint64_t address, size_t bytes, size_t alignment, const Instruction &i);
   void watchGlobal(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i);

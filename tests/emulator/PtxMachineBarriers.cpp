@@ -126,6 +126,7 @@ void Machine::arrive(Thread &t, SharedPlace place, int64_t count, int64_t bytes,
   Mbarrier &barrier = mbarrierAt(t, place, i);
   if (count > barrier.pending)
     fail("more arrivals than the mbarrier expects: " + i.text);
+  reach(t, place.block, t.stamp());
   if (i.has("relaxed"))
     t.tick();
   else

@@ -143,6 +143,7 @@ void Machine::copyBulk(Thread &t, const Instruction &i) {
     fail("unknown instruction: " + i.text);
   SharedPlace to = placeOf(t, addressOf(t, i.operands[0]), i), signal = placeOf(t, addressOf(t, i.operands.at(3)), i);
   Stamp stamp = copyStamp(t, signal, i);
+  reach(t, to.block, stamp);
   const uint8_t *from = globalAt(addressOf(t, i.operands[1]), bytes, 16, i);
   std::memcpy(to.block.memory.at(to.address, bytes, 16, {stamp, &t.knows, true, true}, i.text), from, bytes);
   finishCopy(t, signal, stamp, int64_t(bytes), i);
@@ -198,6 +199,7 @@ void Machine::loadBox(Thread &t, const Instruction &i, const TensorMap &map, std
   int64_t bytes = 0;
   std::vector<uint8_t> line(inner);
   Stamp stamp = copyStamp(t, signal, i);
+  reach(t, to.block, stamp);
   forEachRow(map, start, [&](const auto &at, int64_t row) {
     std::fill(line.begin(), line.end(), 0);
     int64_t first = std::max<int64_t>(0, -at[0]), last = std::min<int64_t>(map.box[0], map.extents[0] - at[0]);

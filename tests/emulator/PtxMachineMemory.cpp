@@ -24,8 +24,14 @@ Machine::SharedPlace Machine::placeOf(const Thread &t, uint64_t address, const I
   return {rank ? blockOf(rank - 1, i) : *t.block, address & 0xffffff};
 }
 
+void Machine::reach(const Thread &t, Block &block, Stamp by) {
+  if (&block != t.block)
+    block.fromOutside.raise(by);
+}
+
 uint8_t *Machine::sharedAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i) {
   auto [block, at] = placeOf(t, address, i);
+  reach(t, block, t.stamp());
   return block.memory.at(at, bytes, bytes, {t.stamp(), &t.knows, isWrite, false}, i.text);
 }
 

@@ -145,7 +145,8 @@ static Value slotAddress(Emitter &e, int64_t first, Value slot, int64_t stride) 
 }
 
 void Emitter::waitFor(Value barrier, Value parity) {
-  std::string scope = clusterSize > 1 ? ".acquire.cluster" : "";
+  // Blocks that share loads pass each other no values of threads: what the copy engine brings comes with the bytes.
+  std::string scope = clusterSize > 1 && !clusterAxis(kernel) ? ".acquire.cluster" : "";
   ptx("{\n\t.reg .pred done;\n\tWAIT:\n\tmbarrier.try_wait.parity" + scope +
           ".shared::cta.b64 done, [$0], $1;\n\t"
           "@done bra DONE;\n\tbra WAIT;\n\tDONE:\n\t}",
@@ -405,13 +406,14 @@ LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
     Value barrier = slotAddress(e, ring.empty, readWord(e, ring.popSlot), 8);
     const bool isForAll = clusterAxis(pop).has_value();
     // The rest of the warp has passed the same wait. Of slots that blocks fill for each other, a lane tells each block.
+    // It has read the slot, and written nothing that others read: a release for the cluster would wait for all stores.
     Value arrives =
         isForAll ? e.compare(e.laneId(), "ult", e.i32(e.clusterBlocks())) : e.compare(e.laneId(), "eq", e.i32(0));
     if (isReadByThreads(pop.getRing()))
       e.ptx("bar.warp.sync -1;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
     if (isForAll)
       e.ptx("{\n\t.reg .b32 there;\n\t@$1 mapa.shared::cluster.u32 there, $0, $2;\n\t"
-            "@$1 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t}",
+            "@$1 mbarrier.arrive.shared::cluster.b64 _, [there];\n\t}",
             "r,b,r,~{memory}", Type(), {barrier, arrives, e.laneId()}, /*hasSideEffects=*/true);
     else
       e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b,~{memory}", Type(), {barrier, arrives}, true);

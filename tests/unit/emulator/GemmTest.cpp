@@ -287,8 +287,16 @@ TEST(PtxEmulatorGemm, ClustersShareTheirLoads) {
   kernel.assembles();
   kernel.run({problem.tilesOfK()}, sharedBytes, problem.maps, problem.grid());
   problem.expectProduct();
+  const std::string right = kernel.body;
+  auto finds = [&](const std::string &mistake, const std::string &what, const std::string &by) {
+    kernel.body = replaced(right, what, by);
+    EXPECT_NE(kernel.body, right);
+    std::string complaint = kernel.complaint({problem.tilesOfK()}, sharedBytes, problem.maps, problem.grid());
+    EXPECT_NE(complaint.find(mistake), std::string::npos) << complaint;
+  };
   // The slot's other reader is forgotten.
-  kernel.body = replaced(kernel.body, "@!%p7 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r54];", "");
-  std::string complaint = kernel.complaint({problem.tilesOfK()}, sharedBytes, problem.maps, problem.grid());
-  EXPECT_NE(complaint.find("deadlock"), std::string::npos) << complaint;
+  finds("deadlock", "@!%p7 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r54];", "");
+  // A block leaves while the other still arrives at its barriers.
+  finds("a block ends while others of its cluster may be at its shared memory",
+        "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;", "");
 }

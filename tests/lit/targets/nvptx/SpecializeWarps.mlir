@@ -160,6 +160,42 @@ func.func @splits(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.vi
 
 // -----
 
+// Two blocks, whose programs are one above the other, load b's tile together. The last program may not exist.
+// CHECK-LABEL: func.func @multicasts
+// CHECK-SAME: tile.cluster = 2 : i32, tile.cluster_axis = 0 : i32
+func.func @multicasts(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %c: !tile.view<?x?xf32> {tile.align = 16 : i32}) attributes {tile.kernel, tile.multicast = 2 : i32} {
+  // CHECK: tile.fill
+  // CHECK-NEXT: tile.load %arg0[%{{.*}}] dims [0, 1] :
+  // CHECK-NEXT: tile.load %arg1[%{{.*}}] dims [0, 1] {tile.in_parts}
+  // CHECK: consumer {
+  // CHECK: tile.dot_wait
+  // CHECK: tile.pop
+  // CHECK-NEXT: %[[ID:.*]] = tile.program_id 0
+  // CHECK-NEXT: %[[COUNT:.*]] = tile.num_programs 0
+  // CHECK-NEXT: %[[EXISTS:.*]] = arith.cmpi slt, %[[ID]], %[[COUNT]]
+  // CHECK-NEXT: scf.if %[[EXISTS]] {
+  // CHECK-NEXT: tile.store
+  %i = tile.program_id 0
+  %j = tile.program_id 1
+  %s = arith.constant 64 : i64
+  %wide = arith.constant 128 : i64
+  %zero = arith.constant 0 : i64
+  %row = arith.muli %i, %s : i64
+  %column = arith.muli %j, %wide : i64
+  %k = tile.extent %a, 1 : !tile.view<?x?xbf16>
+  %none = arith.constant dense<0.0> : tensor<64x128xf32>
+  %sum = scf.for %at = %zero to %k step %s iter_args(%acc = %none) -> tensor<64x128xf32> : i64 {
+    %x = tile.load %a[%row, %at] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+    %y = tile.load %b[%at, %column] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x128xbf16>
+    %d = tile.dot %x, %y, %acc : tensor<64x64xbf16>, tensor<64x128xbf16>, tensor<64x128xf32>
+    scf.yield %d : tensor<64x128xf32>
+  }
+  tile.store %sum, %c[%row, %column] dims [0, 1] : tensor<64x128xf32>, !tile.view<?x?xf32>
+  return
+}
+
+// -----
+
 // Nothing for the tensor cores: nothing changes.
 // CHECK-LABEL: func.func @elementwise
 // CHECK-NOT: tile.specialize

@@ -2,6 +2,8 @@
 // be shared, and that mistakes in it would be found.
 #include "bitloom/tests/unit/lowering/Products.h"
 
+#include <regex>
+
 using namespace bitloom;
 
 namespace {
@@ -30,51 +32,57 @@ std::unique_ptr<EmulatedKernel> multiplies(Product product, int cluster, int64_t
 
 // Grids whose extent is and is no multiple of the cluster's, and smaller than it; no steps, one, and more than slots.
 TEST(NvptxMulticast, SharesTilesOfNeighbours) {
-  for (int cluster : {2, 4, 8})
-    for (auto [m, n] : {std::array{300, 130}, std::array{64, 64}, std::array{1, 199}, std::array{512, 64}})
-      for (int64_t k : {0, 17, 600})
-        multiplies({.block = {64, 64, 64}}, cluster, m, n, k, {1, 3});
+  const Product product{.block = {64, 64, 32}, .attributes = ", tile.stages = 3 : i32"};
+  for (int cluster : {2, 4})
+    for (auto [m, n] : {std::array{300, 132}, std::array{64, 64}, std::array{1, 200}})
+      for (int64_t k : {0, 17, 150})
+        multiplies(product, cluster, m, n, k, {1, 3});
+  multiplies(product, 8, 580, 64, 150, {1, 2});
 }
 
 TEST(NvptxMulticast, SharesOperandsOfEveryTypeEitherWayRound) {
   for (bool aByColumns : {false, true})
     for (bool bByColumns : {false, true}) {
-      Product product{.block = {64, 128, 64}, .aByColumns = aByColumns, .bByColumns = bByColumns};
-      multiplies(product, 2, 200, 199, 136);
-      product.block = {128, 64, 64};
-      multiplies<f16, float, f16>(product, 4, 300, 300, 72);
+      Product product{.block = {64, 128, 32}, .aByColumns = aByColumns, .bByColumns = bByColumns};
+      multiplies(product, 2, 200, 196, 72, {2});
+      product.block = {128, 64, 32};
+      multiplies<f16>(product, 4, 300, 200, 72, {1});
     }
-  multiplies<int8_t, int32_t>({.block = {64, 64, 128}, .bByColumns = true}, 2, 100, 70, 300);
-  multiplies<f32>({.block = {64, 64, 32}, .bByColumns = true, .dotAttributes = " {precision = 1 : i32}"}, 2, 100, 70,
-                  99);
+  multiplies<int8_t, int32_t>({.block = {64, 64, 64}, .bByColumns = true}, 2, 100, 68, 150, {2});
+  multiplies<f32>({.block = {64, 64, 32}, .bByColumns = true, .dotAttributes = " {precision = 1 : i32}"}, 2, 100, 68,
+                  99, {2});
 }
 
 // One group of warps, two that share a tile, two that take programs in turn, and operands swapped for a short m.
 TEST(NvptxMulticast, SharesTilesOfGroupsOfWarps) {
-  multiplies({.block = {128, 256, 64}, .bByColumns = true}, 2, 400, 300, 200);
-  multiplies({.block = {128, 128, 64}, .bByColumns = true}, 2, 400, 300, 400, {1, 2, 3});
-  multiplies({.block = {128, 128, 64}}, 4, 130, 300, 1);
-  multiplies({.block = {256, 128, 32}}, 4, 300, 600, 100);
-  multiplies({.block = {16, 64, 32}, .epilogue = "  %out = arith.negf %sum : tensor<16x64xf32>"}, 2, 40, 70, 200);
-  multiplies({.block = {64, 64, 64}, .attributes = ", tile.stages = 1 : i32"}, 2, 200, 100, 300);
+  multiplies({.block = {128, 256, 64}, .bByColumns = true}, 2, 200, 300, 100, {2});
+  multiplies({.block = {128, 128, 32}, .bByColumns = true, .attributes = ", tile.stages = 3 : i32"}, 2, 400, 300, 200,
+             {1, 2, 3});
+  multiplies({.block = {128, 128, 64}}, 4, 130, 300, 1, {2});
+  multiplies({.block = {256, 128, 32}}, 2, 300, 132, 100, {1});
+  multiplies({.block = {16, 64, 32}, .epilogue = "  %out = arith.negf %sum : tensor<16x64xf32>"}, 2, 40, 68, 200);
+  multiplies({.block = {64, 64, 64}, .attributes = ", tile.stages = 1 : i32"}, 2, 200, 100, 200);
 }
 
-// The larger operand is the one in common: of 64 x 128 tiles that of b, by two blocks one above the other, each with
-// half of its lines, or of its boxes where n is contiguous.
+// The larger operand is the one in common. A block copies half of its lines, or of its boxes where it has several.
 TEST(NvptxMulticast, SharesTheLargerOperand) {
-  auto boxes = [](std::array<int64_t, 3> block, bool byColumns) {
-    auto kernel = multiplies({.block = block, .aByColumns = byColumns, .bByColumns = byColumns}, 2, 200, 300, 100);
-    std::vector<std::vector<int32_t>> found;
-    for (const TensorMapRequest &request : kernel->requests)
-      if (request.dtype == DType::bf16)
-        found.push_back(request.box);
+  struct Copies {
+    std::vector<int32_t> boxA, boxB;
+    size_t shared; // copies a step
+    bool operator==(const Copies &) const = default;
+  };
+  auto copies = [](std::array<int64_t, 3> block, bool byColumns) {
+    auto kernel = multiplies({.block = block, .aByColumns = byColumns, .bByColumns = byColumns}, 2, 100, 260, 72, {1});
+    Copies found{kernel->requests.at(0).box, kernel->requests.at(1).box, 0};
+    for (size_t at = 0; (at = kernel->ptx.find(".multicast::cluster", at)) != std::string::npos; ++at)
+      ++found.shared;
     return found;
   };
-  using Boxes = std::vector<std::vector<int32_t>>;
-  EXPECT_EQ(boxes({64, 128, 64}, true), (Boxes{{64, 64}}));  // a's and half of b's
-  EXPECT_EQ(boxes({128, 64, 64}, false), (Boxes{{64, 64}})); // half of a's and b's
-  EXPECT_EQ(boxes({64, 256, 64}, true), (Boxes{{64, 64}, {64, 128}}));
-  EXPECT_EQ(boxes({64, 256, 64}, false), (Boxes{{64, 64}}));
+  // Of a [m, k] and b [k, n] in memory, then of a [k, m] and b [n, k].
+  EXPECT_EQ(copies({64, 256, 64}, false), (Copies{{64, 64}, {64, 64}, 2}));
+  EXPECT_EQ(copies({256, 64, 64}, false), (Copies{{64, 128}, {64, 64}, 1}));
+  EXPECT_EQ(copies({64, 256, 64}, true), (Copies{{64, 64}, {64, 128}, 1}));
+  EXPECT_EQ(copies({256, 64, 64}, true), (Copies{{64, 64}, {64, 64}, 2}));
 }
 
 // A program of the cluster that does not exist loads for the others, and does nothing else.
@@ -87,18 +95,18 @@ TEST(NvptxMulticast, ProgramsBeyondTheGridWriteNothing) {
                               "%was = tile.load %c[%rows, %columns] dims [0, 1] : !tile.view<?x?xf32> -> "
                               "tensor<64x64xf32>\n%out = arith.addf %was, %sum : tensor<64x64xf32>"};
   std::vector<int32_t> count = {0};
-  Operands<bf16, float> data(product, 330, 130, 100); // 6 x 3 programs: two of a cluster are missing
+  Operands<bf16, float> data(product, 330, 132, 100); // 6 x 3 programs: two of a cluster are missing
   auto kernel = agrees(product.text(), {data.a, data.b, data.c, count},
-                       {.grid = product.grid(330, 130), .tolerance = 0, .warps = {0}, .blocks = {1, 2}});
+                       {.grid = product.grid(330, 132), .tolerance = 0, .warps = {0}, .blocks = {1, 2}});
   EXPECT_TRUE(sharesLoads(*kernel));
 }
 
 TEST(NvptxMulticast, SharesNothingWhereBlocksWouldNotStepTogether) {
   const Product plain{.block = {64, 64, 64}, .attributes = hint(2)};
   auto loadsForItself = [](const Product &product, const std::string &text) {
-    Operands<bf16, float> data(product, 200, 130, 200);
+    Operands<bf16, float> data(product, 200, 132, 200);
     auto kernel = agrees(text, {data.a, data.b, data.c},
-                         {.grid = product.grid(200, 130), .tolerance = 0, .warps = {0}, .blocks = {2}});
+                         {.grid = product.grid(200, 132), .tolerance = 0, .warps = {0}, .blocks = {2}});
     EXPECT_FALSE(sharesLoads(*kernel)) << text;
     EXPECT_TRUE(kernel->isPersistent);
   };
@@ -121,9 +129,9 @@ TEST(NvptxMulticast, SharesNothingWhereBlocksWouldNotStepTogether) {
   // A loop as long as the row says is of as many steps in programs of a row.
   Product rowwise = plain;
   rowwise.block = {64, 64, 64};
-  Operands<bf16, float> data(rowwise, 200, 130, 200);
+  Operands<bf16, float> data(rowwise, 200, 132, 200);
   auto kernel = agrees(replaced(text, "%z to %depth", "%z to %rows"), {data.a, data.b, data.c},
-                       {.grid = rowwise.grid(200, 130), .tolerance = 0, .warps = {0}, .blocks = {2}});
+                       {.grid = rowwise.grid(200, 132), .tolerance = 0, .warps = {0}, .blocks = {2}});
   EXPECT_TRUE(sharesLoads(*kernel));
 }
 
@@ -131,13 +139,11 @@ TEST(NvptxMulticast, SharesNothingWhereBlocksWouldNotStepTogether) {
 
 namespace {
 
-// What the emulator says of code in which `what` is `by`.
-std::string complaint(const std::string &what, const std::string &by) {
-  Product product{.block = {64, 64, 64}, .bByColumns = true, .attributes = hint(2)};
-  Operands<bf16, float> data(product, 200, 130, 900);
-  const EmulatedKernel kernel(Program::parse(product.text(), "kernel.mlir"));
-  std::string ptx = replaced(kernel.ptx, what, by);
-  EXPECT_TRUE(what.empty() || ptx != kernel.ptx) << what << " in\n" << ptx;
+const Product wrongly{.block = {64, 64, 32}, .bByColumns = true, .attributes = ", tile.stages = 3 : i32" + hint(2)};
+
+// What the emulator says of this code instead of the kernel's.
+std::string complaint(const EmulatedKernel &kernel, const std::string &ptx) {
+  Operands<bf16, float> data(wrongly, 200, 132, 300);
   PtxEmulator emulator(ptx);
   LaunchArguments arguments;
   for (const Argument &argument : std::vector<Argument>{data.a, data.b, data.c}) {
@@ -148,7 +154,7 @@ std::string complaint(const std::string &what, const std::string &by) {
   std::vector<TensorMap> maps;
   for (const TensorMapRequest &request : kernel.requests)
     maps.push_back(request.of(words));
-  for (int64_t extent : product.grid(200, 130))
+  for (int64_t extent : wrongly.grid(200, 132))
     words.push_back(extent);
   try {
     emulator.launch(words, {4, 1, 1}, kernel.sharedBytes, maps);
@@ -158,20 +164,33 @@ std::string complaint(const std::string &what, const std::string &by) {
   return "";
 }
 
-void finds(const std::string &mistake, const std::string &what, const std::string &by) {
-  std::string found = complaint(what, by);
-  EXPECT_NE(found.find(mistake), std::string::npos) << what << " → " << by << ": " << found;
-}
-
 } // namespace
 
 TEST(NvptxMulticast, MistakesAreFound) {
-  EXPECT_EQ(complaint("", ""), "");
-  // A slot is filled when its own block has read it; or waits for more than there are.
-  finds("more arrivals than the mbarrier expects", ", 8;\n\t// end inline asm", ", 4;\n\t// end inline asm");
-  finds("deadlock", ", 8;\n\t// end inline asm", ", 9;\n\t// end inline asm");
-  // Consumers tell their own block only.
-  finds("deadlock", "mapa.shared::cluster.u32 there, ", "mov.u32 there, ");
-  // Half of the tile is waited for, or comes to one block.
-  finds("race on shared memory: wgmma", ", 16384;", ", 12288;");
+  const EmulatedKernel kernel(Program::parse(wrongly.text(), "kernel.mlir"));
+  const std::string &right = kernel.ptx;
+  EXPECT_EQ(complaint(kernel, right), "");
+  auto finds = [&](const std::string &mistake, const std::string &wrong) {
+    EXPECT_NE(wrong, right);
+    std::string found = complaint(kernel, wrong);
+    EXPECT_NE(found.find(mistake), std::string::npos) << found;
+  };
+  auto rewritten = [&](const char *what, const char *by) { return std::regex_replace(right, std::regex(what), by); };
+  const std::string tooEarly = "race on shared memory: cp.async.bulk.tensor";
+  // A slot is filled when half of its readers are done with it, or waits for more than there are.
+  finds(tooEarly, replaced(right, "], 8;", "], 4;"));
+  finds("deadlock", replaced(right, "], 8;", "], 9;"));
+  // Consumers tell their own block, twice; or only the first one.
+  const char *const arrival = R"(@(%p\d+) mapa\.shared::cluster\.u32 there, (%r\d+), (%r\d+);\s*@%p\d+ )";
+  finds(tooEarly, rewritten(arrival, "mov.u32 there, $2; @$1 "));
+  finds("deadlock", rewritten(arrival, ".reg .pred own; setp.eq.u32 own, $3, 0;\n"
+                                       "@own mapa.shared::cluster.u32 there, $2, $3;\n@own "));
+  // A part comes to the first block only; half of the bytes are waited for.
+  finds("deadlock", rewritten(R"((mov\.b16\s+%rs\d+), 3;)", "$1, 1;"));
+  finds("race on shared memory: wgmma", replaced(right, "], 8192;", "], 4096;"));
+  // Blocks begin, or leave, without the others.
+  const std::string meeting = "barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;";
+  auto without = [&](size_t at) { return std::string(right).replace(at, meeting.size(), "bar.sync 0;"); };
+  finds("no mbarrier at the address", without(right.find(meeting)));
+  finds("a block ends while others of its cluster may be at its shared memory", without(right.rfind(meeting)));
 }

@@ -13,6 +13,7 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
+#include "llvm/ADT/SetVector.h"
 
 using namespace mlir;
 using namespace bitloom;
@@ -43,28 +44,30 @@ std::optional<int> nvptx::clusterAxis(Operation *inKernel) {
   return axis ? std::optional(int(axis.getInt())) : std::nullopt;
 }
 
-// The axes of the grid on which the value may depend, a bit each.
-static unsigned axesOf(Value value) {
+// The axes of the grid on which the values may depend, a bit each.
+static unsigned axesOf(ValueRange values) {
   constexpr unsigned all = 0b111;
-  auto ofAll = [](ValueRange values) {
-    unsigned axes = 0;
-    for (Value each : values)
-      axes |= axesOf(each);
-    return axes;
-  };
-  if (auto argument = dyn_cast<BlockArgument>(value)) {
-    Operation *parent = argument.getOwner()->getParentOp();
-    auto loop = dyn_cast<scf::ForOp>(parent);
-    if (loop && argument == loop.getInductionVar())
-      return ofAll({loop.getLowerBound(), loop.getStep()});
-    return isa<func::FuncOp>(parent) ? 0 : all;
+  unsigned axes = 0;
+  llvm::SetVector<Value> seen(values.begin(), values.end());
+  for (size_t i = 0; i < seen.size(); ++i) {
+    if (auto argument = dyn_cast<BlockArgument>(seen[i])) {
+      Operation *parent = argument.getOwner()->getParentOp();
+      auto loop = dyn_cast<scf::ForOp>(parent);
+      if (loop && argument == loop.getInductionVar())
+        seen.insert_range(ValueRange{loop.getLowerBound(), loop.getStep()});
+      else if (!isa<func::FuncOp>(parent))
+        return all;
+      continue;
+    }
+    Operation *op = seen[i].getDefiningOp();
+    if (auto id = dyn_cast<tile::ProgramIdOp>(op))
+      axes |= 1u << id.getAxis();
+    else if (op->getNumRegions() || isa<tile::ClusterRankOp>(op))
+      return all;
+    else
+      seen.insert_range(op->getOperands());
   }
-  Operation *op = value.getDefiningOp();
-  if (auto id = dyn_cast<tile::ProgramIdOp>(op))
-    return 1u << id.getAxis();
-  if (op->getNumRegions() || isa<tile::ClusterRankOp>(op))
-    return all;
-  return ofAll(op->getOperands());
+  return axes;
 }
 
 // The loop that holds the role's one operation of the kind, directly in the role; none otherwise.
@@ -131,7 +134,7 @@ void nvptx::multicastLoads(func::FuncOp kernel) {
     return decline("expected nothing to be written before the loop ends");
 
   // The axis along which programs have most in common.
-  unsigned ofBounds = axesOf(fills.getLowerBound()) | axesOf(fills.getUpperBound()) | axesOf(fills.getStep());
+  const unsigned ofBounds = axesOf({fills.getLowerBound(), fills.getUpperBound(), fills.getStep()});
   SmallVector<tile::LoadOp> loads, best;
   fills.walk([&](tile::LoadOp load) { loads.push_back(load); });
   int64_t mostBytes = 0;
@@ -141,10 +144,7 @@ void nvptx::multicastLoads(func::FuncOp kernel) {
     int64_t bytes = 0;
     bool isUsed = false; // or else there may be one program along it
     for (tile::LoadOp load : loads) {
-      unsigned axes = 0;
-      for (Value offset : load.getOffsets())
-        axes |= axesOf(offset);
-      bool depends = axes >> axis & 1;
+      bool depends = axesOf(load.getOffsets()) >> axis & 1;
       isUsed |= depends;
       if (depends || !isShared(load.getType()) || copyWays(load) > 1 || !partFor(formOf(load), blocks))
         continue;

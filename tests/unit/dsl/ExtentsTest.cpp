@@ -42,6 +42,12 @@ TEST(Extents, OfReductions) {
   EXPECT_ERROR("program_id: expected an axis from 0 to 2, got 3", program_id(3));
 }
 
+TEST(Extents, OfHints) {
+  EXPECT_ERROR("split: expected 0 to 8, got 9", hints({.split = 9}));
+  EXPECT_ERROR("multicast: expected 1 to 8, got 0", hints({.multicast = 0}));
+  EXPECT_ERROR("multicast: expected 1 to 8, got 9", hints({.multicast = 9}));
+}
+
 TEST(Extents, OfPackedValues) {
   EXPECT_ERROR("unpack: expected a multiple of 4 bytes, a block of bits=4,order=low,block=8, got 3",
                unpack<4>(zeros<u8>({3})));

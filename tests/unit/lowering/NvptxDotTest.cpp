@@ -254,6 +254,9 @@ TEST(NvptxDot, CopiesRowsThatStartAnywhereAsSeveralMatrices) {
                             70, 90, 199);
   multipliesUnaligned<bf16>({.block = {64, 64, 32}, .bByColumns = true, .attributes = ", tile.stream_k"}, 2, 2, 70, 90,
                             199);
+  for (auto [ofA, ofB] : {std::pair(16, 2), std::pair(2, 16), std::pair(2, 2)}) // blocks may share the aligned one
+    multipliesUnaligned<bf16>({.block = {64, 64, 32}, .bByColumns = true, .attributes = ", tile.multicast = 2 : i32"},
+                              ofA, ofB, 130, 200, 199);
 }
 
 // Where they are the depth's steps, both operands have its order: as many matrices, or the other one, if it is a, is

@@ -15,7 +15,7 @@ namespace bitloom::kernels {
 //
 // dlogits may be logits. A row of up to 32768 columns (of f32 on a GPU: 16384) is one tile, read once. A longer one is
 // read twice, a running maximum and sum in each lane first (Milakov and Gimelshein, "Online normalizer calculation for
-// softmax", 2018).
+// softmax", 2018); once, where its lse is known, and neither smoothing nor a prediction needs more of it.
 template <class T> struct CrossEntropy {
   static constexpr auto name = "cross_entropy";
   static constexpr auto summary =
@@ -28,7 +28,8 @@ template <class T> struct CrossEntropy {
       "cols=40000 with_gradient=1 scaled=1 with_lse=1 with_correct=1 with_predicted=1 checked=1; rows=2 cols=40000 "
       "with_gradient=1 scaled=1 weighted=1 label_smoothing=0.25 lse_square_scale=0.125 with_z_loss=1 softcap=3.0; "
       "rows=2 cols=40000; rows=5 cols=192 with_gradient=1 label_smoothing=0.1; rows=17 cols=300 block=64 "
-      "lanes=32 with_gradient=1 with_predicted=1 label_smoothing=0.5";
+      "lanes=32 with_gradient=1 with_predicted=1 label_smoothing=0.5; rows=3 cols=40000 known=1 with_gradient=1 "
+      "scaled=1 weighted=1 lse_square_scale=0.125 softcap=3.0 with_lse=1; rows=17 cols=199 known=1 checked=1";
   static constexpr auto benchmarks = "rows=4096 cols=32000 with_gradient=1 scaled=1; rows=8192 cols=128256 "
                                      "with_gradient=1 scaled=1; rows=8192 cols=262144 with_gradient=1 scaled=1";
   static constexpr auto inputs = "target=0..cols-1";
@@ -36,6 +37,7 @@ template <class T> struct CrossEntropy {
   View<const T, 2> logits{"rows, cols"};
   View<const i64, 1> target{"rows"};
   View<const f32, 1> weight{"cols * weighted"}, scale{"rows * scaled"};
+  View<const f32, 1> known_lse{"rows * known"};
   View<T, 2> dlogits{"rows * with_gradient, cols"};
   View<f32, 1> loss{"rows"}, lse{"rows * with_lse"}, z_loss{"rows * with_z_loss"}; // z_loss: z · lse², in loss too
   View<i64, 1> predicted{"rows * with_predicted"};                                 // the first of the largest logits
@@ -43,7 +45,8 @@ template <class T> struct CrossEntropy {
   View<i32, 1> error{"1 * checked"};            // read too: the caller sets it to 0
   Param<i64> ignore_index = -100;
   Param<f32> label_smoothing = 0.0f, lse_square_scale = 0.0f, softcap = 0.0f; // softcap, where given: above 0
-  Meta<bool> weighted = "weight.given", scaled = "scale.given", with_gradient = "dlogits.given";
+  Meta<bool> weighted = "weight.given", scaled = "scale.given", known = "known_lse.given",
+             with_gradient = "dlogits.given";
   Meta<bool> with_lse = "lse.given", with_z_loss = "z_loss.given", with_predicted = "predicted.given";
   Meta<bool> with_correct = "correct.given", checked = "error.given";
   Meta<bool> smoothed = "label_smoothing.given", capped = "softcap.given";
@@ -59,8 +62,9 @@ template <class T> struct CrossEntropy {
   Meta<bool> resident = "cols <= block";
   Meta<bool> whole = "cols % block == 0"; // no tile reaches past the row
   BITLOOM_PARAMS(logits, target, weight, scale, dlogits, loss, lse, z_loss, predicted, correct, error, ignore_index,
-                 label_smoothing, lse_square_scale, softcap, weighted, scaled, with_gradient, with_lse, with_z_loss,
-                 with_predicted, with_correct, checked, smoothed, capped, block, block_rows, lanes, resident, whole)
+                 label_smoothing, lse_square_scale, softcap, known_lse, weighted, scaled, known, with_gradient,
+                 with_lse, with_z_loss, with_predicted, with_correct, checked, smoothed, capped, block, block_rows,
+                 lanes, resident, whole)
 
   Grid grid() const { return {ceil_div(logits.extent(0), block_rows)}; }
 
@@ -86,7 +90,12 @@ template <class T> struct CrossEntropy {
     Rows top = full<f32>({block_rows}, 0.0f), total = top, spread = top, weights = top;
     Tile<i64, 1> best = zeros<i64>({block_rows});
     auto here = span(0, block);
-    if (resident) {
+    if (known) {
+      if (smoothed || with_predicted || with_correct)
+        throw UserError("argument known_lse: expected no label_smoothing, predicted or correct beside it");
+      top = known_lse(rows); // the sum of the exponentials less that is 1
+      total = full<f32>({block_rows}, 1.0f);
+    } else if (resident) {
       auto x = load(here);
       top = max(x, 1);
       total = sum(exp(x - expand(top, 1)), 1);

@@ -53,7 +53,7 @@ def cross_entropy(logits, target, ignore_index, label_smoothing, lse_square_scal
     at = np.arange(rows)
     w = np.ones(cols) if weight is None else weight
     top = x.max(axis=1)
-    lse = top + np.log(np.exp(x - top[:, None]).sum(axis=1))
+    lse = given.get("known_lse", top + np.log(np.exp(x - top[:, None]).sum(axis=1)))
     even = label_smoothing / cols
     loss = (1 - label_smoothing) * w[y] * (lse - x[at, y]) + even * (w * (lse[:, None] - x)).sum(axis=1)
     z_loss = lse_square_scale * lse**2
@@ -70,9 +70,30 @@ def cross_entropy(logits, target, ignore_index, label_smoothing, lse_square_scal
     )
 
 
+def _with_known_lse(x, target, ignore_index, lse_square_scale, softcap, weight, known_lse, **given):
+    counts, at = target != ignore_index, torch.arange(len(x))
+    y = torch.where(counts, target, 0)
+    w = torch.ones(len(x)) if weight is None else weight[y]
+    lse = known_lse.to(x.dtype)
+    z_loss = lse_square_scale * lse**2
+    gradient = torch.exp(x - lse[:, None]) * (w + 2 * lse_square_scale * lse)[:, None].to(x.dtype)
+    gradient[at, y] -= w.to(x.dtype)
+    if softcap:
+        gradient = gradient * (1 - (x / softcap) ** 2)
+    gradient = gradient * (counts * given.get("scale", torch.ones(len(x))))[:, None].to(x.dtype)
+    loss, predicted = w * (lse - x[at, y]), x.argmax(1)
+    none = torch.zeros(given.get("checked", 0), dtype=torch.int32)
+    return results(
+        (loss + z_loss) * counts, gradient, lse, z_loss * counts, predicted, predicted == target, counts, given, none
+    )
+
+
 def cross_entropy_torch(logits, target, ignore_index, label_smoothing, lse_square_scale, softcap, weight=None, **given):
-    logits = logits.clone().requires_grad_()
+    if "known_lse" not in given:
+        logits = logits.clone().requires_grad_()
     x = softcap * torch.tanh(logits / softcap) if softcap else logits
+    if "known_lse" in given:
+        return _with_known_lse(x, target, ignore_index, lse_square_scale, softcap, weight, **given)
     counts = target != ignore_index
     usual = {"ignore_index": ignore_index, "reduction": "none", "label_smoothing": label_smoothing}
     loss = torch.nn.functional.cross_entropy(x, target, weight if weight is None else weight.to(x.dtype), **usual)
@@ -138,3 +159,35 @@ def cross_entropy_part_backward_torch(logits, target, lse, slope, least, first, 
     if even is not None:
         gradient = gradient - even[:, None] * weight
     return (gradient * (1 - capped**2) if softcap else gradient).to(logits.dtype)
+
+
+def _linear_parts(x, target, first, softcap, with_logits, module, width=128):
+    """lse of each `width` columns, own where there are targets, and x on request."""
+    logits = x[: len(x) * with_logits]
+    x = softcap * module.tanh(x / softcap) if softcap else x
+    spans = [slice(i, i + width) for i in range(0, x.shape[1], width)]
+    top = x.max() if module is np else x.amax()
+    lse = module.stack([top + module.log(module.exp(x[:, span] - top).sum(1)) for span in spans])
+    if target is None:
+        return lse, lse[:0], logits
+    columns = module.arange(x.shape[1]) + first
+    own = module.stack([(x * (columns == target[:, None]))[:, span].sum(1) for span in spans])
+    return lse, own, logits
+
+
+def linear_lse(a, b, first, softcap, target=None, bias=0, with_logits=0, **_):
+    return _linear_parts(a @ b + bias, target, first, softcap, with_logits, np)
+
+
+def linear_lse_torch(a, b, first, softcap, target=None, bias=0, with_logits=0, **_):
+    return _linear_parts(a @ b + bias, target, first, softcap, with_logits, torch)
+
+
+def combine_lse(lses, owns=None, **_):
+    top = lses.max(axis=0)
+    lse = top + np.log(np.exp(lses - top).sum(axis=0))
+    return lse, np.zeros(0) if owns is None else owns.sum(axis=0)
+
+
+def combine_lse_torch(lses, owns=None, **_):
+    return torch.logsumexp(lses, 0), torch.zeros(0) if owns is None else owns.sum(0)

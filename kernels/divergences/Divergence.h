@@ -1,8 +1,8 @@
 // Divergences of a distribution q, the input, from p, the target, row by row, with their gradients in the same kernel.
 //
 // A form says, of an element's log q, log p, q and p: what it adds to the loss, and ∂loss / ∂log q. Where the views
-// hold logits, the rows of both are read once more before, for their normalisers, and with g for ∂loss / ∂log q the
-// gradient is (g − q · Σ g) / temperature.
+// hold logits, the rows of both are read once more before, for their normalisers, unless these are given, and with g
+// for ∂loss / ∂log q the gradient is (g − q · Σ g) / temperature.
 #pragma once
 
 #include "bitloom/dsl/Kernel.h"
@@ -64,11 +64,15 @@ struct Normaliser {
 template <class T, class Terms>
 void diverge(const View<const T, 2> &input, const View<const T, 2> &target, const View<const f32, 1> &scale,
              const View<T, 2> &dinput, const View<f32, 1> &loss, const Scalar<f32> &temperature, int inputSpace,
-             int targetSpace, bool scaled, bool withGradient, int block, const Terms &terms) {
+             int targetSpace, bool scaled, bool withGradient, int block, const Terms &terms,
+             const View<const f32, 1> *inputLse = nullptr, const View<const f32, 1> *targetLse = nullptr) {
   auto row = program_id(0);
   auto cols = input.extent(1);
-  auto q = Normaliser::of(input, row, block, inputSpace, temperature);
-  auto p = Normaliser::of(target, row, block, targetSpace, temperature);
+  auto normaliser = [&](const auto &view, int space, const View<const f32, 1> *lse) {
+    return lse ? Normaliser{space, 1.0f / temperature, (*lse)(row)}
+               : Normaliser::of(view, row, block, space, temperature);
+  };
+  auto q = normaliser(input, inputSpace, inputLse), p = normaliser(target, targetSpace, targetLse);
   auto at = [&](const Span &here) {
     auto [logQ, ownQ] = q(input, row, here);
     auto [logP, ownP] = p(target, row, here);

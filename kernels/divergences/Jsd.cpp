@@ -20,15 +20,18 @@ template <class T> struct Jsd {
 
   View<const T, 2> input{"rows, cols"}, target{"rows, cols"}; // of log-probabilities, or of logits
   View<const f32, 1> scale{"rows * scaled"};
+  View<const f32, 1> input_lse{"rows * known"}, target_lse{"rows * known"}; // log Σ exp(logits / temperature)
   View<f32, 1> loss{"rows"};
   View<T, 2> dinput{"rows * with_gradient, cols"};
   Param<f32> beta = 0.5f;        // between 0 and 1
   Param<f32> temperature = 1.0f; // of logits
+  Meta<bool> known = "input_lse.given";
   Meta<int> form = Meta<int>::oneOf("between, forward_kl, reverse_kl");
   Meta<bool> logits = false;
   Meta<bool> scaled = "scale.given", with_gradient = "dinput.given";
   Meta<int> block = divergenceBlock;
-  BITLOOM_PARAMS(input, target, scale, loss, dinput, beta, temperature, form, logits, scaled, with_gradient, block)
+  BITLOOM_PARAMS(input, target, scale, loss, dinput, beta, temperature, input_lse, target_lse, known, form, logits,
+                 scaled, with_gradient, block)
 
   Grid grid() const { return {input.extent(0)}; }
 
@@ -45,7 +48,8 @@ template <class T> struct Jsd {
       return std::pair(beta * product(p, logP - logM) + ofQ, ofQ);
     };
     int space = logits ? Logits : LogProbs;
-    diverge(input, target, scale, dinput, loss, temperature, space, space, scaled, with_gradient, block, terms);
+    diverge(input, target, scale, dinput, loss, temperature, space, space, scaled, with_gradient, block, terms,
+            known ? &input_lse : nullptr, known ? &target_lse : nullptr);
   }
 };
 

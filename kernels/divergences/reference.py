@@ -73,8 +73,11 @@ def jsd_spaces(logits):
     return (LOGITS, LOGITS) if logits else (LOG_PROBS, LOG_PROBS)
 
 
-def jsd_inputs(generator, inputs, logits, **_):
+def jsd_inputs(generator, inputs, logits, temperature=1.0, **_):
     distributions(inputs, jsd_spaces(logits))
+    for name in ("input", "target"):
+        if f"{name}_lse" in inputs:
+            inputs[f"{name}_lse"] = torch.logsumexp(inputs[name].double() / temperature, 1).float()
 
 
 def jsd(input, target, beta, temperature, form, logits, **given):

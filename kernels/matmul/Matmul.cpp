@@ -35,15 +35,22 @@ template <class T, class Out> struct Matmul {
   Meta<int> block_m = "max(8, min(next_pow2(m), 128 + 128 * (compute_capability == 0)))";
   // Twice as wide where that makes one wave of what would be two, or two of four; and where rows of b are rows of no
   // multiple of 16 bytes, so that a is read to registers on Hopper: while some warps do that, others have the tensor
-  // cores.
-  Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * max("
+  // cores. With operands that do not both lie along k, also where it costs no more waves: what is saved in reads is
+  // power, which is what limits long launches.
+  Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * max(max("
                                        "(ceil_div(m, 128) * ceil_div(n, 128) > multiprocessors) * "
                                        "(ceil_div(m, 128) * ceil_div(n, 256) <= 2 * multiprocessors) * "
                                        "(2 * ceil_div(ceil_div(m, 128) * ceil_div(n, 256), max(multiprocessors, 1)) "
                                        "<= "
                                        "ceil_div(ceil_div(m, 128) * ceil_div(n, 128), max(multiprocessors, 1))), "
                                        "(n % 8 != 0) * (1 - a_transposed) * (1 - b_transposed) * "
-                                       "(compute_capability == 90))))"
+                                       "(compute_capability == 90)), "
+                                       "(ceil_div(m, 128) * ceil_div(n, 128) > multiprocessors) * "
+                                       "(compute_capability == 90) * max(a_transposed, 1 - b_transposed) * "
+                                       "(m * a_transposed % 8 == 0) * (n * (1 - b_transposed) % 8 == 0) * "
+                                       "(32 * ceil_div(ceil_div(m, 128) * ceil_div(n, 256), max(multiprocessors, 1)) "
+                                       "<= "
+                                       "17 * ceil_div(ceil_div(m, 128) * ceil_div(n, 128), max(multiprocessors, 1))))))"
                                      : "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
                                        "(compute_capability == 0)))";
   // Bytes in rows of no multiple of 16 come one by one, through registers: of them less at a time.

@@ -1,13 +1,14 @@
 """Matrix products and attention on one CUDA GPU beside cuBLAS, Triton and torch's attention, in one process.
 
-    python gemm.py [--only gemm-bf16,small,int8,fp8,fp8-fast,ragged,grouped,attention] [--quick] [--out DIR]
-                   [--set block_m=128 block_n=256] [--shapes 4096x4096x4096]
+    python gemm.py [--only gemm-bf16,gemm-nn,gemm-tn,small,int8,fp8,ragged,grouped,attention] [--quick] [--out DIR]
+                   [--set block_m=128 block_n=256] [--shapes 4096x4096x4096] [--sustained]
 
 Each row is checked before it is measured: on sampled rows against float64, with the output poisoned beforehand, where
 the error may be twice that of torch's own operation; over the whole output against torch; and bit for bit between two
 runs. Times are medians of CUDA events around launches that queue up behind a sleeping kernel, the contenders in turn,
-on buffers that rotate so that no launch finds its inputs in the L2 cache. A row that fails is printed and does not stop
-the others.
+on buffers that rotate so that no launch finds its inputs in the L2 cache. Contenders in turn share one clock, which the
+power of all of them sets; with --sustained each runs alone until the clock is its own. A row that fails is printed and
+does not stop the others.
 
 The peer beside torch is Triton; in `attention` it is cuDNN, in `ragged` our own product of extents that are multiples
 of 64, for as many operations, and in `grouped` a torch.mm for each group.
@@ -47,8 +48,13 @@ LARGE = [  # (m, n, k)
 ]
 SMALL = [(m, n, k) for n, k in ((14336, 4096), (8192, 28672)) for m in (1, 16, 64, 128, 256)]
 BYTES = [(8192, 8192, 8192), (4096, 8192, 28672)]
+ACROSS = [(4096, 4096, 4096), (8192, 8192, 8192)]
 GROUPS = {
     "gemm-bf16": (torch.bfloat16, LARGE),
+    # b lies [k, n] in memory; and a [k, m] too: the gradients of a linear layer by its input and its weight. The last
+    # ones are those of a loss over 128256 classes, of 4096 rows.
+    "gemm-nn": (torch.bfloat16, [*ACROSS, (4096, 4096, 128256)]),
+    "gemm-tn": (torch.bfloat16, [*ACROSS, (128256, 4096, 4096)]),
     "gemm-f16": (torch.float16, LARGE),
     "small": (torch.bfloat16, SMALL),
     "int8": (torch.int8, BYTES),
@@ -70,7 +76,7 @@ GROUPED = [  # (rows of the groups, n, k)
     (tuple(128 + (37 * g % 64 - 32) * 3 for g in range(64)), 2048, 1408),
 ]
 MORE = {"ragged": RAGGED, "grouped": GROUPED, "attention": [False, True]}  # not of one operation and shapes alone
-QUICK = {"gemm-bf16": 2, "gemm-f16": 1, "small": 3, "int8": 1, "fp8": 1, "fp8-fast": 1}  # rows of a group
+QUICK = {"gemm-bf16": 2, "small": 3}  # rows of a group, else 1
 ROTATED = 400 << 20  # bytes of buffers: several times the L2 cache of any GPU
 
 
@@ -102,6 +108,32 @@ def milliseconds(contenders, copies, rounds):
             torch.cuda.synchronize()
             samples[name].append(start.elapsed_time(end) / launches[name])
     return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def sustained(contenders, copies, seconds=0.5):
+    """Mean time of one launch of each contender in the second half of so long a run of nothing else."""
+    means = {}
+    for name, run in contenders.items():
+        run(0)
+        torch.cuda.synchronize()
+        marks, start = [], time.perf_counter()
+        while time.perf_counter() - start < seconds or len(marks) < 4:
+            mark = torch.cuda.Event(enable_timing=True)
+            mark.record()
+            marks.append(mark)
+            run(len(marks) % copies)
+            if len(marks) > 16:  # the host no further ahead than that
+                marks[-16].synchronize()
+        torch.cuda.synchronize()
+        half = len(marks) // 2
+        means[name] = marks[half].elapsed_time(marks[-1]) / (len(marks) - 1 - half)
+    return means
+
+
+def measure(contenders, copies, options):
+    if options.sustained:
+        return sustained(contenders, copies)
+    return milliseconds(contenders, copies, 5 if options.quick else 11)
 
 
 def copies_for(one_bytes):
@@ -169,11 +201,20 @@ def torch_product(a, b, out, fast=False):
     return torch._int_mm(a, b.T, out=out) if a.dtype == torch.int8 else torch.mm(a, b.T, out=out)
 
 
-def gemm_row(m, n, k, dtype, options, fast=False):
+def gemm_row(m, n, k, dtype, options, group):
+    fast = group == "fp8-fast"
+
+    def matrix(rows, across):  # (rows, k), in memory as it is or (k, rows)
+        return random_matrix(k, rows, dtype).T if across else random_matrix(rows, k, dtype)
+
     out_dtype = torch.int32 if dtype == torch.int8 else torch.bfloat16 if dtype.itemsize == 1 else dtype
     one_bytes = (m + n) * k * dtype.itemsize + m * n * out_dtype.itemsize
     sets = [
-        (random_matrix(m, k, dtype), random_matrix(n, k, dtype), torch.empty(m, n, dtype=out_dtype, device="cuda"))
+        (
+            matrix(m, group == "gemm-tn"),
+            matrix(n, group in ("gemm-nn", "gemm-tn")),
+            torch.empty(m, n, dtype=out_dtype, device="cuda"),
+        )
         for _ in range(copies_for(one_bytes))
     ]
     metas = dict(options.set) | ({"fast_sums": True} if fast else {})
@@ -197,12 +238,12 @@ def gemm_row(m, n, k, dtype, options, fast=False):
         contenders["bitloom"] = lambda i: bitloom.matmul(sets[i][0], sets[i][1].T, out=sets[i][2], **metas)
     except Exception as problem:
         note(row, problem)
-    if triton_gemm and not is_fp8(a):
+    if triton_gemm and not is_fp8(a) and group not in ("gemm-nn", "gemm-tn"):
         try:
             contenders["triton"], row["triton configuration"] = triton_gemm.best(sets, options.quick)
         except Exception as problem:
             row["triton problem"] = str(problem)[:300]
-    row["ms"] = milliseconds(contenders, len(sets), 5 if options.quick else 11)
+    row["ms"] = measure(contenders, len(sets), options)
     return row
 
 
@@ -231,7 +272,7 @@ def ragged_row(m, n, k, form, options, dtype=torch.bfloat16):
     except Exception as problem:
         note(row, problem)
     contenders["aligned"] = lambda i: bitloom.matmul(even_sets[i][0], even_sets[i][1], out=even_sets[i][2], **metas)
-    row["ms"] = milliseconds(contenders, copies, 5 if options.quick else 11)
+    row["ms"] = measure(contenders, copies, options)
     row["ms"]["aligned"] *= m * n * k / math.prod(even)
     return row
 
@@ -284,7 +325,7 @@ def grouped_row(sizes, n, k, options, dtype=torch.bfloat16):
         )
     except Exception as problem:
         note(row, problem)
-    row["ms"] = milliseconds(contenders, len(sets), 5 if options.quick else 11)
+    row["ms"] = measure(contenders, len(sets), options)
     return row
 
 
@@ -328,7 +369,7 @@ def attention_row(causal, options, batch=4, heads=32, t=4096, d=128, dtype=torch
         contenders["bitloom"] = lambda i: bitloom.attention(*sets[i], out=outs[i], causal=causal, **row["metas"])
     except Exception as problem:
         note(row, problem)
-    row["ms"] = milliseconds(contenders, len(sets), 5 if options.quick else 11)
+    row["ms"] = measure(contenders, len(sets), options)
     return row
 
 
@@ -342,22 +383,22 @@ def note(row, problem):
 def rows_of(group, options):
     """Functions that measure the rows of a group."""
     if group in MORE:
-        measure = {
+        row_of = {
             "attention": lambda causal: attention_row(causal, options),
             "ragged": lambda shape: ragged_row(*shape, options),
             "grouped": lambda shape: grouped_row(*shape, options),
         }[group]
-        return [functools.partial(measure, one) for one in MORE[group]]
+        return [functools.partial(row_of, one) for one in MORE[group]]
     dtype, shapes = GROUPS[group]
-    shapes = options.shapes or (shapes[: QUICK[group]] if options.quick else shapes)
-    return [lambda shape=shape: gemm_row(*shape, dtype, options, group == "fp8-fast") for shape in shapes]
+    shapes = options.shapes or (shapes[: QUICK.get(group, 1)] if options.quick else shapes)
+    return [lambda shape=shape: gemm_row(*shape, dtype, options, group) for shape in shapes]
 
 
 def measured(group, options):
     rows = []
-    for measure in rows_of(group, options):
+    for row_of in rows_of(group, options):
         try:
-            row = measure()
+            row = row_of()
         except Exception as problem:  # torch itself failed, or the memory did not do
             row = {"shape": "?", "operations": 0, "ms": {}}
             note(row, problem)
@@ -409,6 +450,7 @@ def parsed():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join([*GROUPS, *MORE]), help="groups, by commas")
     parser.add_argument("--quick", action="store_true", help="fewer shapes, rounds and Triton configurations")
+    parser.add_argument("--sustained", action="store_true", help="each contender alone, half a second")
     parser.add_argument("--out", help="write every row to gemm.json in this folder")
     parser.add_argument("--set", nargs="*", default=[], help="Meta parameters of our kernels: block_m=128")
     parser.add_argument("--shapes", nargs="*", help="matrix shapes MxNxK in place of the groups' own")

@@ -168,6 +168,7 @@ public:
   mlir::Value warpGroup();                          // i32, the same for all of a warp as far as the assembler can see
   int64_t stagingOffset() const { return staging; } // of the staged stores' buffers
   bool areStagedEvenly() const { return stagedEvenly; } // every store leaves the first buffer as the next in turn
+  int &stagedTurn() { return turnOfStaged; }            // the buffer that the next piece of a store takes
   std::optional<StagedStore> staged(tile::StoreOp store) {
     return isSpecialized ? stagedStore(store, layouts, warpCount) : std::nullopt;
   }
@@ -258,6 +259,7 @@ private:
   std::vector<TensorMapRequest> requests;
   int64_t staging = -1; // offset
   bool stagedEvenly = true;
+  int turnOfStaged = 0;
 };
 
 // One lowering each; failure with a diagnostic on the operation. Emitter::emit dispatches to them.

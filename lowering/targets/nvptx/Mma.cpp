@@ -256,6 +256,11 @@ std::optional<MmaForm> nvptx::mmaForm(const LinearLayout &layout, ArrayRef<int64
 
 //===- Stores of accumulators -------------------------------------------------------------------------------------===//
 
+bool nvptx::isLaterPiece(tile::StoreOp store) {
+  auto piece = store->getAttrOfType<IntegerAttr>(pieceAttr);
+  return piece && piece.getInt() > 0;
+}
+
 std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layouts, int warps) {
   Type type = store.getValue().getType(), element = tile::elementOf(type);
   unsigned bits = element.getIntOrFloatBitWidth();
@@ -263,7 +268,8 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
     return std::nullopt;
   // The copy engine writes when it comes to it: nothing else may touch the view.
   bool isTouched = llvm::any_of(store.getView().getUsers(), [&](Operation *user) {
-    return user != store.getOperation() && !isa<tile::ExtentOp>(user);
+    return user != store.getOperation() && !isa<tile::ExtentOp>(user) &&
+           !(store->hasAttr(pieceAttr) && isa<tile::StoreOp>(user) && user->hasAttr(pieceAttr));
   });
   if (isTouched)
     return std::nullopt;

@@ -131,6 +131,9 @@ struct StagedStore {
   int64_t boxes; // of a warpgroup
 };
 constexpr int64_t stagedBoxBytes = wgmmaRows * 128;
+// On stores that were one before cutStores (Rewrites.h), numbered: they share nothing, and the buffers go on in turn.
+inline constexpr llvm::StringLiteral pieceAttr = "tile.piece";
+bool isLaterPiece(tile::StoreOp store);
 std::optional<StagedStore> stagedStore(tile::StoreOp store, Layouts &layouts, int warps);
 int64_t storeStagingBytes(mlir::func::FuncOp kernel); // of its warps, 0 when no store is staged
 

@@ -22,6 +22,9 @@ void hoistLoads(mlir::Operation *kernel, int threads);
 // shared memory that all threads fill, where that may be; else, for mma.sync, one step, by way of registers.
 void pipelineLoads(mlir::func::FuncOp kernel, const Target &target, int warps);
 void prefetchLoads(mlir::Operation *kernel, const Target &target, int warps);
+// With layouts, in kernels with roles: stores of accumulators to which loaded tiles are added, and the like, in pieces
+// that the copy engine writes one by one. What is loaded for one is there beside the accumulators, not all of it.
+void cutStores(mlir::func::FuncOp kernel, int warps);
 // An upper bound of what the threads exchange through shared memory: the operands that they put there for dots, each in
 // its place, and the largest of the rest, which take turns.
 int64_t exchangedBytes(mlir::func::FuncOp kernel);

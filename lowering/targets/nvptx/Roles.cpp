@@ -183,16 +183,22 @@ void Emitter::allocateRings() {
     }
     ring.slots = reserve(ring.slotBytes * ring.stages, sharedAlignment, costs);
   });
+  int64_t inTurn = 0; // boxes of a store, or of all its pieces
   kernel.walk([&](tile::StoreOp store) {
     std::optional<StagedStore> boxes = staged(store);
     if (!boxes)
       return;
-    stagedEvenly &= boxes->boxes % 2 == 0;
+    if (!isLaterPiece(store)) {
+      stagedEvenly &= inTurn % 2 == 0;
+      inTurn = 0;
+    }
+    inTurn += boxes->boxes;
     if (staging < 0) {
       int64_t bytes = consumers * warpCount / warpsPerGroup * 2 * stagedBoxBytes;
       staging = reserve(bytes, sharedAlignment, Cost{store.getLoc(), bytes, "what is stored on its way"});
     }
   });
+  stagedEvenly &= inTurn % 2 == 0;
   if (!isSpecialized)
     return;
   kernel.walk([&](tile::RingOp op) {

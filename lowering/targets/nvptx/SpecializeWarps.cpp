@@ -171,6 +171,9 @@ static bool movesNothing(Operation *op) {
   };
   if (auto transpose = dyn_cast<tile::TransposeOp>(op))
     return isSame(transposedLayout(layouts.of(transpose.getSource().getType()), transpose.getPermutation()));
+  if (auto slice = dyn_cast<tile::SliceOp>(op))
+    return isSame(
+        slicedLayout(layouts.of(slice.getSource().getType()), slice.getOffsets(), slice.getType().getShape()));
   auto reshape = dyn_cast<tile::ReshapeOp>(op);
   if (!reshape || reshape.getType().getRank() == 0 || reshape.getSource().getType().getRank() == 0)
     return false;
@@ -487,6 +490,7 @@ LogicalResult Specialization::run() {
   collectRings();
   if (rings.empty())
     return success();
+  cutStores(func, int(func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt()));
   if (func->hasAttr(tile::consumersAttr) &&
       (groups.size() != 1 || !groups.front().accumulating || exchangedBytes(func)))
     func->removeAttr(tile::consumersAttr);

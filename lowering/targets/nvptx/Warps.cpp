@@ -15,6 +15,16 @@ static bool dependsOnProgram(Value value) {
   return isa<tile::ProgramIdOp>(op) || op->getNumRegions() || llvm::any_of(op->getOperands(), dependsOnProgram);
 }
 
+// Of rows of the accumulators, which are each a quad's, once they are complete.
+static bool isOfRows(Operation *op) {
+  auto reduce = dyn_cast<tile::ReduceOp>(op);
+  return reduce && isa<func::FuncOp>(reduce->getParentOp()) && reduce.getAxis() == 1 &&
+         llvm::all_of(reduce.getSources(), [](Value source) {
+           ArrayRef<int64_t> shape = tile::shapeOf(source.getType());
+           return shape.size() == 2 && shape[0] >= wgmmaRows; // those of fewer are the instruction's columns
+         });
+}
+
 bool nvptx::takesTurns(func::FuncOp func, const Target &target) {
   constexpr int64_t mostElements = 128 * 128;
   SmallVector<tile::DotOp> dots;
@@ -22,9 +32,9 @@ bool nvptx::takesTurns(func::FuncOp func, const Target &target) {
   func.walk([&](Operation *op) {
     if (auto dot = dyn_cast<tile::DotOp>(op))
       dots.push_back(dot);
-    isSimple &= !isa<tile::ReduceOp, tile::ScanOp, tile::GatherOp, tile::ScatterOp, tile::AtomicOp, tile::LutOp,
-                     tile::PrintOp, tile::AssertOp, tile::JoinOp, tile::SplitOp, tile::SliceOp, tile::UnpackOp,
-                     tile::PackOp, scf::IfOp, scf::WhileOp>(op);
+    isSimple &= isOfRows(op) || !isa<tile::ReduceOp, tile::ScanOp, tile::GatherOp, tile::ScatterOp, tile::AtomicOp,
+                                     tile::LutOp, tile::PrintOp, tile::AssertOp, tile::JoinOp, tile::SplitOp,
+                                     tile::SliceOp, tile::UnpackOp, tile::PackOp, scf::IfOp, scf::WhileOp>(op);
   });
   if (!isSimple || dots.size() != 1)
     return false;

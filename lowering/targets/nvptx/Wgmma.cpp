@@ -448,12 +448,15 @@ void BoxStore::run() {
   int64_t m = shape[staged.form.swapped], n = shape[!staged.form.swapped];
   int64_t groupsAlongM = e.warps() / warpsPerGroup / staged.form.groupsAlongN, columns = n / staged.form.groupsAlongN;
   int64_t step = staged.form.swapped ? staged.rows : staged.columns; // along the instruction's columns
+  bool goesOn = isLaterPiece(store);
+  turn = goesOn ? e.stagedTurn() : 0;
   for (int64_t row = 0; row < m; row += groupsAlongM * wgmmaRows)
     for (int64_t column = 0; column < columns; column += step) {
       fill(ArrayRef<Value>(values).slice(row / (groupsAlongM * wgmmaRows) * columns / 2 + column / 2, step / 2),
-           !row && !column);
+           !goesOn && !row && !column);
       staged.form.swapped ? copy(column, row) : copy(row, column);
     }
+  e.stagedTurn() = turn;
 }
 
 bool nvptx::lowerStaged(Emitter &e, tile::StoreOp store) {

@@ -12,7 +12,7 @@ from .losses import mean_scale, reduced, share
 from .shapes import flattened, like, per_row, rows
 from .targets import error_word, look_at
 
-LOGITS = 1 << 25  # of a chunk
+LOGITS = 104 << 20  # of a chunk: of bf16, 208 MiB
 
 
 def _over(group: str | None, value: Tensor, operation=dist.ReduceOp.SUM) -> Tensor:
@@ -31,13 +31,17 @@ class _Parts:
         self.first, self.classes, self.group = first, classes, group
         here = len(weight)
         self.spans = [slice(i, min(i + chunk, here)) for i in range(0, here, chunk)]
-        self.last = None
+        self.room, self.last = None, None
 
     def _logits(self, span: slice) -> Tensor:
-        """Of one chunk; of the only one they are kept."""
+        """Of one chunk, until those of the next are asked for; of the only one they are kept."""
         if self.last is not None:
             return self.last
-        logits = bitloom.matmul(self.x, self.weight[span].t(), None if self.bias is None else self.bias[span])
+        n, classes = len(self.x), span.stop - span.start
+        if self.room is None:  # the first chunk is the largest
+            self.room = like(self.x, n * classes)
+        logits, bias = self.room[: n * classes].view(n, classes), None if self.bias is None else self.bias[span]
+        bitloom.matmul(self.x, self.weight[span].t(), bias, out=logits)
         self.last = logits if len(self.spans) == 1 else None
         return logits
 
@@ -51,17 +55,23 @@ class _Parts:
     def losses(self, predict: bool = False) -> tuple[Tensor, Tensor]:
         """The rows' losses, and the z-loss's share in them. predict: find the classes of the largest logits too."""
         n, target, s = len(self.x), self.target, self.smoothing
-        lse = torch.full((n,), -torch.inf, dtype=torch.float32, device=self.x.device)
-        sums = lse.new_zeros((3, n))  # room for the exponentials, own, spread
-        state = {"lse": lse, "own": sums[1]} | ({"spread": sums[2]} if s else {})
-        if predict:
-            largest, self.predicted = lse.clone(), torch.zeros_like(target)
-            state |= {"top": largest, "predicted": self.predicted}
-        for span in self.spans:
-            first, weight = self._part_of(span)
-            bitloom.cross_entropy_part(
-                self._logits(span), target, weight, first=first, softcap=self.softcap or None, **state
-            )
+        sums = self.x.new_zeros((3, n), dtype=torch.float32)  # room for the exponentials, own, spread
+        if len(self.spans) > 1 and n and not s and not predict:  # nothing but sums is wanted of these logits
+            options = {"first": self.first, "softcap": self.softcap or None}
+            parts = bitloom.linear_lse(self.x, self.weight.t(), target, self.bias, **options)
+            lse, sums[1] = bitloom.combine_lse(*parts)
+            del parts
+        else:
+            lse = torch.full((n,), -torch.inf, dtype=torch.float32, device=self.x.device)
+            state = {"lse": lse, "own": sums[1]} | ({"spread": sums[2]} if s else {})
+            if predict:
+                largest, self.predicted = lse.clone(), torch.zeros_like(target)
+                state |= {"top": largest, "predicted": self.predicted}
+            for span in self.spans:
+                first, weight = self._part_of(span)
+                bitloom.cross_entropy_part(
+                    self._logits(span), target, weight, first=first, softcap=self.softcap or None, **state
+                )
         if self.group is not None:
             top = _over(self.group, lse.clone(), dist.ReduceOp.MAX)
             sums[0] = torch.exp(lse - top)
@@ -95,7 +105,12 @@ class _Parts:
         """After losses(): by x, weight and bias, of the losses times scale; None where not asked for."""
         x, s, weight = self.x, self.smoothing, self.weight
         kind = early_type(x, weight)
-        by_x = torch.zeros(x.shape, dtype=torch.float32, device=x.device) if dx else None
+        # The sum over chunks in f32, or, where nobody else adds to it, in pairs of bf16.
+        paired = x.dtype == torch.bfloat16 and self.group is None
+        by_x = like(x, dtype=x.dtype if paired else torch.float32) if dx else None
+        left = like(x) if dx and paired and len(self.spans) > 1 else None
+        if dx and not self.spans:
+            by_x.zero_()
         by_weight = like(weight, dtype=kind) if dweight else None
         by_bias = like(x, (1, len(weight)), torch.float32) if dbias else None
         ones = torch.ones(1, len(x), dtype=x.dtype, device=x.device)
@@ -111,8 +126,13 @@ class _Parts:
                 bitloom.matmul(logits.t(), x, out=by_weight[span])
             if dbias:
                 bitloom.matmul(ones, logits, out=by_bias[:, span])
-            if dx:
-                bitloom.matmul(logits, weight[span], addend=by_x, out=by_x)
+            earlier = span.start > 0
+            if left is not None:
+                more = {"rest": left} if span.stop < len(weight) else {}
+                addends = (by_x, left) if earlier else (None, None)
+                bitloom.matmul_sum(logits, weight[span], *addends, out=by_x, **more)
+            elif dx:
+                bitloom.matmul(logits, weight[span], addend=by_x if earlier else None, out=by_x)
         return (
             _over(self.group, by_x).to(x.dtype) if dx else None,
             by_weight,

@@ -35,15 +35,17 @@ def row_scale(shape, labels: Tensor | None, ignore_index: int, reduction: str, d
     return counts if factor is None else counts * factor
 
 
-def run(kind, x, target, input_space, target_space, beta, temperature, scale, **outputs):
-    """The kernel: the rows' losses and, on request, the gradient times scale."""
+def run(kind, x, target, input_space, target_space, beta, temperature, scale, known=(None, None), **outputs):
+    """The kernel: the rows' losses and, on request, the gradient times scale. known: of logits, for jsd, both rows'
+    normalisers at this temperature."""
     if kind == "kl_div":
         options = {"log_target": target_space == "log_probs", "logits": input_space == "logits"}
         return bitloom.kl_div(x, target, scale, temperature, **options, **outputs)
     if kind == "tvd":
         return bitloom.tvd(x, target, scale, temperature, space=input_space, **outputs)
     form = {0.0: "forward_kl", 1.0: "reverse_kl"}.get(beta, "between")
-    return bitloom.jsd(x, target, scale, beta, temperature, form=form, logits=input_space == "logits", **outputs)
+    options = {"form": form, "logits": input_space == "logits"}
+    return bitloom.jsd(x, target, scale, *known, beta, temperature, **options, **outputs)
 
 
 def _logs(x, space, temperature):

@@ -20,18 +20,25 @@ def _run(chunks, target, class_weight, ignore_index, smoothing, z, softcap, scal
     device = target.device
     words = error_word("fused_linear_cross_entropy", device)
     found = [words] if len(chunks.spans) < 2 else list(words.new_zeros(len(chunks.spans), 1))
+    summed = not smoothing and "predicted" not in results and "correct" not in results  # no other look at the logits
     for span, word in zip(chunks.spans, found):
-        logits, own = chunks.logits(span), target[span]
+        own, lse = target[span], None
+        if summed:
+            logits, lse = chunks.logits_and_lse(span, softcap or None)
+        else:
+            logits = chunks.logits(span)
         factor = None if scale is None else scale[span]
         if scaling:
-            likelihood = bitloom.cross_entropy(logits, own, None, None, ignore_index, None, None, softcap or None)
+            likelihood = bitloom.cross_entropy(
+                logits, own, known_lse=lse, ignore_index=ignore_index, softcap=softcap or None
+            )
             probability = torch.exp(-likelihood)
             factor = probability if factor is None else probability * factor
         outputs = {name: value[span] for name, value in results.items()}
         if chunks.any:
             outputs["dlogits"] = logits
         bitloom.cross_entropy(
-            logits, own, class_weight, factor if chunks.any else None, *numbers, error=word, **outputs
+            logits, own, class_weight, factor if chunks.any else None, lse, *numbers, error=word, **outputs
         )
         if scaling:
             for name in ("loss", "z_loss"):
@@ -103,13 +110,13 @@ def fused_linear_cross_entropy(
     return_predicted_tokens: bool = False,
 ) -> Tensor | CrossEntropyOutput:
     """cross_entropy(linear(input, weight, bias), target, class_weight, ...) with the logits of chunk_size rows at once,
-    4096 where it is not given.
+    8192 where it is not given.
 
     input: (..., hidden) of f32, f16 or bf16. weight: (classes, hidden). bias: (classes,). target: i64 of (...).
     token_scaling: each row's loss is multiplied by its target's probability, which counts as a constant. The others are
-    cross_entropy's, class_weight being its weight. Sums over chunks are in f32. Gradients are computed with the loss,
-    under reduction="none" in the backward, and not at all where nothing requires them.
-    low_memory: chunks are of chunk_size classes rather than rows, by default so many that their logits are some 2^25:
+    cross_entropy's, class_weight being its weight. Sums over chunks are in f32, or in pairs of bf16. Gradients are
+    computed with the loss, under reduction="none" in the backward, and not at all where nothing requires them.
+    low_memory: chunks are of chunk_size classes rather than rows, by default so many that their logits are some 10^8:
     the weight's gradient is computed once, in its own type, for the price of computing logits twice. As exact.
     Returns and raises as cross_entropy does.
     """

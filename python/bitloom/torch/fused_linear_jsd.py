@@ -7,7 +7,7 @@ from torch import Tensor
 import bitloom
 
 from .checks import check_choice, check_constant, check_range, check_shapes, check_temperature
-from .chunks import CHUNK, Chunks
+from .chunks import CHUNK, Chunks, linear_lse
 from .divergences import REDUCTIONS, mean_factor, row_scale, rows_formula, run
 from .linear_loss import early_type, fake_gradients, linear_loss
 from .shapes import as_type_of, flattened, like, per_row, rows
@@ -17,13 +17,19 @@ def _run(chunks, teacher, teacher_weight, teacher_bias, beta, temperature, scale
     """The rows' losses; gradients are of these times scale, (n,) or None."""
     losses = like(teacher, len(teacher), torch.float32)
     for span in chunks.spans:
-        logits = chunks.logits(span)
-        target = bitloom.matmul(teacher[span], teacher_weight.t(), teacher_bias)
+        if temperature == 1:
+            logits, lse = chunks.logits_and_lse(span)
+            target = like(logits)
+            known = lse, linear_lse(teacher[span], teacher_weight, teacher_bias, None, target)
+        else:
+            logits, known = chunks.logits(span), (None, None)
+            target = bitloom.matmul(teacher[span], teacher_weight.t(), teacher_bias)
         factor = scale[span] if scale is not None and chunks.any else None
         outputs = {"loss": losses[span]} | ({"dinput": logits} if chunks.any else {})
-        run("jsd", logits, target, "logits", "logits", beta, temperature, factor, **outputs)
+        run("jsd", logits, target, "logits", "logits", beta, temperature, factor, known, **outputs)
         if chunks.any:
             chunks.add(span, logits)
+        del target  # before the next one comes
     return losses
 
 
@@ -104,13 +110,14 @@ def fused_linear_jsd(
     *,
     bias: Tensor | None = None,
     teacher_bias: Tensor | None = None,
-    chunk_size: int = CHUNK,
+    chunk_size: int = CHUNK // 2,
 ) -> Tensor:
     """jsd(linear(input, weight, bias), linear(teacher_input, teacher_weight, teacher_bias), beta, labels, logits=True),
     with the logits of chunk_size rows at once.
 
     input: (..., hidden) of f32, f16 or bf16. weight: (classes, hidden). The teacher's may be of another hidden size
-    and have no gradient. Sums over chunks are in f32. The rest is as for jsd and fused_linear_cross_entropy.
+    and have no gradient. Sums over chunks are in f32, or in pairs of bf16. The rest is as for jsd and
+    fused_linear_cross_entropy.
     """
     name = "fused_linear_jsd"
     check_choice(name, "reduction", reduction, REDUCTIONS)

@@ -1,5 +1,6 @@
 """What the losses of a linear layer's results have in common: options, and gradients that the forward computes."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -93,7 +94,8 @@ def scaled(gradients: tuple[Tensor | None, ...], factor: Tensor) -> list[Tensor 
         return [None if value is None else value * factor for value in gradients]
     for value in gradients:
         if value is not None and value.numel():
-            matrix = rows(value)
+            count = math.gcd(value.numel(), 4096)  # rows enough for a GPU, few enough to leave in no time where it is 1
+            matrix = value.view(count, -1) if count >= 1024 else rows(value)
             bitloom.scale_rows(factor.expand(matrix.shape[0]), x=matrix)
     return list(gradients)
 

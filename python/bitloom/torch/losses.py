@@ -65,7 +65,7 @@ def _gradient_of(grad, logits, target, weight, ignore_index, smoothing, z, softc
     if reduction == "mean":
         scale = scale * mean_scale(target, weight, ignore_index)
     numbers = ignore_index, smoothing or None, z or None, softcap or None
-    return bitloom.cross_entropy(flat, target, weight, scale, *numbers, with_gradient=True)[0].view_as(logits)
+    return bitloom.cross_entropy(flat, target, weight, scale, None, *numbers, with_gradient=True)[0].view_as(logits)
 
 
 _arguments = (
@@ -92,6 +92,7 @@ def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduct
             classes,
             weight,
             early,
+            None,
             ignore_index,
             smoothing or None,
             z or None,

@@ -389,6 +389,64 @@ TEST(NvptxDot, GoesOnWithTheSums) {
 }
 
 // The accumulators become an operand where they are, in registers.
+// A tile that is loaded and added comes in pieces, each on its way out before the one after the next is there.
+TEST(NvptxDot, AddsLoadedTilesPieceByPiece) {
+  auto adds = [](auto element, std::array<int64_t, 2> block, size_t pieces) {
+    using Out = decltype(element);
+    const std::string type = irType<Out>(), tile = tileType({block[0], block[1]}, type), view = viewType(2, type);
+    const std::string sum = tileType({block[0], block[1]}, "f32");
+    Product product{.block = {block[0], block[1], 64}, .result = type, .parameters = ", %e: " + view + aligned};
+    product.epilogue = "  %l = tile.load %e[%rows, %columns] dims [0, 1] : " + view + " -> " + tile + "\n";
+    product.epilogue += type == "f32" ? "  %out = arith.addf %sum, %l : " + sum
+                                      : "  %w = arith.extf %l : " + tile + " to " + sum + "\n  %s = arith.addf %sum, " +
+                                            "%w : " + sum + "\n  %out = arith.truncf %s : " + sum + " to " + tile;
+    for (auto [m, n, k] : {std::array<int64_t, 3>{270, 136, 72}, {17, 40, 8}}) {
+      SCOPED_TRACE(tile + ", " + std::to_string(m) + " x " + std::to_string(n));
+      Operands<bf16, Out> data(product, m, n, k);
+      Aligned<Out> more({m, n}, 4);
+      auto kernel = agrees(product.text(), {data.a, data.b, data.c, more},
+                           {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}});
+      tookWay(*kernel, Way::Copied);
+      size_t stores = 0;
+      for (size_t at = 0; (at = kernel->ptx.find("cp.async.bulk.tensor.2d.global", at)) != std::string::npos; ++at)
+        ++stores;
+      EXPECT_EQ(stores, pieces);
+    }
+  };
+  adds(0.0f, {128, 128}, 8);
+  adds(0.0f, {256, 128}, 8);
+  adds(0.0f, {64, 32}, 1);
+  adds(bf16(0.0f), {128, 128}, 4);
+  adds(bf16(0.0f), {128, 256}, 4);
+  adds(bf16(0.0f), {64, 256}, 4);
+}
+
+// A part of each row's sum and its largest, from each block of columns, with and without the sums themselves.
+TEST(NvptxDot, ReducesRowsOfTheSums) {
+  for (auto [rows, columns] : {std::pair(128, 128), std::pair(256, 64), std::pair(64, 128), std::pair(16, 128)})
+    for (bool stores : {true, false}) {
+      SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(columns));
+      const std::string sum = tileType({rows, columns}, "f32"), row = tileType({rows}, "f32");
+      Product product{.block = {rows, columns, 64}, .result = "bf16"};
+      product.parameters = ", %totals: !tile.view<?x?xf32>, %tops: !tile.view<?x?xf32>";
+      for (auto [name, op] : {std::pair("total", "addf"), std::pair("top", "maximumf")})
+        product.epilogue += "  %" + std::string(name) + " = tile.reduce %sum axis 1 : " + sum + " -> " + row +
+                            " {\n  ^bb0(%l: f32, %r: f32):\n    %both = arith." + op +
+                            " %l, %r : f32\n    tile.yield %both : f32\n  }\n  tile.store %" + name + ", %" + name +
+                            "s[%j, %rows] dims [1] : " + row + ", !tile.view<?x?xf32>\n";
+      product.epilogue += "  %out = arith.truncf %sum : " + sum + " to " + tileType({rows, columns}, "bf16");
+      std::string text = product.text();
+      if (!stores)
+        text.erase(text.find("  tile.store %out"), text.find("  return") - text.find("  tile.store %out"));
+      const int64_t m = 270, n = 200, parts = (n + columns - 1) / columns;
+      Operands<bf16, bf16> data(product, m, n, 72);
+      Aligned<float> totals({parts, m}, 4), tops({parts, m}, 5);
+      auto kernel = agrees(text, {data.a, data.b, data.c, totals, tops},
+                           {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}, .blocks = {3}});
+      tookWay(*kernel, Way::Copied);
+    }
+}
+
 TEST(NvptxDot, MultipliesWhatItComputed) {
   Product product{.block = {64, 64, 32}, .parameters = ", %v: !tile.view<?x?xbf16>" + aligned, .epilogue = R"(
   %p = arith.truncf %sum : tensor<64x64xf32> to tensor<64x64xbf16>

@@ -102,3 +102,20 @@ def quantize_rows_torch(x, **numbers):
     return tuple(
         torch.from_numpy(np.ascontiguousarray(each)) for each in quantize_rows(x.cpu().float().numpy(), **numbers)
     )
+
+
+def quantize_tokens(x, multiple, **_):
+    """What is quantised, with zeros to a multiple of columns."""
+    return np.pad(x, ((0, 0), (0, -x.shape[1] % multiple)))
+
+
+def quantize_tokens_results(out, scales):
+    return out * scales[:, None]
+
+
+def quantize_tokens_torch(x, multiple, dtype, **_):
+    x = torch.nn.functional.pad(x.float(), (0, -x.shape[1] % multiple))
+    limit, kind = (127, torch.int8) if dtype.endswith("i8") else (448, torch.float8_e4m3fn)
+    scales = x.abs().amax(1, keepdim=True).clamp(min=1e-30) / limit
+    q = x / scales
+    return (q.round() if kind == torch.int8 else q).to(kind).double() * scales

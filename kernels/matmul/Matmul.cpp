@@ -7,8 +7,9 @@ namespace bitloom::kernels {
 // accumulate exactly in i32, floats in f32; products of full f32 operands in blocks along k, whose error grows with
 // k / block_k + block_k rather than k (Higham, "The Accuracy of Floating Point Summation", 1993). So do those of 8-bit
 // floats, since Hopper's tensor cores keep some 14 bits of their sums ("DeepSeek-V3 Technical Report", 2024, 3.3.2);
-// fast_sums leaves them there. Operands that were quantised with one scale each pass what multiplies them back. The
-// addend may be out itself: so a product is added to what is there, in f32 where out is.
+// fast_sums leaves them there. Operands that were quantised pass what multiplies them back, one scale each or one for
+// each row of a and each column of b; sums of integers are exact before that. The addend may be out itself: so a product
+// is added to what is there, in f32 where out is.
 template <class T, class Out> struct Matmul {
   static constexpr auto name = "matmul";
   static constexpr auto summary = "out = activation(scale_a · scale_b · a · b + bias + addend)";
@@ -21,12 +22,15 @@ template <class T, class Out> struct Matmul {
 
   View<const T, 2> a{"m, k"}, b{"k, n"};
   View<const Out, 1> bias{"n * biased"};
-  View<const f32, 1> scale_a{"1 * scaled_a"}, scale_b{"1 * scaled_b"}; // of floats
+  // Not of i8 into i32.
+  View<const f32, 1> scale_a{"(1 + (m - 1) * row_scales) * scaled_a"};
+  View<const f32, 1> scale_b{"(1 + (n - 1) * column_scales) * scaled_b"};
   View<const Out, 2> addend{"m * added, n"};
   View<Out, 2> out{"m, n"};
   Meta<int> activation = Meta<int>::oneOf("none, relu, silu, gelu"); // integers: none, relu
   Meta<bool> biased = "bias.given";
   Meta<bool> scaled_a = "scale_a.given", scaled_b = "scale_b.given";
+  Meta<bool> row_scales = false, column_scales = false; // whether scale_a has one a row of a, scale_b one a column of b
   Meta<bool> added = "addend.given";
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
   Meta<bool> tf32 = false;      // f32 operands may be rounded to 10 bits of mantissa
@@ -67,8 +71,9 @@ template <class T, class Out> struct Matmul {
   Meta<bool> stream_k = false; // whether thread blocks share the steps along k of all tiles evenly
   Meta<int> multicast = 1;     // thread blocks with neighbouring tiles that load what these have in common together
   Meta<int> stages = 0;        // tiles of a and b on their way, at most; 0: what fits
-  BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, addend, out, activation, biased, scaled_a, scaled_b, added, a_transposed,
-                 b_transposed, tf32, fast_sums, block_m, block_n, block_k, split, stream_k, multicast, stages)
+  BITLOOM_PARAMS(a, b, bias, scale_a, scale_b, addend, out, activation, biased, scaled_a, scaled_b, row_scales,
+                 column_scales, added, a_transposed, b_transposed, tf32, fast_sums, block_m, block_n, block_k, split,
+                 stream_k, multicast, stages)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_m), ceil_div(out.extent(1), block_n)}; }
 
@@ -92,24 +97,27 @@ template <class T, class Out> struct Matmul {
         add(acc, k);
       }
     }
-    if constexpr (std::is_integral_v<T>) {
+    using Result = std::conditional_t<std::is_integral_v<Out>, i32, f32>;
+    auto result = cast<Result>(acc);
+    if constexpr (std::is_integral_v<Out>) {
       if (scaled_a || scaled_b)
-        throw UserError("argument scale_a, scale_b: expected operands of floats, got integers");
+        throw UserError("argument scale_a, scale_b: expected an out of floats, got integers");
     } else {
       if (scaled_a)
-        acc = acc * Scalar<f32>(scale_a(0));
+        result = row_scales ? result * expand(scale_a(rows), 1) : result * Scalar<f32>(scale_a(0));
       if (scaled_b)
-        acc = acc * Scalar<f32>(scale_b(0));
+        result = column_scales ? result * expand(scale_b(cols), 0) : result * Scalar<f32>(scale_b(0));
     }
     if (biased)
-      acc = acc + cast<Sum>(expand(bias(cols), 0));
+      result = result + cast<Result>(expand(bias(cols), 0));
     if (added)
-      acc = acc + cast<Sum>(addend(rows, cols));
-    out(rows, cols) = cast<Out>(activated(acc, activation));
+      result = result + cast<Result>(addend(rows, cols));
+    out(rows, cols) = cast<Out>(activated(result, activation));
   }
 };
 
 BITLOOM_REGISTER(Matmul<f32, f32>, Matmul<f16, f16>, Matmul<bf16, bf16>, Matmul<i8, i32>, Matmul<f8e4m3, bf16>,
-                 Matmul<f8e5m2, bf16>, Matmul<f16, f32>, Matmul<bf16, f32>)
+                 Matmul<f8e5m2, bf16>, Matmul<f16, f32>, Matmul<bf16, f32>, Matmul<i8, f32>, Matmul<i8, f16>,
+                 Matmul<i8, bf16>, Matmul<f8e4m3, f32>, Matmul<f8e4m3, f16>)
 
 } // namespace bitloom::kernels

@@ -16,21 +16,30 @@ def activated(x, activation):
     return x
 
 
+def spread(scale, axis):
+    """One for all, or one for each place along the axis of the product."""
+    return np.expand_dims(scale, 1 - axis) if np.size(scale) > 1 else scale
+
+
 def matmul(a, b, activation, bias=0, scale_a=1, scale_b=1, addend=0, **_):
-    return activated(a @ b * scale_a * scale_b + bias + addend, activation)
+    return activated(a @ b * spread(scale_a, 0) * spread(scale_b, 1) + bias + addend, activation)
+
+
+OUT = {"i32": torch.int32, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 matmul_torch_on_device = True  # tensor cores round sums in ways of their own
 
 
 def matmul_torch(a, b, activation, bias=None, addend=None, dtype="", **_):
-    if dtype.endswith("/f32"):
+    kind, out = a.dtype, dtype.partition("/")[2]
+    if kind.itemsize == 1:  # integers have no product on GPUs, and torch._scaled_mm wants shapes of multiples of 16
+        wide = torch.float64 if kind == torch.int8 else torch.float32
+        product = (a.to(wide) @ b.to(wide)).to(torch.int32 if out == "i32" else torch.float32)
+        product = (product + (0 if bias is None else bias)).to(OUT[out])
+    elif out == "f32":
         product = torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
         product = product + (0 if bias is None else bias)
-    elif not a.is_floating_point():  # in float64, exactly: integers have no product on GPUs
-        product = (a.double() @ b.double()).to(torch.int32) + (0 if bias is None else bias)
-    elif a.dtype.itemsize == 1:  # torch._scaled_mm wants shapes of multiples of 16
-        product = (a.float() @ b.float() + (0 if bias is None else bias)).to(torch.bfloat16)
     else:
         product = a @ b if bias is None else torch.addmm(bias, a, b)
     if addend is not None:
@@ -47,3 +56,22 @@ def matmul_sum_torch(a, b, addend=None, addend_rest=None, **_):
     product = a.float() @ b.float()
     product = product if addend is None else product + addend.float() + addend_rest.float()
     return product.to(a.dtype), b[:0]
+
+
+def group_scaled_matmul_inputs(generator, inputs):
+    """Results that f16 holds."""
+    if inputs["a"].dtype == torch.int8:
+        inputs["scale_a"] *= 2**-12
+
+
+def group_scaled_matmul(a, b, scales, scale_a, group, addend=0, **_):
+    total = sum(
+        a[:, g * group : (g + 1) * group] @ b[g * group : (g + 1) * group] * row for g, row in enumerate(scales)
+    )
+    return total * scale_a[:, None] + addend
+
+
+def group_scaled_matmul_torch(a, b, scales, scale_a, group, addend=None, dtype="", **_):
+    of = torch.float64 if a.dtype == torch.int8 else torch.float32  # integers have no product on GPUs
+    total = group_scaled_matmul(a.to(of), b.to(of), scales, scale_a, group, 0 if addend is None else addend.float())
+    return total.to(OUT[dtype.partition("/")[2]])

@@ -182,10 +182,10 @@ def test_targets_are_checked():
         bitloom.rms_norm(X, WEIGHT)
 
 
-def test_scales_are_of_floats():
+def test_scales_make_floats():
     a = np.ones((4, 4), np.int8)
-    with pytest.raises(bitloom.UserError, match="scale_a, scale_b: expected operands of floats, got integers"):
-        bitloom.matmul(a, a, scale_a=np.ones(1, np.float32))
+    with pytest.raises(bitloom.UserError, match="scale_a, scale_b: expected an out of floats, got integers"):
+        bitloom.matmul(a, a, scale_a=np.ones(1, np.float32), out=np.empty((4, 4), np.int32))
 
 
 def test_an_impossible_block_names_the_kernels_line():

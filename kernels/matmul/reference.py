@@ -64,14 +64,14 @@ def group_scaled_matmul_inputs(generator, inputs):
         inputs["scale_a"] *= 2**-12
 
 
-def group_scaled_matmul(a, b, scales, scale_a, group, addend=0, **_):
-    total = sum(
-        a[:, g * group : (g + 1) * group] @ b[g * group : (g + 1) * group] * row for g, row in enumerate(scales)
-    )
+def group_scaled_matmul(a, b, scales, scale_a, group, addend=0, sums=lambda part: part, **_):
+    parts = (slice(g * group, (g + 1) * group) for g in range(len(scales)))
+    total = sum(sums(a[:, part] @ b[part]) * row for part, row in zip(parts, scales))
     return total * scale_a[:, None] + addend
 
 
 def group_scaled_matmul_torch(a, b, scales, scale_a, group, addend=None, dtype="", **_):
     of = torch.float64 if a.dtype == torch.int8 else torch.float32  # integers have no product on GPUs
-    total = group_scaled_matmul(a.to(of), b.to(of), scales, scale_a, group, 0 if addend is None else addend.float())
+    addend = 0 if addend is None else addend.float()
+    total = group_scaled_matmul(a.to(of), b.to(of), scales, scale_a, group, addend, torch.Tensor.float)
     return total.to(OUT[dtype.partition("/")[2]])

@@ -19,6 +19,7 @@ DTYPES = {
 }
 FLOATS = ("float32", "float16", "bfloat16")
 FLOATS8 = ("e4m3_float8", "e5m2_float8")
+BYTES = ("int8", "e4m3_float8")  # that floats as A become, row by row
 ZEROS_MODES = ("original", "rescale", "quantized")
 DYNAMIC_M = (1, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -83,7 +84,8 @@ class MatmulConfig:
     @property
     def is_native(self) -> bool:
         """Whether W is of A's type and has no scales: a product of plain matrices."""
-        return self.A_dtype == self.W_dtype and not (self.A_dtype == "int8" and (self.with_scaling or self.with_zeros))
+        numbers = self.A_dtype in BYTES and (self.with_scaling or self.with_zeros)
+        return self.A_dtype == self.W_dtype and not numbers
 
     @property
     def group(self) -> int:
@@ -111,15 +113,17 @@ class MatmulConfig:
             refuse("A_dtype", (*FLOATS, "int8", *FLOATS8), self.A_dtype)
         if self.W_dtype not in FORMATS and self.W_dtype != self.A_dtype:
             refuse("W_dtype", (*FORMATS, self.A_dtype), self.W_dtype)
-        if self.A_dtype in FLOATS8 and self.W_dtype != self.A_dtype:
-            refuse("W_dtype", self.A_dtype, self.W_dtype, f" with an A of {self.A_dtype}")
+        if self.A_dtype in FLOATS8:
+            exact = tuple(name for name, row in FORMATS.items() if row.fits_e4m3) if self.A_dtype in BYTES else ()
+            if self.W_dtype not in (self.A_dtype, *exact):
+                refuse("W_dtype", exact or self.A_dtype, self.W_dtype, f" with an A of {self.A_dtype}")
         if self.A_dtype == "int8" and FORMATS[self.W_dtype].values is not None:
             refuse("W_dtype", "integers", self.W_dtype, " with an A of int8")
         allowed = ("int32", "float32") if self.A_dtype == "int8" else ("float32", "float16")
         if self.accum_dtype not in allowed:
             refuse("accum_dtype", allowed, self.accum_dtype, f" with an A of {self.A_dtype}")
         outputs = FLOATS
-        if self.A_dtype in FLOATS8:
+        if self.A_dtype == "e5m2_float8":
             outputs = ("bfloat16",)
         elif self.A_dtype == "int8":
             outputs = FLOATS if self.with_scaling else ("int32", "int8", *FLOATS)
@@ -141,6 +145,6 @@ class MatmulConfig:
             if not (is_count(self.group_size) or self.group_size == -1):
                 refuse("group_size", "-1 or a number of 1 or more", self.group_size)
             return
-        unit = 16 if self.A_dtype == "int8" else 8
+        unit = 16 if self.A_dtype in BYTES else 8
         if not is_count(self.group_size) or self.group_size % unit:
             refuse("group_size", f"-1 or a multiple of {unit}", self.group_size)

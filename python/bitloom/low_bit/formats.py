@@ -37,6 +37,14 @@ class WeightFormat:
     def highest(self) -> int:
         return 1 if self.levels == 3 else (1 << (self.bits - self.signed)) - 1
 
+    @property
+    def fits_e4m3(self) -> bool:
+        """Whether each value is a number of e4m3_float8: integers are up to 16."""
+        if self.values is None:
+            return max(-self.lowest, self.highest) <= 16
+        finite = torch.tensor([value for value in self.values if abs(value) < float("inf")])
+        return torch.equal(finite.to(torch.float8_e4m3fn).float(), finite)
+
     def table(self, device: torch.device) -> Tensor | None:
         """The values in f32, filled up to 256; None for integers."""
         if self.values is None:

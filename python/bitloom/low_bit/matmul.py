@@ -9,7 +9,7 @@ import bitloom
 from bitloom import UserError
 from bitloom.torch.shapes import rows
 
-from .config import DTYPES, FLOATS, MatmulConfig
+from .config import BYTES, DTYPES, FLOATS, MatmulConfig
 from .formats import FORMATS
 from .products import product_of
 
@@ -85,7 +85,7 @@ class Matmul:
         self.bit = FORMATS[config.W_dtype].bits if config.W_dtype in FORMATS else 8 * DTYPES[config.W_dtype].itemsize
         self.torch_output_dtype = DTYPES[config.out_dtype]
         self._takes = {DTYPES[config.A_dtype]}
-        if config.A_dtype == "int8" and not config.is_native and config.out_dtype in FLOATS:
+        if config.A_dtype in BYTES and not config.is_native and config.out_dtype in FLOATS:
             self._takes |= {DTYPES[name] for name in FLOATS}
         self._columns, self._rows = config.K, config.M if type(config.M) is int else None
         self._kept: _Kept | None = None  # of the last call

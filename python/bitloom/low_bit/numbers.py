@@ -14,6 +14,10 @@ from .formats import FORMATS
 NOTHING = 2.0**-64  # in place of a scale of 0, by which no zero point can be divided
 
 
+def round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
 @dataclass
 class Numbers:
     """scales, zeros: (N, groups of the kernel) of f32, which may be expanded views; table: (256,) of f32."""

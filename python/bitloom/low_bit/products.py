@@ -1,7 +1,5 @@
-"""The ways in which a configured product is computed, but for fragments.py's. Each packs codes, and multiplies a matrix
-x by them; `sums` is the type of what it gives, and so of a bias that it adds."""
-
-import functools
+"""The ways in which a configured product is computed, but for those of fragments.py and byte_products.py. Each packs
+codes, and multiplies a matrix x by them; `sums` is the type of what it gives, and so of a bias that it adds."""
 
 import torch
 from torch import Tensor
@@ -11,18 +9,14 @@ import bitloom
 from bitloom.torch.operator import operator
 from bitloom.torch.shapes import like
 
-from .config import DTYPES, FLOATS8, MatmulConfig, refuse
+from .byte_products import ByteProduct, EightBitProduct
+from .config import DTYPES, FLOATS, FLOATS8, MatmulConfig
 from .formats import FORMATS
 from .fragments import FragmentsProduct
 from .numbers import NumbersOf
+from .numbers import round_up as _round_up
 
 GEMV_ROWS = {"cpu": 64, "cuda": 8}  # of x: with more, the weight is made a matrix once
-EXACT = 1 << 24  # whole numbers up to here are exact in f32
-
-
-def _round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
-
 
 # ---- A plain matrix ----------------------------------------------------------------------------------------------
 
@@ -38,7 +32,8 @@ class NativeProduct:
         self.weight_shape = shape if config.layout == "nt" else shape[::-1]
         self.weight_dtype = DTYPES[config.W_dtype]
         floats = config.A_dtype if config.A_dtype == config.out_dtype else "float32"
-        self.sums = DTYPES[{"int8": "int32"}.get(config.A_dtype, "bfloat16" if config.A_dtype in FLOATS8 else floats)]
+        floats = config.out_dtype if config.A_dtype in FLOATS8 else floats
+        self.sums = DTYPES["int32" if config.A_dtype == "int8" else floats]
 
     def pack(self, weight: Tensor) -> Tensor:
         if weight.dtype != self.weight_dtype:
@@ -153,91 +148,12 @@ class FloatProduct:
         yield "matmul", (x, matrix[:, : x.shape[1]].t()), {"out": out}
 
 
-# ---- Bytes by codes ----------------------------------------------------------------------------------------------
-
-
-class ByteProduct:
-    """x of int8, or floats made so row by row: low_bit_matmul, on a CPU. Without scales its sums are exact."""
-
-    devices = ("cpu",)
-    sums = None
-
-    def __init__(self, config: MatmulConfig, device: str):
-        if device not in self.devices:
-            refuse("A_dtype", ("float32", "float16", "bfloat16"), "int8", f" on cuda with a W of {config.W_dtype}")
-        self.config, self.format = config, FORMATS[config.W_dtype]
-        bits, many = self.format.bits, 1 if config.M == 1 else 2
-        self.packing = bitloom.Packing.for_target("host", bits, many)
-        self.x_packing = bitloom.Packing.of_activations_for_target("host", many)
-        whole = config.group == config.K
-        self.group = min(_round_up(config.K, 16), 128) if whole else config.group
-        self.groups = -(-config.K // self.group)
-        self.rows = _round_up(config.N, self.packing.rows)
-        self.row_bytes = self.group * self.packing.rows * bits // 8
-        self.weight_shape = (self.rows // self.packing.rows, self.groups * self.row_bytes)
-        self.weight_dtype = torch.int8
-        self.numbers = NumbersOf(config, self.group)
-        # Groups whose products, and zero points times sums of x, are whole numbers that f32 adds exactly.
-        self.together = max(1, EXACT // (128 * (1 << bits) * self.group)) if not config.with_scaling else self.groups
-
-    def pack(self, weight: Tensor) -> Tensor:
-        codes = self.format.codes(weight).cpu()
-        if self.numbers.bias:
-            codes = (codes.int() + self.numbers.bias).to(torch.uint8)
-        codes = pad(codes, (0, self.groups * self.group - codes.shape[1], 0, self.rows - len(codes)))
-        return bitloom.pack(codes.contiguous(), self.packing).view(torch.int8).to(weight.device)
-
-    def _options(self):
-        packing = self.packing
-        return {
-            **{"bits": self.format.bits, "group": self.group},
-            **{"lanes": packing.lanes, "depth": packing.block, "rows": packing.rows},
-            **{"biased_fields": ("none", "low", "all").index(packing.bias)},
-            **{"x_rows": self.x_packing.rows, "x_lanes": max(self.x_packing.lanes, 1)},
-        }
-
-    def _bytes_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x as the kernel takes it, its scales (m,) and the sums of its groups (groups, m)."""
-        panel = self.x_packing.rows
-        if x.dtype != torch.int8:
-            return bitloom.quantize_rows(x, group=self.group, panel=panel)
-        x8 = pad(x, (0, self.groups * self.group - x.shape[1])).contiguous()
-        sums = x8.view(len(x), self.groups, self.group).sum(-1, dtype=torch.int32).t().float().contiguous()
-        scales = torch.ones(len(x))
-        if panel == 1:
-            return x8.view(torch.uint8), scales, sums
-        return bitloom.pack(pad(x8, (0, 0, 0, -len(x) % panel)), self.x_packing), scales, sums
-
-    def operands(self, weight: Tensor, scale, zeros, device: torch.device) -> tuple:
-        self.numbers.check(scale, zeros, device)
-        numbers = self.numbers(scale, zeros, device)
-        zeros = None if numbers.zeros is None else numbers.zeros.t()
-        return weight.view(torch.uint8), numbers.scales.t(), zeros
-
-    def calls(self, x, weight, scales, zeros, bias):
-        x8, x_scales, sums = self._bytes_of(x)
-        x_width = self.group * self.x_packing.rows
-        exact = x.dtype == torch.int8 and not self.config.with_scaling
-        step = self.together if exact else self.groups
-        for first in range(0, self.groups, step):
-            here = slice(first, first + step)
-            of = slice(first * x_width, (first + step) * x_width)
-            of_weight = slice(first * self.row_bytes, (first + step) * self.row_bytes)
-            arguments = (x8[:, of], weight[:, of_weight], scales[here], x_scales)
-            given = {"zeros": None if zeros is None else zeros[here], "x_sums": sums[here]}
-            yield "low_bit_matmul", arguments, given | self._options()
-
-    def __call__(self, x: Tensor, *operands: Tensor | None) -> Tensor:
-        parts = [bitloom.low_bit_matmul(*given, **options) for _, given, options in self.calls(x, *operands)]
-        if x.dtype == torch.int8 and not self.config.with_scaling:
-            return functools.reduce(torch.add, (part.to(torch.int32) for part in parts))
-        return parts[0]
-
-
 def product_of(config: MatmulConfig, device: str):
     """How the configured product is computed on "cpu" or "cuda". UserError: no kernel of the device does."""
     if config.is_native:
         return NativeProduct(config, device)
     if FragmentsProduct.takes(config, device):
         return FragmentsProduct(config, device)
-    return (ByteProduct if config.A_dtype == "int8" else FloatProduct)(config, device)
+    if config.A_dtype in FLOATS:
+        return FloatProduct(config, device)
+    return (ByteProduct if config.A_dtype == "int8" and device == "cpu" else EightBitProduct)(config)

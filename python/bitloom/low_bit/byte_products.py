@@ -1,0 +1,226 @@
+"""Products of 8-bit activations: as the bytes of CPUs are packed, and as tensor cores take them."""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+import bitloom
+from bitloom.torch.operator import operator
+from bitloom.torch.shapes import like
+
+from .config import DTYPES, FLOATS, MatmulConfig
+from .formats import FORMATS
+from .numbers import NumbersOf, round_up
+
+EXACT = 1 << 24  # whole numbers up to here are exact in f32
+BLOCK = 128  # columns that are packed together for tensor cores, and the most that they take at a step
+
+# ---- On CPUs -----------------------------------------------------------------------------------------------------
+
+
+class ByteProduct:
+    """x of int8, or floats made so row by row: low_bit_matmul, on a CPU. Without scales its sums are exact."""
+
+    devices = ("cpu",)
+    sums = None
+
+    def __init__(self, config: MatmulConfig):
+        self.config, self.format = config, FORMATS[config.W_dtype]
+        bits, many = self.format.bits, 1 if config.M == 1 else 2
+        self.packing = bitloom.Packing.for_target("host", bits, many)
+        self.x_packing = bitloom.Packing.of_activations_for_target("host", many)
+        whole = config.group == config.K
+        self.group = min(round_up(config.K, 16), 128) if whole else config.group
+        self.groups = -(-config.K // self.group)
+        self.rows = round_up(config.N, self.packing.rows)
+        self.row_bytes = self.group * self.packing.rows * bits // 8
+        self.weight_shape = (self.rows // self.packing.rows, self.groups * self.row_bytes)
+        self.weight_dtype = torch.int8
+        self.numbers = NumbersOf(config, self.group)
+        # Groups whose products, and zero points times sums of x, are whole numbers that f32 adds exactly.
+        self.together = max(1, EXACT // (128 * (1 << bits) * self.group)) if not config.with_scaling else self.groups
+
+    def pack(self, weight: Tensor) -> Tensor:
+        codes = self.format.codes(weight).cpu()
+        if self.numbers.bias:
+            codes = (codes.int() + self.numbers.bias).to(torch.uint8)
+        codes = pad(codes, (0, self.groups * self.group - codes.shape[1], 0, self.rows - len(codes)))
+        return bitloom.pack(codes.contiguous(), self.packing).view(torch.int8).to(weight.device)
+
+    def _options(self):
+        packing = self.packing
+        return {
+            **{"bits": self.format.bits, "group": self.group},
+            **{"lanes": packing.lanes, "depth": packing.block, "rows": packing.rows},
+            **{"biased_fields": ("none", "low", "all").index(packing.bias)},
+            **{"x_rows": self.x_packing.rows, "x_lanes": max(self.x_packing.lanes, 1)},
+        }
+
+    def _bytes_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x as the kernel takes it, its scales (m,) and the sums of its groups (groups, m)."""
+        panel = self.x_packing.rows
+        if x.dtype != torch.int8:
+            return bitloom.quantize_rows(x, group=self.group, panel=panel)
+        x8 = pad(x, (0, self.groups * self.group - x.shape[1])).contiguous()
+        sums = x8.view(len(x), self.groups, self.group).sum(-1, dtype=torch.int32).t().float().contiguous()
+        scales = torch.ones(len(x))
+        if panel == 1:
+            return x8.view(torch.uint8), scales, sums
+        return bitloom.pack(pad(x8, (0, 0, 0, -len(x) % panel)), self.x_packing), scales, sums
+
+    def operands(self, weight: Tensor, scale, zeros, device: torch.device) -> tuple:
+        self.numbers.check(scale, zeros, device)
+        numbers = self.numbers(scale, zeros, device)
+        zeros = None if numbers.zeros is None else numbers.zeros.t()
+        return weight.view(torch.uint8), numbers.scales.t(), zeros
+
+    def calls(self, x, weight, scales, zeros, bias):
+        x8, x_scales, sums = self._bytes_of(x)
+        x_width = self.group * self.x_packing.rows
+        exact = x.dtype == torch.int8 and not self.config.with_scaling
+        step = self.together if exact else self.groups
+        for first in range(0, self.groups, step):
+            here = slice(first, first + step)
+            of = slice(first * x_width, (first + step) * x_width)
+            of_weight = slice(first * self.row_bytes, (first + step) * self.row_bytes)
+            arguments = (x8[:, of], weight[:, of_weight], scales[here], x_scales)
+            given = {"zeros": None if zeros is None else zeros[here], "x_sums": sums[here]}
+            yield "low_bit_matmul", arguments, given | self._options()
+
+    def __call__(self, x: Tensor, *operands: Tensor | None) -> Tensor:
+        parts = [bitloom.low_bit_matmul(*given, **options) for _, given, options in self.calls(x, *operands)]
+        if x.dtype == torch.int8 and not self.config.with_scaling:
+            return functools.reduce(torch.add, (part.to(torch.int32) for part in parts))
+        return parts[0]
+
+
+# ---- On tensor cores ---------------------------------------------------------------------------------------------
+
+
+def _with_columns(x: Tensor, columns: int) -> Tensor:
+    """x of 8-bit elements, filled up with zeros."""
+    return x if x.shape[1] == columns else pad(x.view(torch.int8), (0, columns - x.shape[1])).view(x.dtype)
+
+
+def _corrections(x8: Tensor, points: Tensor, unit: int) -> Tensor:
+    """Sums (m, groups) of x over the groups that have zero points: whole numbers below 2^24 where x is of them."""
+    groups = len(points)
+    parts = _with_columns(x8, groups * unit) if groups > 1 else x8
+    exact = parts.dtype == torch.int8
+    parts = (parts if exact else parts.float()).view(len(x8), groups, -1)
+    return parts.sum(-1, dtype=torch.int32 if exact else torch.float32).float()
+
+
+def _steps(x, weight, scales, points, table, unit, bits, is_signed, kind, out) -> Iterator[tuple]:
+    """The kernels' calls, in order, each with the tensors that it writes; the last writes `out`."""
+    m, n = out.shape
+    x8, x_scales = x, None
+    if x.dtype != kind:
+        x8, x_scales = like(x, (m, round_up(x.shape[1], unit)), kind), like(x, (m,), torch.float32)
+        yield "quantize_tokens", (x,), {"out": x8, "scales": x_scales, "multiple": unit}
+    x8 = _with_columns(x8, round_up(x.shape[1], unit))
+    if weight.dtype != kind:
+        block = min(BLOCK, weight.shape[1] * 8 // bits)
+        matrix = like(weight, (n, weight.shape[1] * 8 // bits), kind)
+        given = {"bits": bits, "block": block, "is_signed": is_signed, "out": matrix}
+        yield "low_bit_unpack", (weight, table), given
+        weight = matrix
+    b = weight[:, : x8.shape[1]].t()
+    if scales is not None and len(scales) > 1:
+        ones = torch.ones(m, device=x.device) if x_scales is None else x_scales
+        yield "group_scaled_matmul", (x8, b, scales, ones), {"group": unit, "out": out}
+    else:
+        given = {"scale_a": x_scales, "scale_b": None if scales is None else scales[0], "out": out}
+        given |= {"row_scales": x_scales is not None, "column_scales": scales is not None}
+        yield "matmul", (x8, b), given
+    if points is not None and out.dtype == torch.float32:
+        given = {"scale_a": x_scales, "row_scales": x_scales is not None, "addend": out, "out": out}
+        yield "matmul", (_corrections(x8, points, unit), points), given
+
+
+def _product(x, weight, scales, points, table, unit, bits, is_signed, kind, dtype):
+    exact = dtype in (torch.int32, torch.float64)
+    out = like(x, (len(x), len(weight)), torch.int32 if exact else dtype)
+    for name, arguments, given in _steps(x, weight, scales, points, table, unit, bits, is_signed, kind, out):
+        getattr(bitloom, name)(*arguments, **given)
+    if exact and points is not None:
+        out = (out + _corrections(x, points, unit).double() @ points.double()).to(dtype)
+    return out
+
+
+eight_bit_product = operator(
+    "eight_bit_product(Tensor x, Tensor weight, Tensor? scales, Tensor? points, Tensor? table, int unit, int bits, "
+    "bool is_signed, ScalarType kind, ScalarType dtype) -> Tensor",
+    _product,
+    lambda x, weight, scales, points, table, unit, bits, is_signed, kind, dtype: like(x, (len(x), len(weight)), dtype),
+)
+
+
+class EightBitProduct:
+    """x of int8 or e4m3_float8, or floats made so row by row (quantize_tokens), by a weight of the same type: matmul,
+    whose epilogue has the scales, or group_scaled_matmul where a row of the weight has several. A weight of fewer bits
+    is unpacked first, at each call. Zero points come after, times sums of x. Without scales int8's sums are exact."""
+
+    packing, devices, sums = None, ("cpu", "cuda"), None
+
+    def __init__(self, config: MatmulConfig):
+        self.config, self.format = config, FORMATS[config.W_dtype]
+        bits = self.format.bits
+        self.kind = DTYPES[config.A_dtype]
+        by_groups = config.groups > 1 and (config.with_scaling or config.with_zeros)
+        # Columns that share a number; what extents are rounded up to. Any power of two there divides config.group.
+        self.unit = min(config.group & -config.group, BLOCK) if by_groups else 16
+        columns = round_up(config.K, self.unit)
+        if bits < 8:
+            self.packing = bitloom.Packing(bits, "planar", min(BLOCK, max(16, 1 << (config.K - 1).bit_length())))
+            columns = round_up(columns, self.packing.block)
+        self.columns = columns
+        self.weight_shape = (config.N, columns * bits // 8)
+        self.weight_dtype = torch.int8
+        self.numbers = NumbersOf(config, self.unit if by_groups else config.K)
+        self.numbers.bias = 0  # signed fields stay so
+        self.shift = 128 if config.W_dtype == "uint8" else 0  # of the fields, to be bytes with a sign
+
+    def pack(self, weight: Tensor) -> Tensor:
+        codes = self.format.codes(weight)
+        if self.packing is None:
+            codes = (codes.short() - self.shift).to(torch.int8) if self.shift else codes.view(torch.int8)
+            return pad(codes, (0, self.columns - codes.shape[1])).contiguous()
+        codes = pad(codes.cpu(), (0, self.columns - codes.shape[1])).contiguous()
+        return bitloom.pack(codes, self.packing).view(torch.int8).to(weight.device)
+
+    def operands(self, weight: Tensor, scale, zeros, device: torch.device) -> tuple:
+        config = self.config
+        self.numbers.check(scale, zeros, device)
+        numbers = self.numbers(scale, zeros, device)
+        zero = numbers.zeros if config.with_zeros else torch.zeros(1, 1, device=device)
+        points = self.shift_points(numbers.scales, zero) if config.with_zeros or self.shift else None
+        scales = numbers.scales.t().contiguous() if config.with_scaling else None
+        weight = weight.view(self.kind if self.packing is None else torch.uint8)
+        table = None if self.packing is None else numbers.table
+        return weight, scales, points, table
+
+    def shift_points(self, scales: Tensor, zeros: Tensor) -> Tensor:
+        """(groups, N): what the sums of x are multiplied by."""
+        points = (scales * (self.shift - zeros)).t()
+        return points.expand(-1, self.config.N).contiguous()
+
+    def _given(self, x: Tensor, weight, scales, points, table, bias) -> tuple:
+        config = self.config
+        dtype = DTYPES[config.out_dtype] if points is None else torch.float32
+        if x.dtype == torch.int8 and not config.with_scaling:
+            dtype = torch.int32 if points is None or config.out_dtype not in FLOATS else torch.float64
+        options = (self.unit, self.format.bits, self.format.signed, self.kind, dtype)
+        return x, weight, scales, points, table, *options
+
+    def __call__(self, x: Tensor, *operands) -> Tensor:
+        return eight_bit_product(*self._given(x, *operands))
+
+    def calls(self, x: Tensor, *operands) -> Iterator[tuple]:
+        given = self._given(x, *operands)
+        exact = given[-1] in (torch.int32, torch.float64)
+        out = like(x, (len(x), self.config.N), torch.int32 if exact else given[-1])
+        return _steps(*given[:-1], out)

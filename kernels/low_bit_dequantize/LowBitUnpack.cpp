@@ -23,7 +23,7 @@ template <class T> struct LowBitUnpack {
   Meta<int> block = 128; // a power of two from 8 upwards
   Meta<bool> is_signed = true;
   Meta<bool> tabled = "table.given";
-  Meta<int> block_n = 8;
+  Meta<int> block_n = 32;
   BITLOOM_PARAMS(weight, table, out, bits, block, is_signed, tabled, block_n)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_n), ceil_div(out.extent(1), block)}; }

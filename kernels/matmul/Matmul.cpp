@@ -8,8 +8,8 @@ namespace bitloom::kernels {
 // k / block_k + block_k rather than k (Higham, "The Accuracy of Floating Point Summation", 1993). So do those of 8-bit
 // floats, since Hopper's tensor cores keep some 14 bits of their sums ("DeepSeek-V3 Technical Report", 2024, 3.3.2);
 // fast_sums leaves them there. Operands that were quantised pass what multiplies them back, one scale each or one for
-// each row of a and each column of b; sums of integers are exact before that. The addend may be out itself: so a product
-// is added to what is there, in f32 where out is.
+// each row of a and each column of b; sums of integers are exact before that. The addend may be out itself: so a
+// product is added to what is there, in f32 where out is.
 template <class T, class Out> struct Matmul {
   static constexpr auto name = "matmul";
   static constexpr auto summary = "out = activation(scale_a · scale_b · a · b + bias + addend)";

@@ -167,10 +167,41 @@ std::optional<int64_t> Call::defaultOf(const Parameter &meta) const {
   return evaluate(meta.expression, [&](std::string_view name) { return named(name); });
 }
 
-void Call::fillMetas() {
+bool Call::isTunable(const Parameter &meta) const {
+  return std::ranges::find(row->tunables, meta.name, &Tunable::meta) != row->tunables.end();
+}
+
+TunedKey Call::tunedKey() const {
+  TunedKey key{row->name, bitloom::nameOf(*row, chosen.value_or(0)), target->name, target->multiprocessors, sizes};
+  for (const Parameter &parameter : variant().parameters)
+    if (parameter.kind == Kind::Scalar || isTunable(parameter))
+      key.sizes.erase(parameter.name);
+  return key;
+}
+
+// All that were tuned, or none: they were measured together.
+void Call::takeTuned() {
+  if (!takesTuned || row->tunables.empty() || !anythingTuned())
+    return;
+  const std::vector<Parameter> &parameters = variant().parameters;
+  for (size_t i = 0; i < views.size(); ++i)
+    if (parameters[i].kind == Kind::Meta && numbers[i] && isTunable(parameters[i]))
+      return;
+  fillMetas(/*tunables=*/false);
+  const std::optional<TunedConfiguration> found = tunedFor(tunedKey());
+  if (!found)
+    return;
+  for (size_t i = 0; i < views.size(); ++i)
+    if (auto meta = found->metas.find(parameters[i].name); meta != found->metas.end() && isTunable(parameters[i])) {
+      numbers[i] = meta->second;
+      tuned.insert(meta->first);
+    }
+}
+
+void Call::fillMetas(bool tunables) {
   for (size_t i = 0; i < views.size(); ++i) {
     const Parameter &parameter = variant().parameters[i];
-    if (parameter.kind != Kind::Meta)
+    if (parameter.kind != Kind::Meta || (!tunables && isTunable(parameter)))
       continue;
     if (!numbers[i]) {
       auto value = defaultOf(parameter);
@@ -209,7 +240,7 @@ void Call::checkConditions() const {
   }
 }
 
-void Call::tuneFor(const Target &known) { target = {known.multiprocessors, known.computeCapability}; }
+void Call::tuneFor(const Target &known) { target = {known.multiprocessors, known.computeCapability, known.name}; }
 
 void Call::resolve() {
   pickVariant();
@@ -234,6 +265,7 @@ void Call::resolve() {
                         (origin.count(name) ? " (" + name + ", as " + origin[name] + ")" : " (" + name + ")") +
                         ", got " + std::to_string(views[i]->extents[d]));
     }
+  takeTuned();
   fillMetas();
   for (size_t i = 0; i < views.size(); ++i)
     for (int d = 0; views[i] && d < parameters[i].rank && size_t(d) < parameters[i].shape.size(); ++d) {

@@ -2,12 +2,14 @@
 #pragma once
 
 #include "bitloom/dsl/Registry.h"
+#include "bitloom/dsl/TunedTable.h"
 #include "bitloom/lib/target/Target.h"
 
 #include <array>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -52,13 +54,15 @@ public:
   // Takes the variant of this index, or the first whose view parameters have elements of `dtype`, whatever is bound.
   void chooseVariant(size_t index) { chosen = index; }
   void chooseVariant(DType dtype);
-  // Of which target defaults of Meta parameters may know `multiprocessors` and `compute_capability` (0 on a CPU).
-  // Before resolve(), which otherwise takes the tensors' device.
+  // Of which target defaults of Meta parameters may know `multiprocessors` and `compute_capability` (0 on a CPU), and
+  // tuned ones are taken. Before resolve(), which otherwise takes the tensors' device.
   void tuneFor(const Target &target);
+  // Takes the kernel's own defaults, whatever was tuned (dsl/TunedTable.h). Before resolve().
+  void ignoreTuned() { takesTuned = false; }
 
   // Chooses the variant that the bound tensors fit, gives every name of an extent its value and every Meta parameter
-  // its default. Throws UserError that names the argument, what was expected and what came: dtype, rank, extent,
-  // device.
+  // its default, or what was tuned for such a call where it gives none of what is tuned. Throws UserError that names
+  // the argument, what was expected and what came: dtype, rank, extent, device.
   void resolve();
 
   // Of the views that are not bound: what they must be. After resolve(), which itself leaves out inputs whose extents
@@ -87,6 +91,10 @@ public:
   Assumed assumed(size_t parameter) const;
   // A Meta parameter's value where none is given; none where its expression has no value here. After resolve().
   std::optional<int64_t> defaultOf(const Parameter &meta) const;
+  // Whether the value of this Meta parameter comes from a table of tuned ones. After resolve().
+  bool isTuned(const Parameter &meta) const { return tuned.contains(meta.name); }
+  // What tuned values are looked up by. After resolve().
+  TunedKey tunedKey() const;
   // Bytes that the call must move at the least: each view read or written once.
   int64_t minimalBytes() const;
 
@@ -108,7 +116,9 @@ private:
   size_t indexOf(std::string_view name, std::initializer_list<Parameter::Kind> kinds) const;
   void pickVariant();
   void checkViews();
-  void fillMetas();
+  void fillMetas(bool tunables = true);
+  void takeTuned();
+  bool isTunable(const Parameter &meta) const;
   void checkConditions() const;
   std::vector<Slot> slots() const;
   TensorRef inMemory(size_t parameter) const; // the view as it lies there
@@ -125,8 +135,11 @@ private:
   std::map<std::string, int64_t> sizes;
   struct TargetFacts {
     int multiprocessors, computeCapability;
+    std::string name;
   };
   std::optional<TargetFacts> target;
+  bool takesTuned = true;
+  std::set<std::string> tuned; // names of Meta parameters
 };
 
 } // namespace bitloom

@@ -37,6 +37,8 @@ static std::string describe(const Call &call, const Parameter &meta) {
   std::string text = meta.name + " = ";
   text += size_t(value) < meta.choices.size() ? meta.choices[size_t(value)] : std::to_string(value);
   const std::optional<int64_t> usual = call.defaultOf(meta);
+  if (call.isTuned(meta))
+    return text + ", tuned" + (usual ? "; by default " + std::to_string(*usual) : "");
   if (usual && *usual != value)
     return text + ", given; by default " + std::to_string(*usual);
   return text + ", the default" + (meta.expression.empty() ? "" : ": " + meta.expression);

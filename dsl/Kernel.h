@@ -5,7 +5,8 @@
 //     static constexpr auto summary = "out = x + y";
 //     static constexpr auto tests = "n=1; n=4097", benchmarks = "n=67108864";
 //     // and, where random inputs must lie in some range: inputs = "target=0..cols-1" (KernelRow::inputs), where not
-//     // all extents go together: conditions = "heads % kv_heads == 0"; not for GPUs: onlyCpus = true
+//     // all extents go together: conditions = "heads % kv_heads == 0"; not for GPUs: onlyCpus = true; and what
+//     // `bitloom tune` may try: tuning = "block=256,1024,4096"
 //
 //     View<const f32, 1> x{"n"}, y{"n"};
 //     View<f32, 1> out{"n"};
@@ -121,6 +122,8 @@ template <class First, class... Rest> KernelRow rowOf(const char *source) {
     row.conditions = cases(First::conditions);
   if constexpr (requires { First::onlyCpus; })
     row.onlyCpus = First::onlyCpus;
+  if constexpr (requires { First::tuning; })
+    row.tunables = parseTunables(First::tuning);
   row.code = reinterpret_cast<const void *>(&rowOf<First, Rest...>);
   return row;
 }

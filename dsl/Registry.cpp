@@ -1,10 +1,13 @@
 #include "bitloom/dsl/Registry.h"
 
+#include "bitloom/lib/support/Error.h"
+#include "bitloom/lib/support/Expression.h"
 #include "bitloom/lib/support/Suggest.h"
 
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -38,6 +41,30 @@ std::string nameOf(const KernelRow &kernel, size_t variant) {
       parts.push_back(std::move(name));
   }
   return joined(parts, "/");
+}
+
+std::vector<Tunable> parseTunables(std::string_view text) {
+  std::vector<Tunable> tunables;
+  auto wrong = [&] { return InternalError("expected 'name=1,2; other=3', got '" + std::string(text) + "'"); };
+  for (std::string_view rest = text; !rest.empty();) {
+    const size_t end = std::min(rest.find(';'), rest.size());
+    std::string_view item = rest.substr(0, end);
+    item.remove_prefix(std::min(item.find_first_not_of(' '), item.size()));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    const size_t equals = item.find('=');
+    if (equals == item.npos)
+      throw wrong();
+    Tunable tunable{std::string(item.substr(0, equals)), {}};
+    for (const std::string &value : splitList(item.substr(equals + 1))) {
+      int64_t number = 0;
+      auto [last, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+      if (error != std::errc() || last != value.data() + value.size())
+        throw wrong();
+      tunable.values.push_back(number);
+    }
+    tunables.push_back(std::move(tunable));
+  }
+  return tunables;
 }
 
 std::vector<const KernelRow *> allKernels() {

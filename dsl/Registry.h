@@ -41,6 +41,12 @@ struct Variant {
   std::function<std::array<trace::Node, 3>(const std::vector<Slot> &)> grid;
 };
 
+// A Meta parameter that changes how fast a kernel is and not what it computes, and the values to try.
+struct Tunable {
+  std::string meta;
+  std::vector<int64_t> values;
+};
+
 struct KernelRow {
   std::string name;
   std::string summary;
@@ -55,13 +61,17 @@ struct KernelRow {
   // What must hold of the names of the extents and the Meta parameters: "heads % kv_heads == 0". A call that breaks one
   // is refused.
   std::vector<std::string> conditions{};
-  bool onlyCpus = false;      // a call on a GPU is refused
-  const void *code = nullptr; // an address in the program or library that traces the kernel; null: not known
+  bool onlyCpus = false;           // a call on a GPU is refused
+  std::vector<Tunable> tunables{}; // what `bitloom tune` chooses
+  const void *code = nullptr;      // an address in the program or library that traces the kernel; null: not known
 };
 
 // What tells a variant from its kernel's others: the dtypes in which they differ, as in "f32" or "f16/i8"; of a kernel
 // with one variant, its first view's.
 std::string nameOf(const KernelRow &kernel, size_t variant);
+
+// Of "block_m=64,128; stages=2": InternalError for text of another form.
+std::vector<Tunable> parseTunables(std::string_view text);
 
 // Every registered kernel, by name. Pointers stay valid.
 std::vector<const KernelRow *> allKernels();

@@ -73,18 +73,7 @@ static int runBench(const Arguments &arguments) {
       {"kernel", "dtype", "sizes", "target", "ms", "MB", "GB/s", "copy ms", "copy GB/s", "of copy"}};
   std::string json;
   for (const auto &[targetName, target] : targets) {
-    Device device;
-    if (!isCpu(target.family)) {
-      device.kind = Device::Kind::Cuda;
-      while (device.index < cuda::deviceCount() &&
-             !cubinRunsOn(target, cuda::deviceInfo(device.index).computeCapability))
-        ++device.index;
-      if (device.index >= cuda::deviceCount())
-        throw UserError("expected a device that runs " + target.name + ", found none");
-    } else if (!runsOnHost(target)) {
-      throw UserError("expected a target that this machine runs, got " + target.name + ": it runs " +
-                      hostTarget().name);
-    }
+    const Device device = deviceOf(target);
     DeviceScope scope(device);
     for (size_t variant : variantsOf(kernel, arguments))
       for (const std::string &sizes : cases) {

@@ -6,6 +6,6 @@
 namespace bitloom::tools {
 
 extern const Command listCommand, inspectCommand, checkCommand, benchCommand, buildCommand, packCommand, packingCommand,
-    replayCommand;
+    replayCommand, tuneCommand;
 
 } // namespace bitloom::tools

@@ -2,6 +2,7 @@
 
 #include "bitloom/dsl/Example.h"
 #include "bitloom/dsl/Explain.h"
+#include "bitloom/lib/runtime/Cuda.h"
 #include "bitloom/lib/support/Suggest.h"
 
 #include <algorithm>
@@ -74,6 +75,22 @@ std::vector<NamedTarget> targetsOf(const Arguments &arguments) {
     at = end + 1;
   }
   return targets;
+}
+
+Device deviceOf(const Target &target) {
+  Device device;
+  if (isCpu(target.family)) {
+    if (!runsOnHost(target))
+      throw UserError("expected a target that this machine runs, got " + target.name + ": it runs " +
+                      hostTarget().name);
+    return device;
+  }
+  device.kind = Device::Kind::Cuda;
+  while (device.index < cuda::deviceCount() && !cubinRunsOn(target, cuda::deviceInfo(device.index).computeCapability))
+    ++device.index;
+  if (device.index >= cuda::deviceCount())
+    throw UserError("expected a device that runs " + target.name + ", found none");
+  return device;
 }
 
 // A number of --set: whole for extents and Meta parameters, any for scalars.

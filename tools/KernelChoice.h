@@ -33,6 +33,9 @@ struct NamedTarget {
 };
 std::vector<NamedTarget> targetsOf(const Arguments &arguments);
 
+// What runs such code: the host, or the first GPU that does. UserError: nothing here.
+Device deviceOf(const Target &target);
+
 // A call of the variant, resolved: `sizes` ("rows=3 cols=199", a case of the row), overridden by --set. Views are not
 // bound. UsageError: a name that the kernel has not, a value that is no number, or an extent without a value.
 Call callOf(const KernelRow &kernel, size_t variant, const std::string &sizes, const Arguments &arguments);

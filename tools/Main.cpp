@@ -9,7 +9,8 @@ namespace bitloom::tools {
 
 static const std::vector<std::reference_wrapper<const Command>> &commands() {
   static const std::vector<std::reference_wrapper<const Command>> table = {
-      listCommand, inspectCommand, checkCommand, benchCommand, buildCommand, packCommand, packingCommand, replayCommand,
+      listCommand,  inspectCommand, checkCommand,   benchCommand,  tuneCommand,
+      buildCommand, packCommand,    packingCommand, replayCommand,
   };
   return table;
 }

@@ -11,14 +11,14 @@ template <class T> struct LowBitUnpack {
   static constexpr auto summary = "out = the fields of a weight of 1 to 8 bits, or what a table has for them, as i8 or "
                                   "f8e4m3";
   static constexpr auto tests =
-      "n=3 blocks=1; n=17 blocks=7 block=32; n=1 blocks=1 block=8; n=8 blocks=2 bits=1; n=9 blocks=2 bits=2; "
-      "n=8 blocks=2 bits=3; n=199 blocks=3 bits=5; n=5 blocks=33 is_signed=0; n=8 blocks=2 bits=3 is_signed=0; "
-      "n=9 blocks=4 block=64 tabled=1";
-  static constexpr auto benchmarks = "n=4096 blocks=32; n=28672 blocks=64";
+      "n=3 k=128; n=17 k=224 block=32; n=1 k=8 block=8; n=8 k=256 bits=1; n=9 k=256 bits=2; n=8 k=256 bits=3; "
+      "n=199 k=384 bits=5; n=5 k=4224 is_signed=0; n=8 k=256 bits=3 is_signed=0; n=9 k=256 block=64 tabled=1";
+  static constexpr auto benchmarks = "n=4096 k=4096; n=28672 k=8192";
+  static constexpr auto tuning = "block_n=8,16,32,64,128";
 
-  View<const u8, 2> weight{"n, blocks * block * bits / 8"};
-  View<const f32, 1> table{"256 * tabled"}; // of which 2^bits are read
-  View<T, 2> out{"n, blocks * block"};
+  View<const u8, 2> weight{"n, k * bits / 8"}; // k: a multiple of block
+  View<const f32, 1> table{"256 * tabled"};    // of which 2^bits are read
+  View<T, 2> out{"n, k"};
   Meta<int> bits = 4;
   Meta<int> block = 128; // a power of two from 8 upwards
   Meta<bool> is_signed = true;

@@ -14,6 +14,7 @@ template <class T> struct LowBitGemv {
                                 "m=1 n=8 k=256 bits=6; m=1 n=8 k=256 bits=7; m=2 n=9 k=384 bits=8; m=1 n=5 k=4097 "
                                 "asymmetric=1; m=1 n=8 k=256 bits=3 asymmetric=1";
   static constexpr auto benchmarks = "m=1 n=4096 k=4096; m=1 n=4096 k=4096 bits=8; m=1 n=4096 k=4096 bits=2";
+  static constexpr auto tuning = "block_n=1,2,4,8,16,32";
 
   View<const T, 2> x{"m, k"};
   View<const u8, 2> weight{"n, ceil_div(k, group) * group * bits / 8"};

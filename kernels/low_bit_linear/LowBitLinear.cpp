@@ -22,6 +22,7 @@ template <class T, class Out> struct LowBitLinear {
       "m=2 n=70 k=300 group=64 tabled=1";
   static constexpr auto benchmarks = "m=1 n=4096 k=4096; m=16 n=4096 k=4096; m=1 n=4096 k=4096 bits=2; "
                                      "m=1 n=4096 k=4096 group=32; m=1024 n=4096 k=4096";
+  static constexpr auto tuning = "block_m=8,16,32,64,128; block_n=64,128,256; split=1,2,4,8";
 
   View<const T, 2> x{"m, k"};
   View<const u8, 2> weight{"n, ceil_div(k, 128) * 16 * bits"};

@@ -15,6 +15,7 @@ template <class T, class Out> struct GroupScaledMatmul {
       "m=129 n=130 k=384 groups=3 b_transposed=1; m=65 n=70 k=256 group=64 groups=4 added=1; "
       "m=5 n=199 k=512 group=256 groups=2 b_transposed=1";
   static constexpr auto benchmarks = "m=4096 n=4096 k=4096 groups=32 b_transposed=1";
+  static constexpr auto tuning = "block_m=8,16,32,64,128,256; block_n=16,32,64,128,256";
 
   View<const T, 2> a{"m, k"}, b{"k, n"};
   View<const f32, 2> scales{"groups, n"}; // of ceil_div(k, group) groups

@@ -19,6 +19,8 @@ template <class T, class Out> struct Matmul {
       "m=33 n=48 k=64 block_m=16 block_n=32 block_k=16; m=129 n=272 k=208 b_transposed=1 biased=1 stream_k=1; "
       "m=129 n=70 k=199 a_transposed=1 added=1; m=257 n=272 k=208 b_transposed=1 biased=1 multicast=2";
   static constexpr auto benchmarks = "m=4096 n=4096 k=4096 b_transposed=1; m=16 n=14336 k=4096 b_transposed=1";
+  static constexpr auto tuning = "block_m=8,16,32,64,128,256; block_n=16,32,64,128,256; block_k=16,32,64,128,256; "
+                                 "split=1,2,4,8; stream_k=0,1";
 
   View<const T, 2> a{"m, k"}, b{"k, n"};
   View<const Out, 1> bias{"n * biased"};

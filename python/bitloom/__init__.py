@@ -25,6 +25,8 @@ from ._bitloom import (
     _inspect,
     _load_kernels,
     _set_target,
+    _tune_call,
+    _tune_sizes,
     cuda_unavailable,
     kernels,
     num_threads,
@@ -54,6 +56,7 @@ __all__ = [
     "pack",
     "set_num_threads",
     "targets",
+    "tune",
     "unpack",
     "use_target",
     "write_packed",
@@ -114,6 +117,36 @@ def inspect(kernel: str, *, target: str = "host", emit: str = "tile", dtype: str
     Raises UserError for names that are unknown.
     """
     return _inspect(kernel, target, emit, dtype, _with_usual(kernel, sizes))
+
+
+def tune(
+    kernel: str | Callable[..., Any],
+    *arguments: Any,
+    target: str | None = None,
+    dtype: str | None = None,
+    runs: int = 5,
+    file: str | None = None,
+    **named: Any,
+) -> Any:
+    """Searches the fastest configuration for such calls, and keeps it for later ones, in this process and in others.
+
+    kernel, arguments, target, dtype: as explain takes them; the arrays are only looked at. runs: rounds that each
+    configuration is timed in. file: the table to add to, by default tuned.json where compiled code is cached;
+    $BITLOOM_TUNED names one more to read. Calls of the same sizes and dtypes on the same target take what was found
+    unless they give one of its parameters. Returns what was found and how fast it is: a dict, of a Matmul a list with
+    one for each of its kernels that has something to tune.
+    Raises UserError for a kernel without parameters to tune, and for arguments that give one.
+    """
+    if hasattr(kernel, "tune"):
+        return kernel.tune(*arguments, runs=runs, file=file, **named)
+    name = kernel if isinstance(kernel, str) else kernel.__name__
+    if name in kernels() and (given := [meta for meta in kernels()[name].tunables if meta in named]):
+        raise UserError(f"{name}: argument {given[0]}: expected none, since it is tuned, got {named[given[0]]}")
+    if not arguments and not any(hasattr(value, "__dlpack__") for value in named.values()):
+        return _tune_sizes(name, target or "host", dtype, _with_usual(name, named), runs, file)
+    if dtype is not None or target is not None:
+        raise UserError("tune: expected the arrays to say the element types and the target, got dtype or target too")
+    return _tune_call(name, arguments, named, runs, file)
 
 
 def load_kernels(path: str) -> list[str]:

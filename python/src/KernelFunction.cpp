@@ -424,6 +424,14 @@ std::string KernelFunction::explain(PyObject *const *values, Py_ssize_t byPositi
   return bitloom::explain(call, target);
 }
 
+std::pair<Call, Target> KernelFunction::described(PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords) {
+  Arguments arguments(where.size());
+  bind(arguments, values, byPosition, keywords);
+  std::vector<Output> missing;
+  Call call = complete(arguments, missing);
+  return {call, targetFor(arguments.device, row.name)};
+}
+
 static PyObject *callKernel(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords) {
   return orRaise([&] {
     auto *function = static_cast<KernelFunction *>(PyCapsule_GetPointer(self, nullptr));

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace bitloom::python {
@@ -37,6 +38,10 @@ public:
   py::object call(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names);
   // What such a call would run and why, as bitloom::explain says it; nothing runs.
   std::string explain(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names);
+  // Such a call, resolved, and what it would run on; nothing runs.
+  std::pair<Call, Target> described(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names);
+  // Later calls are planned anew: tables of tuned configurations changed. Under the GIL.
+  void forgetPlans() { plans.clear(); }
 
 private:
   explicit KernelFunction(const KernelRow &row);

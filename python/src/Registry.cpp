@@ -3,6 +3,7 @@
 #include "bitloom/dsl/Call.h"
 #include "bitloom/dsl/Example.h"
 #include "bitloom/dsl/Explain.h"
+#include "bitloom/dsl/Tune.h"
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lib/support/Suggest.h"
 #include "bitloom/lowering/Pipeline.h"
@@ -75,18 +76,56 @@ static std::string explainSizes(const std::string &kernel, const std::string &ta
   return explain(call, chosen);
 }
 
+// Positional and named arguments in one row, as Python's vectorcall convention has them.
+struct Passed {
+  std::vector<PyObject *> values;
+  Py_ssize_t byPosition;
+  py::tuple names;
+
+  Passed(const py::tuple &arguments, const py::dict &named)
+      : byPosition(Py_ssize_t(arguments.size())), names(named.size()) {
+    for (py::handle value : arguments)
+      values.push_back(value.ptr());
+    size_t next = 0;
+    for (auto [name, value] : named) {
+      names[next++] = py::reinterpret_borrow<py::object>(name);
+      values.push_back(value.ptr());
+    }
+  }
+};
+
 // What the kernel's function would run if it were called so.
 static std::string explainCall(const std::string &kernel, const py::tuple &arguments, const py::dict &named) {
-  std::vector<PyObject *> values;
-  for (py::handle value : arguments)
-    values.push_back(value.ptr());
-  py::tuple names(named.size());
-  size_t next = 0;
-  for (auto [name, value] : named) {
-    names[next++] = py::reinterpret_borrow<py::object>(name);
-    values.push_back(value.ptr());
+  const Passed passed(arguments, named);
+  return KernelFunction::of(kernelNamed(kernel)).explain(passed.values.data(), passed.byPosition, passed.names.ptr());
+}
+
+// Searches the configuration of a call, keeps it in `file`, or the user's table, and says what was found.
+static py::dict tuneCall(const Call &call, const Target &target, int rounds, std::optional<std::string> file) {
+  const KernelRow &row = call.kernel();
+  Device device = call.device();
+  if (!isCpu(target.family))
+    device.kind = Device::Kind::Cuda;
+  if (!file)
+    file = usersTunedTable();
+  if (file->empty())
+    throw UserError("tune: argument file: expected one where nothing is cached");
+  Tuned tuned;
+  {
+    py::gil_scoped_release release;
+    tuned = tune(row, size_t(&call.variant() - row.variants.data()), target, device, call.tunedKey().sizes,
+                 {.rounds = rounds});
+    TunedTable found;
+    found.put(tuned.key, tuned.configuration);
+    keepTuned(found, *file);
   }
-  return KernelFunction::of(kernelNamed(kernel)).explain(values.data(), Py_ssize_t(arguments.size()), names.ptr());
+  KernelFunction::of(row).forgetPlans();
+  using namespace py::literals;
+  const TunedConfiguration &best = tuned.configuration;
+  return py::dict("kernel"_a = row.name, "dtype"_a = tuned.key.variant, "target"_a = target.name,
+                  "sizes"_a = tuned.key.sizes, "metas"_a = best.metas, "ms"_a = best.milliseconds,
+                  "usual_ms"_a = best.usualMilliseconds, "timed"_a = tuned.timed, "refused"_a = tuned.refused,
+                  "file"_a = *file);
 }
 
 void bindRegistry(py::module_ &module) {
@@ -142,6 +181,15 @@ void bindRegistry(py::module_ &module) {
       .def_readonly("benchmarks", &KernelRow::benchmarks, "sizes to measure with")
       .def_readonly("only_cpus", &KernelRow::onlyCpus, "whether calls on a GPU are refused")
       .def_property_readonly(
+          "tunables",
+          [](const KernelRow &row) {
+            std::map<std::string, std::vector<int64_t>> all;
+            for (const auto &[meta, values] : row.tunables)
+              all[meta] = values;
+            return all;
+          },
+          "the Meta parameters that tune chooses, and the values that it tries")
+      .def_property_readonly(
           "signature", [](const KernelRow &row) { return KernelFunction::of(row).signature().text; },
           "of the Python function")
       .def(
@@ -175,6 +223,24 @@ void bindRegistry(py::module_ &module) {
   module.def("_explain_sizes", &explainSizes, py::arg("kernel"), py::arg("target"), py::arg("dtype"), py::arg("sizes"),
              py::call_guard<py::gil_scoped_release>());
   module.def("_explain_call", &explainCall, py::arg("kernel"), py::arg("arguments"), py::arg("named"));
+  module.def(
+      "_tune_sizes",
+      [](const std::string &kernel, const std::string &target, const std::optional<std::string> &dtype,
+         const std::map<std::string, int64_t> &sizes, int rounds, const std::optional<std::string> &file) {
+        const Target chosen = parseTarget(target);
+        return tuneCall(describedCall(kernelNamed(kernel), chosen, dtype, sizes), chosen, rounds, file);
+      },
+      py::arg("kernel"), py::arg("target"), py::arg("dtype"), py::arg("sizes"), py::arg("rounds"), py::arg("file"));
+  module.def(
+      "_tune_call",
+      [](const std::string &kernel, const py::tuple &arguments, const py::dict &named, int rounds,
+         const std::optional<std::string> &file) {
+        const Passed passed(arguments, named);
+        const auto [call, target] = KernelFunction::of(kernelNamed(kernel))
+                                        .described(passed.values.data(), passed.byPosition, passed.names.ptr());
+        return tuneCall(call, target, rounds, file);
+      },
+      py::arg("kernel"), py::arg("arguments"), py::arg("named"), py::arg("rounds"), py::arg("file"));
   module.def("_inspect", &inspect, py::arg("kernel"), py::arg("target"), py::arg("emit"), py::arg("dtype"),
              py::arg("sizes"), py::call_guard<py::gil_scoped_release>());
 }

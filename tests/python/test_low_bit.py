@@ -59,7 +59,7 @@ def relative(result, expected):
     return ((result.double() - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [name for name, row in FORMATS.items() if row.block is None])
 def test_every_code_decodes_exactly(name):
     """Rows of the identity: the values themselves, by each of the roads."""
     k = 192

@@ -54,7 +54,7 @@ BITLOOM_REGISTER(Kernel)
 
 
 def test_every_command_has_a_page():
-    assert commands() == ["list", "inspect", "check", "bench", "build", "pack", "packing", "replay"]
+    assert commands() == ["list", "inspect", "check", "bench", "tune", "build", "pack", "packing", "replay"]
     for command in commands():
         page = bitloom(command, "--help").stdout
         assert page.startswith(f"usage: bitloom {command}")

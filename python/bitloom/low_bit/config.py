@@ -41,9 +41,11 @@ class MatmulConfig:
 
     M: the rows of A; several or None: any number of rows, and those given are hints. A_dtype: float32, float16,
     bfloat16, int8 or the 8-bit floats. W_dtype: int1 to int8, uint1 to uint8, ternary (-1, 0, 1), nf4, fp4_e2m1,
-    e4m3_float8, e5m2_float8, or A_dtype. out_dtype: a float, or of an A of int8 int32 or int8 (its low bits).
+    e4m3_float8, e5m2_float8, formats with scales for blocks of 32 or 16 columns (mxfp4, mxfp8_e4m3, mxfp8_e5m2, nvfp4:
+    group_size and with_scaling follow), or A_dtype. With an A of e4m3_float8, W's values must be numbers of it.
+    out_dtype: a float, or of an A of int8 int32 or int8 (its low bits).
     accum_dtype: sums of floats are kept in f32 at least, of int8 in int32. layout: nt, W is N x K, or nn, W is K x N.
-    group_size: columns of a row that share a scale, a multiple of 8 (of 16 with an A of int8), -1 for the whole row;
+    group_size: columns of a row that share a scale, a multiple of 8 (of 16 with an A of 8 bits), -1 for the whole row;
     the last group may be shorter. with_scaling: scales (N, groups). zeros_mode: original (w - zero) · scale, zeros
     (N, groups); rescale w · scale - zero, the same; quantized (w - unpack(zero)) · scale, zeros i8 (groups, N / 8 ·
     bits), packed in order low. The rest is BitBLAS's tuning, and changes nothing.
@@ -79,6 +81,7 @@ class MatmulConfig:
             object.__setattr__(self, "M", tuple(self.M))
         self._check_sizes()
         self._check_types()
+        self._take_blocks()
         self._check_scales()
 
     @property
@@ -130,6 +133,15 @@ class MatmulConfig:
         if self.out_dtype not in outputs:
             scaled = " and scales" if self.A_dtype == "int8" and self.with_scaling else ""
             refuse("out_dtype", outputs, self.out_dtype, f" with an A of {self.A_dtype}{scaled}")
+
+    def _take_blocks(self):
+        block = FORMATS[self.W_dtype].block if self.W_dtype in FORMATS else None
+        if block is None:
+            return
+        if self.group_size not in (-1, block):
+            refuse("group_size", block, self.group_size, f" with a W of {self.W_dtype}")
+        object.__setattr__(self, "group_size", block)
+        object.__setattr__(self, "with_scaling", True)
 
     def _check_scales(self):
         if self.zeros_mode not in ZEROS_MODES:

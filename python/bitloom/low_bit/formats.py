@@ -28,6 +28,8 @@ class WeightFormat:
     values: tuple[float, ...] | None = None
     storage: torch.dtype | None = None  # of the 8-bit floats: a weight may come as such a tensor
     levels: int | None = None  # of integers, where they are fewer than 2^bits: 3 are -1, 0 and 1
+    block: int | None = None  # columns that share a scale, where the format says how many
+    scale: torch.dtype | None = None  # of those scales
 
     @property
     def lowest(self) -> int:
@@ -51,6 +53,10 @@ class WeightFormat:
             return None
         return torch.tensor(self.values + (0.0,) * (256 - len(self.values)), device=device)
 
+    def scales(self, scale: Tensor) -> Tensor:
+        """Scales in f32; bytes are those that the format stores."""
+        return (scale.view(self.scale) if self.scale and scale.dtype == torch.uint8 else scale).float()
+
     def codes(self, weight: Tensor) -> Tensor:
         """The weight as contiguous i8 or u8 codes. UserError: it holds other numbers."""
         if self.storage is not None and weight.dtype == self.storage:
@@ -69,9 +75,16 @@ class WeightFormat:
         return weight.to(torch.int8 if self.signed else torch.uint8).contiguous()
 
 
-def _float8(name: str, storage: torch.dtype) -> WeightFormat:
+def _float4(name: str, **blocks) -> WeightFormat:
+    return WeightFormat(name, 4, values=E2M1 + tuple(-value for value in E2M1), **blocks)
+
+
+def _float8(name: str, storage: torch.dtype, **blocks) -> WeightFormat:
     values = torch.arange(256, dtype=torch.uint8).view(storage).float()
-    return WeightFormat(name, 8, values=tuple(values.tolist()), storage=storage)
+    return WeightFormat(name, 8, values=tuple(values.tolist()), storage=storage, **blocks)
+
+
+_MX = {"block": 32, "scale": torch.float8_e8m0fnu}  # the specification's 5.2 and 5.4: powers of two
 
 
 FORMATS = {
@@ -81,9 +94,14 @@ FORMATS = {
         *(WeightFormat(f"uint{bits}", bits) for bits in range(1, 9)),
         WeightFormat("ternary", 2, signed=True, levels=3),
         WeightFormat("nf4", 4, values=NF4),
-        WeightFormat("fp4_e2m1", 4, values=E2M1 + tuple(-value for value in E2M1)),
+        _float4("fp4_e2m1"),
         _float8("e4m3_float8", torch.float8_e4m3fn),
         _float8("e5m2_float8", torch.float8_e5m2),
+        _float4("mxfp4", **_MX),
+        _float8("mxfp8_e4m3", torch.float8_e4m3fn, **_MX),
+        _float8("mxfp8_e5m2", torch.float8_e5m2, **_MX),
+        # NVIDIA, "Pretraining Large Language Models with NVFP4", 2025: and one scale for all of the matrix.
+        _float4("nvfp4", block=16, scale=torch.float8_e4m3fn),
     )
 }
 

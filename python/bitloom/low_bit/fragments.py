@@ -80,7 +80,7 @@ class FragmentsProduct:
     def takes(config: MatmulConfig, device: str) -> bool:
         sixteen = config.A_dtype in ("float16", "bfloat16")
         weight = FORMATS[config.W_dtype]
-        return device == "cuda" and sixteen and (weight.values is None or weight.bits == 4)
+        return device == "cuda" and sixteen and weight.block is None and (weight.values is None or weight.bits == 4)
 
     def __init__(self, config: MatmulConfig, device: str):
         self.config, self.format = config, FORMATS[config.W_dtype]

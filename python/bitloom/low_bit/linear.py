@@ -9,6 +9,7 @@ from bitloom import PackedTensor, UserError
 
 from .checkpoints import unpack_awq, unpack_gptq, unpack_gptq_zeros
 from .config import DTYPES, FLOATS, MatmulConfig
+from .formats import FORMATS
 from .matmul import Matmul
 from .numbers import pack_zeros
 
@@ -121,6 +122,9 @@ class Linear(nn.Module):
     ) -> None:
         """Packs the codes (out_features, in_features) and takes the numbers beside them, copied. UserError as those of
         Matmul.transform_weight and for other shapes; then the layer may hold some of them."""
+        row = FORMATS.get(self.config.W_dtype)
+        if scales is not None and scales.dtype == torch.uint8 and row is not None and row.scale:
+            scales = scales.view(row.scale)
         self._set("scales", scales)
         self._set("zeros", zeros)
         self._set("bias", bias)

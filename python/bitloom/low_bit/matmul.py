@@ -123,6 +123,11 @@ class Matmul:
             weight = weight.t()
         return self.product.pack(weight.detach())
 
+    def transform_scale(self, scale: Tensor, tensor_scale: Tensor | float = 1.0) -> Tensor:
+        """Scales for forward, f32 of (N, groups): those of the blocks, floats or the bytes that W_dtype stores, times
+        one for the whole matrix, as nvfp4 has it. Where there is none, forward takes scale as it is."""
+        return FORMATS[self.config.W_dtype].scales(scale) * tensor_scale
+
     def _say(self, argument: str, expected: object, got: object) -> None:
         raise UserError(f"Matmul: argument {argument}: expected {expected}, got {got}")
 
@@ -225,3 +230,15 @@ class Matmul:
         lines.append(f"runs      {', then '.join(name for name, _, _ in calls)}")
         texts = {name: bitloom.explain(name, *given, target=target, **named) for name, given, named in calls}
         return "\n".join(lines) + "\n" + "\n".join(texts.values())
+
+    def tune(self, A: Tensor, W: Tensor, scale=None, zeros=None, bias=None, output=None, runs=5, file=None) -> list:
+        """Tunes the kernels that forward runs for such arguments: what bitloom.tune says of each that can be."""
+        self._check_rows(A, output)
+        tunable = bitloom.kernels()
+        with torch.no_grad():
+            calls = self.product.calls(rows(A.detach()), *self._operands(A.device, W, scale, zeros, bias))
+            return [
+                bitloom.tune(name, *given, runs=runs, file=file, **named)
+                for name, given, named in calls
+                if tunable[name].tunables
+            ]

@@ -71,13 +71,15 @@ class NumbersOf:
             if value.device != device:
                 raise UserError(f"Matmul: argument {name}: expected a tensor on {device}, got one on {value.device}")
             whole = name == "zeros" and config.zeros_mode == "quantized"
+            if name == "scale" and self.format.scale and value.dtype == torch.uint8:
+                continue  # as files hold them
             if value.dtype.is_floating_point if whole else not value.dtype.is_floating_point:
                 raise UserError(f"Matmul: argument {name}: expected {'int8' if whole else 'floats'}, got {value.dtype}")
 
     @torch.no_grad()
     def __call__(self, scale: Tensor | None, zeros: Tensor | None, device: torch.device) -> Numbers:
         n = self.config.N
-        scales = torch.ones(1, 1, device=device) if scale is None else scale.float()
+        scales = torch.ones(1, 1, device=device) if scale is None else self.format.scales(scale)
         points = None
         if zeros is not None:
             if self.config.zeros_mode == "quantized":

@@ -1,5 +1,7 @@
 """Float weights as codes of few bits, on the device that they are on, and what that loses."""
 
+import functools
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,7 +30,8 @@ class ErrorReport:
 @dataclass(frozen=True)
 class Quantized:
     """codes: (n, k), i8 if the format is signed, else u8. value = scale · (v - zero), v the code or what its format's
-    table says. scale, zeros: (n, groups) of f32, zeros None where there are none."""
+    table says. scale, zeros: (n, groups) of f32, scale of the mxfp formats powers of two as they store them; zeros None
+    where there are none."""
 
     codes: Tensor
     scale: Tensor
@@ -45,7 +48,7 @@ class Quantized:
         values = self.codes.float() if table is None else table[self.codes.int()]
         if self.zeros is not None:
             values = values - self.zeros.repeat_interleave(width, 1)[:, :k]
-        return values * self.scale.repeat_interleave(width, 1)[:, :k]
+        return values * self.scale.float().repeat_interleave(width, 1)[:, :k]
 
 
 def _groups(matrix: Tensor, width: int) -> list[Tensor]:
@@ -111,13 +114,26 @@ def _half_quadratic(row: WeightFormat, w: Tensor, power=0.7, beta=10.0, growth=1
     return best[0], scale, best[1]
 
 
-def _by_table(row: WeightFormat, w: Tensor):
+def _block_scale(row: WeightFormat, largest: Tensor, most: float, whole: float) -> Tensor:
+    """What the format stores for a block, in f32. OCP, "Microscaling Formats (MX) Specification", 2023, 6.3: the power
+    of two that takes the largest value to the table's largest exponent. Of nvfp4 an e4m3 number times one for all of
+    the matrix, whose largest value is `whole`."""
+    if row.scale == torch.float8_e8m0fnu:
+        exponent = torch.floor(torch.log2(largest)) - math.floor(math.log2(most))
+        return torch.where(largest > 0, torch.exp2(exponent.clamp(-127, 127)), 1.0)
+    one = whole / most / torch.finfo(row.scale).max or 1.0
+    return (largest / most / one).to(row.scale).float() * one
+
+
+def _by_table(row: WeightFormat, w: Tensor, whole: float = 0.0):
     table = row.table(w.device)[: 1 << row.bits]
     finite = torch.where(table.isfinite(), table, 0)
-    scale = w.abs().amax(-1) / finite.abs().max()
+    most = finite.abs().max().item()
+    largest = w.abs().amax(-1)
+    scale = _block_scale(row, largest, most, whole) if row.block else largest / most
     scaled = w * _inverse(scale)
     if row.storage is not None:
-        return scaled.to(row.storage).view(torch.uint8), scale, None
+        return scaled.clamp(-most, most).to(row.storage).view(torch.uint8), scale, None
     order = finite.argsort(stable=True)
     levels = finite[order]
     above = torch.bucketize(scaled, (levels[1:] + levels[:-1]) / 2)
@@ -132,7 +148,8 @@ def quantize(weight: Tensor, W_dtype: str = "uint4", group_size: int = 128, meth
     to the nearest between the least and the largest value (int: the value furthest from zero is the lowest code; uint:
     the range is made to hold zero, and the zero point is a whole number); hqq goes on from there to the zero point that
     is best for the sum of |error|^0.7, for uint2 to uint8. Tables are scaled so that the largest value fits, ternary by
-    the mean magnitude. Integers by minmax are those that `bitloom pack` writes.
+    the mean magnitude; formats with blocks of their own have groups of those, and scales such as they store. Integers
+    by minmax are those that `bitloom pack` writes.
     UserError: other names, types and shapes, and values that are not finite.
     """
     row = weight_format(W_dtype)
@@ -153,12 +170,20 @@ def quantize(weight: Tensor, W_dtype: str = "uint4", group_size: int = 128, meth
         raise UserError(f"quantize: argument weight: expected elements, got shape {(n, k)}")
     if not weight.isfinite().all():
         raise UserError("quantize: argument weight: expected finite values, got an infinity or a NaN")
+    if row.block:
+        if group_size not in (128, row.block):
+            raise UserError(f"quantize: argument group_size: expected {row.block} of {W_dtype}, got {group_size}")
+        group_size = row.block
     width = k if group_size == -1 else min(group_size, k)
-    find = _half_quadratic if method == "hqq" else _by_table if row.values else _asymmetric if unsigned else _symmetric
+    find = _half_quadratic if method == "hqq" else _asymmetric if unsigned else _symmetric
+    if row.values:
+        find = functools.partial(_by_table, whole=weight.abs().max().item())
     codes, scale, zeros = zip(*(find(row, part) for part in _groups(weight.float(), width)))
     codes = torch.cat([part.flatten(1) for part in codes], 1).to(torch.int8 if row.signed else torch.uint8)
     zeros = None if zeros[0] is None else torch.cat(zeros, 1)
-    found = Quantized(codes, torch.cat(scale, 1), zeros, W_dtype, group_size)
+    scale = torch.cat(scale, 1)
+    scale = scale.to(row.scale) if row.scale == torch.float8_e8m0fnu else scale
+    found = Quantized(codes, scale, zeros, W_dtype, group_size)
     return replace(found, report=_report(weight.float(), found.dequantize(), width))
 
 

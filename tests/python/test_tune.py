@@ -27,7 +27,8 @@ def environment(folder, **more):
 
 def explained(folder, **more):
     """What another process says of a call of 24 rows, and of one of 25."""
-    code = "import bitloom; [print(bitloom.explain('matmul', dtype='f32', m=m, n=40, k=56), '--') for m in (24, 25)]"
+    sizes = "dtype='f32', m=m, n=40, k=56, b_transposed=0"
+    code = f"import bitloom; [print(bitloom.explain('matmul', {sizes}), '--') for m in (24, 25)]"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(folder, **more)
     )

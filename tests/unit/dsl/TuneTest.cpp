@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -111,7 +112,7 @@ TEST(Tune, TablesAreTextAndBack) {
   EXPECT_EQ(*again.find(call.tunedKey()), *table.find(call.tunedKey()));
   EXPECT_FALSE(again.find(callOf({{"n", 41}}).tunedKey()));
   EXPECT_EQ(again.text(), table.text());
-  EXPECT_EQ(errorOf("{"), "table of tuned configurations: expected JSON, got [1:2, byte=2]: Expected object key");
+  EXPECT_EQ(errorOf("{"), "table of tuned configurations: expected JSON, got [1:1, byte=1]: Expected object key");
   EXPECT_EQ(errorOf("[]"), "table of tuned configurations: expected an object with 'bitloom_tuned'");
   EXPECT_EQ(errorOf(R"({"bitloom_tuned": 2, "rows": []})"), "table of tuned configurations: expected version 1, got 2");
   EXPECT_EQ(errorOf(R"({"bitloom_tuned": 1, "rows": [{}]})"),

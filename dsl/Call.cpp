@@ -400,8 +400,7 @@ static int alignmentOf(const TensorRef &tensor, bool isOutput) {
 
 Call::Assumed Call::assumed(size_t parameter) const {
   const TensorRef tensor = inMemory(parameter);
-  return {isStrided(tensor), isTransposed(parameter),
-          alignmentOf(tensor, variant().parameters[parameter].output)};
+  return {isStrided(tensor), isTransposed(parameter), alignmentOf(tensor, variant().parameters[parameter].output)};
 }
 
 Program Call::trace() const {

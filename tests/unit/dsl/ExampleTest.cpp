@@ -138,7 +138,7 @@ TEST(Compare, FloatsAreMeasuredByTheirTensor) {
   EXPECT_EQ(compared<f32>({1, 1e-7f}, {1, 0}).wrong, 0) << "a sum that cancels";
   EXPECT_EQ(compared<f32>({1, 1e-3f}, {1, 0}).wrong, 1);
   EXPECT_EQ(compared<f32>({1.00001f, 1}, {1, 1}).wrong, 0);
-  EXPECT_EQ(compared<f32>({1.0001f, 1}, {1, 1}).wrong, 1);
+  EXPECT_EQ(compared<f32>({1.001f, 1}, {1, 1}).wrong, 1);
   EXPECT_DOUBLE_EQ(compared<f64>({3, 1}, {2, 1}).worst, 1 / 3.5);
 }
 

@@ -504,7 +504,8 @@ PreparedCall Call::prepare(const Target &target) const {
   }
   constexpr int64_t worthAThread = 1 << 15; // bytes: to wake one takes as long as to work through these
   const double programs = double(prepared.grid[0]) * double(prepared.grid[1]) * double(prepared.grid[2]);
-  prepared.grain = std::max<int64_t>(1, int64_t(std::ceil(programs * worthAThread / double(std::max<int64_t>(1, minimalBytes())))));
+  prepared.grain =
+      std::max<int64_t>(1, int64_t(std::ceil(programs * worthAThread / double(std::max<int64_t>(1, minimalBytes())))));
   if (std::ranges::count(prepared.grid, 0) == 0)
     prepared.executable = executable(target);
   return prepared;

@@ -290,8 +290,6 @@ Comparison compare(DType dtype, const void *got, const void *expected, int64_t e
     double a = readAsDouble(dtype, left + i * width), b = readAsDouble(dtype, right + i * width);
     if (isFloat(dtype) && (a == b || (std::isnan(a) && std::isnan(b)))) // zeros of two signs, NaNs of two patterns
       continue;
-    double error = std::max(std::abs(a - b) - smallest, 0.0) / (std::abs(b) + mean); // NaN stays one
-
     double error = std::max(std::abs(a - b) - smallest, 0.0) / (std::abs(b) + mean); // a NaN stays one
     if (!isFloat(dtype) || !std::isfinite(error))
       error = std::numeric_limits<double>::infinity();

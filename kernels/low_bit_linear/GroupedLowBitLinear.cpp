@@ -19,9 +19,9 @@ template <class T> struct GroupedLowBitLinear {
 
   View<const T, 2> x{"tokens, k"};
   View<const u8, 3> weight{"experts, n, ceil_div(k, 128) * 16 * bits"};
-  View<const T, 4> scales{"experts, ceil_div(k, max(group, 128)), n, max(128 / group, 1)"};
+  View<const T, 3> scales{"experts, ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
   View<const i32, 1> offsets{"experts + 1"}; // ascending, from 0 to tokens
-  View<const T, 4> zeros{"experts * asymmetric, ceil_div(k, max(group, 128)), n, max(128 / group, 1)"};
+  View<const T, 3> zeros{"experts * asymmetric, ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
   View<const T, 1> table{"16 * tabled"};
   View<const f32, 1> unit{"experts * in_units"}; // of the scales
   View<T, 2> out{"tokens, n"};
@@ -50,15 +50,15 @@ template <class T> struct GroupedLowBitLinear {
       auto total = bitloom::zeros<f32>({block_n, block_m});
       for (auto b : range(0, ceil_div(x.extent(1), blocks.columns))) {
         auto depth = trans(x(rows, block_at(b, blocks.columns)));
-        auto numbers = [&](const View<const T, 4> &view) {
-          return view(tile.group, blocks.group(b), cols, blocks.all());
+        auto numbers = [&](const View<const T, 3> &view) {
+          return view(tile.group, blocks.group(b), blocks.numbers(program_id(1)));
         };
         auto bytes = weight(tile.group, cols, block_at(b, blocks.packing.bytesPerBlock()));
         auto values = blocks.values<T>(bytes, entries, asymmetric, [&] { return numbers(zeros); });
         if (premultiplied) {
           total = dot(values * blocks.each<T>(numbers(scales)), depth, total);
         } else {
-          auto scale = cast<f32>(scales(tile.group, blocks.group(b), cols, 0));
+          auto scale = cast<f32>(numbers(scales));
           total = total + dot(values, depth, bitloom::zeros<f32>({block_n, block_m})) * expand(scale, 1);
         }
       }

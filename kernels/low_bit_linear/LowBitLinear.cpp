@@ -26,8 +26,8 @@ template <class T, class Out> struct LowBitLinear {
 
   View<const T, 2> x{"m, k"};
   View<const u8, 2> weight{"n, ceil_div(k, 128) * 16 * bits"};
-  View<const T, 3> scales{"ceil_div(k, max(group, 128)), n, max(128 / group, 1)"};
-  View<const T, 3> zeros{"ceil_div(k, max(group, 128)) * asymmetric, n, max(128 / group, 1)"};
+  View<const T, 2> scales{"ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
+  View<const T, 2> zeros{"ceil_div(k, max(group, 128)) * asymmetric, n * max(128 / group, 1)"};
   View<const T, 1> table{"16 * tabled"};
   View<const f32, 1> unit{"1 * in_units"}; // of the scales
   View<const Out, 1> bias{"n * biased"};
@@ -39,13 +39,16 @@ template <class T, class Out> struct LowBitLinear {
   // Wide where the weight need not be unpacked again for it and multiprocessors are not left without work.
   Meta<int> block_m = "max(8, min(next_pow2(m), 128 + 128 * premultiplied * (multiprocessors > 0) * "
                       "(8 * ceil_div(m, 256) * ceil_div(n, 128) >= 7 * multiprocessors)))";
-  // Many rows of the weight where x has few.
-  Meta<int> block_n = "max(64, min(next_pow2(n), 128 + 128 * (m <= 16)))";
-  // Thread blocks that share the sum over k of a tile, where tiles are too few for all multiprocessors.
-  Meta<int> split = "max(1, min(min(8, next_pow2(ceil_div(k, 512))), "
-                    "next_pow2(multiprocessors / max(1, ceil_div(m, block_m) * ceil_div(n, block_n)) + 1) / 2))";
+  // Many rows of the weight where x has few and tiles are more than multiprocessors.
+  Meta<int> block_n = "max(64, min(next_pow2(n), 128 + 128 * (m <= 16) * (ceil_div(n, 128) > multiprocessors)))";
+  Meta<int> tiles = "ceil_div(m, block_m) * ceil_div(n, block_n)";
+  // Thread blocks that share the sum over k of a tile, where tiles are too few for all multiprocessors. Clusters of two
+  // reach all of these, larger ones not the last few: of an H200's 132, threes 117, fours and eights 120.
+  Meta<int> split = "max(1, min(next_pow2(ceil_div(k, 512)), "
+                    "max(max(2 * (2 * tiles <= multiprocessors), 3 * (100 * tiles <= 29 * multiprocessors)), "
+                    "max(4 * (100 * tiles <= 22 * multiprocessors), 8 * (100 * tiles <= 11 * multiprocessors)))))";
   BITLOOM_PARAMS(x, weight, scales, zeros, table, unit, bias, out, bits, group, asymmetric, tabled, in_units, biased,
-                 premultiplied, block_m, block_n, split)
+                 premultiplied, block_m, block_n, tiles, split)
 
   Grid grid() const { return {ceil_div(out.extent(1), block_n), ceil_div(out.extent(0), block_m)}; }
 
@@ -53,19 +56,20 @@ template <class T, class Out> struct LowBitLinear {
     const BlockOfWeight blocks(bits, group, block_n);
     if (group < blocks.columns && !premultiplied)
       throw UserError("argument premultiplied: expected true with groups of less than 128 columns, got false");
-    hints({.warps = std::max(4, block_n / 16), .split = split}); // 16 rows of the weight each
+    // 16 rows of the weight each; groups of them take the steps in turn where that leaves some of 16.
+    hints({.warps = block_m <= 32 ? 16 : std::max(4, block_n / 16), .split = split});
     auto cols = block_at(program_id(0), block_n), rows = block_at(program_id(1), block_m);
     auto entries = blocks.entries<T>(table, tabled, asymmetric);
     auto total = bitloom::zeros<f32>({block_n, block_m});
     for (auto b : range(0, ceil_div(x.extent(1), blocks.columns))) {
       auto depth = trans(x(rows, block_at(b, blocks.columns)));
-      auto numbers = [&](const View<const T, 3> &view) { return view(blocks.group(b), cols, blocks.all()); };
+      auto numbers = [&](const View<const T, 2> &view) { return view(blocks.group(b), blocks.numbers(program_id(0))); };
       auto bytes = weight(cols, block_at(b, blocks.packing.bytesPerBlock()));
       auto values = blocks.values<T>(bytes, entries, asymmetric, [&] { return numbers(zeros); });
       if (premultiplied) {
         total = dot(values * blocks.each<T>(numbers(scales)), depth, total);
       } else {
-        auto scale = cast<f32>(scales(blocks.group(b), cols, 0));
+        auto scale = cast<f32>(numbers(scales));
         total = total + dot(values, depth, bitloom::zeros<f32>({block_n, block_m})) * expand(scale, 1);
       }
     }

@@ -1,8 +1,8 @@
 // The weight of low_bit_linear: its rows lie in the order `fragments` (lib/packing/Packing.h), in blocks of 128 columns
 // that zeros fill up. A group of columns of a row shares a scale and, when asymmetric, a zero point: the value of a
 // field q is scale · q, q signed, or scale · (q − zero), q unsigned. These numbers lie as a block reads them: [blocks,
-// n, groups in a block], or for groups of several blocks [groups, n, 1]. Instead of being numbers, fields of 4 bits may
-// be places in a table.
+// n · groups in a block], a row's together, or for groups of several blocks [groups, n]. Instead of being numbers, fields
+// of 4 bits may be places in a table.
 #pragma once
 
 #include "bitloom/dsl/Kernel.h"
@@ -26,13 +26,13 @@ struct BlockOfWeight {
     packing.check();
   }
 
-  // Where a block's scales and zero points lie in the first dimension, and in the last.
+  // Where a block's scales and zero points lie in the first dimension, and a tile's in the last.
   Scalar<i64> group(const Scalar<i64> &block) const { return blocks == 1 ? block : block / blocks; }
-  Span all() const { return span(0, groups); }
+  Span numbers(const Scalar<i64> &tile) const { return block_at(tile, rows * groups); }
 
   // Of them, each column's.
-  template <class T> Tile<T, 2> each(const Tile<T, 2> &numbers) const {
-    auto some = broadcast(expand(numbers, 2), {rows, groups, columns / groups});
+  template <class T> Tile<T, 2> each(const Tile<T, 1> &numbers) const {
+    auto some = broadcast(expand(reshape(numbers, {rows, groups}), 2), {rows, groups, columns / groups});
     return reshape(some, {rows, columns});
   }
 

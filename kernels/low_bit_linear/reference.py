@@ -10,7 +10,8 @@ TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 
 
 def each_column(numbers, group, columns):
-    """Of [blocks, n, groups of a block], or [groups, n, 1]: n rows of a number a column."""
+    """Of [blocks, n * groups of a block], or [groups, n]: n rows of a number a column."""
+    numbers = numbers.reshape(len(numbers), -1, max(1, BLOCK // group))
     rows = numbers.transpose(1, 0, 2).reshape(numbers.shape[1], -1)
     return rows[:, np.minimum(np.arange(columns) // group, rows.shape[1] - 1)]
 

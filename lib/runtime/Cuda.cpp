@@ -294,6 +294,21 @@ int Function::residentBlocks(int threadsPerBlock) const {
   return blocks;
 }
 
+int Function::residentClusters(int threadsPerBlock, int blocksPerCluster) const {
+  LaunchAttribute attribute = {};
+  attribute.id = ClusterDimension;
+  attribute.cluster[0] = unsigned(blocksPerCluster), attribute.cluster[1] = attribute.cluster[2] = 1;
+  const LaunchConfig config = {{unsigned(blocksPerCluster), 1, 1},
+                               {unsigned(threadsPerBlock), 1, 1},
+                               dynamicSharedBytes,
+                               nullptr,
+                               &attribute,
+                               1};
+  int clusters = 0;
+  CHECK(cuOccupancyMaxActiveClusters, &clusters, handle, &config);
+  return clusters;
+}
+
 static std::uintptr_t address(const void *memory) { return reinterpret_cast<std::uintptr_t>(memory); }
 
 namespace {

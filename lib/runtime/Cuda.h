@@ -78,6 +78,9 @@ struct Function {
   FunctionAttributes attributes() const;
   // Blocks of that many threads that fit on an SM at once.
   int residentBlocks(int threadsPerBlock) const;
+  // Clusters of so many such blocks that fit on the device at once: fewer than the SMs would take singly, where its
+  // parts hold no multiple of that many.
+  int residentClusters(int threadsPerBlock, int blocksPerCluster) const;
 };
 
 // Code loaded into the context that is current (ContextScope).

@@ -59,6 +59,7 @@ int cuModuleGetFunction(void **function, void *, const char *) { return *functio
 int cuFuncGetAttribute(int *value, int, void *) { return *value = 32, 0; }
 int cuFuncSetAttribute(void *, int, int) { return 0; }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *, int, size_t) { return *blocks = 1, 0; }
+int cuOccupancyMaxActiveClusters(int *clusters, void *, const void *) { return *clusters = 30, 0; }
 int cuLaunchKernel(void *, unsigned x, unsigned y, unsigned z, unsigned, unsigned, unsigned, unsigned, void *stream,
                    void **parameters, void **) {
   const unsigned grid[3] = {x, y, z};

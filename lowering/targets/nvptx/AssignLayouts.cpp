@@ -76,6 +76,7 @@ private:
   void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, int ways);
   void place(OpOperand &operand, const LinearLayout &layout, int ways);
   void anchorBytes(Value unpacked);
+  void placeScales(tile::DotOp dot);
   bool isCopiedAhead(tile::LoadOp load);
   void propagate();
   void seed(Value value);
@@ -279,6 +280,33 @@ void Assignment::anchorBytes(Value value) {
     return;
   if (std::optional<SharedForm> form = sharedForm(shapeOf(bytes), 1, 1))
     set(bytes, form->layout);
+}
+
+// What scales the products of a step, where the copy engine brings the bytes that they are unpacked from: it comes
+// along with them.
+void Assignment::placeScales(tile::DotOp dot) {
+  Block *block = dot->getBlock();
+  if (!planWgmma(dot, target, warps) || !llvm::hasSingleElement(block->getOps<tile::DotOp>()))
+    return;
+  auto isCopied = [](tile::UnpackOp unpack) {
+    auto convert = unpack.getBytes().getDefiningOp<tile::ConvertLayoutOp>();
+    return convert && isShared(convert.getSource().getType());
+  };
+  if (!llvm::any_of(block->getOps<tile::UnpackOp>(), isCopied))
+    return;
+  for (auto load : llvm::make_early_inc_range(block->getOps<tile::LoadOp>())) {
+    auto type = dyn_cast<RankedTensorType>(load.getType());
+    if (!type || type.getRank() != 1 || !isCopyable(load.getView()) || !isCopiedAhead(load))
+      continue;
+    std::optional<SharedForm> form = sharedLine(type.getDimSize(0), int(bytesOf(type.getElementType())));
+    if (!form)
+      continue;
+    load.getResult().setType(withLayout(type, form->layout));
+    OpBuilder builder(dot); // after the loads, which one slot holds
+    builder.setInsertionPointAfter(load);
+    auto own = tile::ConvertLayoutOp::create(builder, load.getLoc(), type, load.getResult());
+    load.getResult().replaceAllUsesExcept(own, own);
+  }
 }
 
 // Whether it is computed, element by element, from what a dot gave.
@@ -717,7 +745,19 @@ LogicalResult Assignment::run() {
   }
   for (Operation *op : ops)
     settle(op);
+  func.walk([&](tile::DotOp dot) { placeScales(dot); });
   return success();
+}
+
+// The warps that have the rows of a product with unpacked values among them, 16 each; 0 where there is none.
+static int warpsOfRows(func::FuncOp func, const Target &target) {
+  SmallVector<tile::DotOp> dots;
+  func.walk([&](tile::DotOp dot) { dots.push_back(dot); });
+  if (dots.size() != 1 || !comesFromUnpack(dots.front().getA()))
+    return 0;
+  const int warps = int(dots.front().getType().getDimSize(0) / mmaRows);
+  std::optional<DotPlan> plan = warps >= warpsPerGroup ? planWgmma(dots.front(), target, warps) : std::nullopt;
+  return plan && !plan->form.swapped ? warps : 0;
 }
 
 namespace {
@@ -756,6 +796,12 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
     }
     const Target facts = parseTarget(target);
     int count = warps ? int(warps.getInt()) : warpsFor(func, facts);
+    if (int ofRows = warps ? warpsOfRows(func, facts) : 0; ofRows && count > ofRows) {
+      func->setAttr(tile::consumersAttr, Builder(func).getI32IntegerAttr(count / ofRows));
+      func->setAttr(stepGroupsAttr, Builder(func).getUnitAttr());
+      func->setAttr(tile::numWarpsAttr, Builder(func).getI32IntegerAttr(ofRows));
+      count = ofRows;
+    }
     if (!warps && takesTurns(func, facts)) {
       count = warpsPerGroup;
       func->setAttr(tile::consumersAttr, Builder(func).getI32IntegerAttr(2));
@@ -765,8 +811,9 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
     explainChoice(func, [&] {
       return std::to_string(count) + " warps a program, " +
              (warps ? "as the kernel asks" : "for the size of its tiles") +
-             (func->hasAttr(tile::consumersAttr) ? "; two groups take programs in turn, one stores while one computes"
-                                                 : "");
+             (func->hasAttr(stepGroupsAttr)        ? "; groups of them take the steps in turn"
+              : func->hasAttr(tile::consumersAttr) ? "; two groups take programs in turn, one stores while one computes"
+                                                   : "");
     });
     narrowIndices(func);
     try {

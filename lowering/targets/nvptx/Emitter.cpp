@@ -440,6 +440,8 @@ LogicalResult Emitter::run() {
     clusterSize = int(cluster.getInt());
   if (auto groups = kernel->getAttrOfType<IntegerAttr>(tile::consumersAttr); groups && isSpecialized)
     consumers = int(groups.getInt());
+  if (kernel->hasAttr(stepGroupsAttr))
+    stepGroupCount = consumers;
   wordCount = int(words);
   collectTensorMaps();
   // The grid's extents, and the workspace's address.
@@ -453,6 +455,8 @@ LogicalResult Emitter::run() {
   int blockWarps = warpCount * consumers + (isSpecialized ? warpsPerGroup : 0);
   function->setAttr(NVVM::NVVMDialect::getReqntidAttrName(), builder.getDenseI32ArrayAttr({lanes * blockWarps}));
   function->setAttr(tile::numWarpsAttr, builder.getI32IntegerAttr(blockWarps));
+  if (auto resident = kernel->getAttrOfType<IntegerAttr>(residentAttr))
+    function->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(), resident);
   if (clusterSize > 1) {
     function->setAttr(NVVM::NVVMDialect::getClusterDimAttrName(), builder.getDenseI32ArrayAttr({clusterSize, 1, 1}));
     function->setAttr(tile::clusterAttr, builder.getI32IntegerAttr(clusterSize));

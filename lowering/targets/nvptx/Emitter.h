@@ -127,19 +127,23 @@ public:
     llvm::SmallVector<int64_t> tileOffsets; // in a slot
     int64_t copiedBytes;                    // by one fill
     mlir::Value fillSlot, fillPhase, frontSlot, frontPhase, popSlot; // pointers to i32 of the thread
+    mlir::Value startSlot, startPhase;                               // of a program's first step, where groups share it
   };
   Ring &ring(mlir::Value value) { return rings[value]; }
   bool hasRoles() const { return isSpecialized; }
   int consumerCount() const { return consumers; }
   int producerCount() const { return producers; }
-  mlir::Value producer();   // i32: of this thread among those of the producer that copy
-  mlir::Value blockGroup(); // i32: of all the block's warpgroups, the producer's last
+  mlir::Value producer();                           // i32: of this thread among those of the producer that copy
+  int stepGroups() const { return stepGroupCount; } // that take a program's steps in turn
+  mlir::Value stepGroup();                          // i32
+  mlir::Value blockGroup();                         // i32: of all the block's warpgroups, the producer's last
   mlir::Value isFirstProgram() const { return isFirstProgramValue; }
   int clusterBlocks() const { return clusterSize; }
   mlir::Value clusterRank();                          // i32
   struct ClusterSum {                                 // of the one tile.cluster_sum
     int64_t slots = 0, bytes = 0, full = 0, free = 0; // offsets in shared memory, and the bytes of a slot
     mlir::Value phase{};
+    int64_t ofGroups = 0; // slots of the block's other groups
   };
   const ClusterSum &sumRoom() const { return clusterSum; }
   // Where blocks share the steps of programs (StreamK.cpp); all i32 but the workspace's address.
@@ -158,7 +162,8 @@ public:
   const Share &share() const { return shareValues; }
   // On barriers in shared memory (i32 addresses): made for so many arrivals; until the phase of a parity is complete.
   void initialiseBarrier(int64_t offset, int arrivals);
-  void waitFor(mlir::Value barrier, mlir::Value parity);
+  // An acquire among the block's threads; in the cluster's it invalidates the first-level cache.
+  void waitFor(mlir::Value barrier, mlir::Value parity, bool forOtherBlocks = false);
   mlir::Value localWord(); // a pointer to an i32 of the thread, 0 at first
   // The kernel's parameter that holds the tensor map of this load or staged store, with all its ways.
   mlir::Value tensorMap(mlir::Operation *access);
@@ -167,6 +172,7 @@ public:
   void putShared(mlir::Value tile, mlir::Value address) { sharedTiles[tile] = address; }
   mlir::Value warpGroup();                          // i32, the same for all of a warp as far as the assembler can see
   int64_t stagingOffset() const { return staging; } // of the staged stores' buffers
+  int64_t stagedBytes() const { return stagedBox; } // of one of them
   bool areStagedEvenly() const { return stagedEvenly; } // every store leaves the first buffer as the next in turn
   int &stagedTurn() { return turnOfStaged; }            // the buffer that the next piece of a store takes
   std::optional<StagedStore> staged(tile::StoreOp store) {
@@ -245,8 +251,9 @@ private:
 
   // Of a kernel with roles.
   bool isSpecialized = false, inRole = false;
-  int consumers = 1; // groups of warps that take programs in turn
-  int producers = 1; // threads that copy, each the first of a warp
+  int consumers = 1;      // groups of warps that take programs in turn, or
+  int stepGroupCount = 1; // as many the steps of each
+  int producers = 1;      // threads that copy rows of several tensor maps, each the first of a warp
   int clusterSize = 1;
   ClusterSum clusterSum;
   bool sharesSteps = false;
@@ -257,7 +264,7 @@ private:
   mlir::Value warpGroupValue, blockGroupValue, isFirstProgramValue, producerValue;
   llvm::DenseMap<mlir::Operation *, int> mapOf; // index in requests
   std::vector<TensorMapRequest> requests;
-  int64_t staging = -1; // offset
+  int64_t staging = -1, stagedBox = 0; // offset, and the bytes of a buffer
   bool stagedEvenly = true;
   int turnOfStaged = 0;
 };

@@ -61,7 +61,21 @@ std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contigu
   return form;
 }
 
+std::optional<SharedForm> nvptx::sharedLine(int64_t elements, int elementBytes) {
+  if (!llvm::isPowerOf2_64(elements) || elements * elementBytes < 16)
+    return std::nullopt;
+  const int64_t inner = std::min(elements, mostLines);
+  SharedForm form{.contiguous = 0, .swizzle = 0, .inner = inner, .lines = 1, .boxes = elements / inner, .layout = {}};
+  Bases bases;
+  for (int64_t bit = 1; bit < elements; bit *= 2)
+    bases.push_back({int32_t(bit)});
+  form.layout = LinearLayout({{"offset", bases}}, LinearLayout::axes({int32_t(elements)}));
+  return form;
+}
+
 std::optional<SharedForm> nvptx::sharedFormOf(const LinearLayout &layout, ArrayRef<int64_t> shape, int elementBytes) {
+  if (shape.size() == 1)
+    return sharedLine(shape[0], elementBytes);
   for (int ways = 1; ways <= mostWays; ways *= 2)
     for (int contiguous : {1, 0})
       if (auto form = sharedForm(shape, contiguous, elementBytes, ways); form && form->layout == layout)
@@ -179,10 +193,11 @@ std::optional<DotPlan> nvptx::planWgmma(tile::DotOp dot, const Target &target, i
   return DotPlan{atom, form, accumulatorLayout(shape, warps, form)};
 }
 
-std::optional<AccumulatorForm> nvptx::accumulatorForm(const LinearLayout &layout, ArrayRef<int64_t> shape, int warps) {
+static std::optional<AccumulatorForm> formOf(const LinearLayout &layout, ArrayRef<int64_t> shape, int warps,
+                                             bool swapped) {
   if (shape.size() != 2 || !llvm::isPowerOf2_64(shape[0]) || !llvm::isPowerOf2_64(shape[1]) || warps % warpsPerGroup)
     return std::nullopt;
-  AccumulatorForm form{isSwapped(shape), 1};
+  AccumulatorForm form{swapped, 1};
   int64_t m = shape[form.swapped], n = shape[!form.swapped], groups = warps / warpsPerGroup;
   for (int a = 1; a <= std::min<int64_t>(mostWays, shape[0]); a *= 2)
     for (int b = 1; b <= std::min<int64_t>(mostWays, shape[1]); b *= 2) {
@@ -192,6 +207,10 @@ std::optional<AccumulatorForm> nvptx::accumulatorForm(const LinearLayout &layout
           return form;
     }
   return std::nullopt;
+}
+
+std::optional<AccumulatorForm> nvptx::accumulatorForm(const LinearLayout &layout, ArrayRef<int64_t> shape, int warps) {
+  return formOf(layout, shape, warps, isSwapped(shape));
 }
 
 //===- mma.sync ---------------------------------------------------------------------------------------------------===//
@@ -274,7 +293,9 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
   if (isTouched)
     return std::nullopt;
   ArrayRef<int64_t> shape = tile::shapeOf(type);
-  std::optional<AccumulatorForm> form = accumulatorForm(layouts.of(type), shape, warps);
+  std::optional<AccumulatorForm> form = formOf(layouts.of(type), shape, warps, isSwapped(shape));
+  if (!form) // a transposed accumulator of many rows
+    form = formOf(layouts.of(type), shape, warps, !isSwapped(shape));
   int64_t columns = 128 * 8 / bits;
   if (!form || form->ways != std::array{1, 1} ||
       store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
@@ -291,13 +312,18 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
   return staged;
 }
 
+int64_t nvptx::stagedBoxBytes(const StagedStore &staged) { return llvm::alignTo(staged.rows * 128, sharedAlignment); }
+
 int64_t nvptx::storeStagingBytes(func::FuncOp kernel) {
   Layouts layouts;
   int warps = int(kernel->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt());
-  bool any = false;
-  kernel.walk([&](tile::StoreOp store) { any |= stagedStore(store, layouts, warps).has_value(); });
+  int64_t box = 0;
+  kernel.walk([&](tile::StoreOp store) {
+    if (std::optional<StagedStore> staged = stagedStore(store, layouts, warps))
+      box = std::max(box, stagedBoxBytes(*staged));
+  });
   auto consumers = kernel->getAttrOfType<IntegerAttr>(tile::consumersAttr);
-  return any ? (consumers ? consumers.getInt() : 1) * warps / warpsPerGroup * 2 * stagedBoxBytes : 0;
+  return (consumers ? consumers.getInt() : 1) * warps / warpsPerGroup * 2 * box;
 }
 
 int64_t nvptx::alignmentOf(Value view) {

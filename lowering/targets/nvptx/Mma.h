@@ -57,6 +57,8 @@ struct SharedForm {
   int ways = 1; // line c · lines/ways + j is j · ways + c of the tile: the lines of a tensor map's way are together
   LinearLayout layout; // offset (elements) → (dim0, dim1)
 };
+// Of a tile of rank 1, in its order: one line, in boxes of up to 256 elements.
+std::optional<SharedForm> sharedLine(int64_t elements, int elementBytes);
 // Coordinates of `dim` are j · ways + c where they were c · size/ways + j.
 LinearLayout interleaved(const LinearLayout &layout, size_t dim, int ways);
 // None: an extent is no power of two, or the contiguous one is below 32 bytes, or 16 for elements of one byte; or a
@@ -66,6 +68,12 @@ std::optional<SharedForm> sharedForm(llvm::ArrayRef<int64_t> shape, int contiguo
 std::optional<SharedForm> sharedFormOf(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int elementBytes);
 bool isShared(mlir::Type tile);            // a tensor whose layout is one of shared memory
 bool isSharedLayout(const LinearLayout &); // from `offset`
+
+// i32, on the function: blocks that a multiprocessor is to have at once; absent: as many as fit.
+inline constexpr llvm::StringLiteral residentAttr = "tile.resident";
+// unit, on the function: the groups of tile.consumers take the steps of a program in turn, and add up; on a
+// tile.cluster_rank: the group's among them, for the block's.
+inline constexpr llvm::StringLiteral stepGroupsAttr = "tile.step_groups";
 
 // How a warpgroup's accumulator [m, n] is held: warps stack along m in groups of four, of which `groupsAlongN` side by
 // side share the rows. Of 32-bit elements; a tile of operand a in registers is held likewise, see fragmentLayout.
@@ -130,7 +138,7 @@ struct StagedStore {
   int64_t rows, columns;
   int64_t boxes; // of a warpgroup
 };
-constexpr int64_t stagedBoxBytes = wgmmaRows * 128;
+int64_t stagedBoxBytes(const StagedStore &staged); // of one buffer
 // On stores that were one before cutStores (Rewrites.h), numbered: they share nothing, and the buffers go on in turn.
 inline constexpr llvm::StringLiteral pieceAttr = "tile.piece";
 bool isLaterPiece(tile::StoreOp store);

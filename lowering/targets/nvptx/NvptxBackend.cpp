@@ -22,8 +22,9 @@ public:
         threads(unsigned(code.threadsPerProgram)), cluster(unsigned(code.blocksPerProgram)),
         workspaceBytes(size_t(code.workspaceBytes)), maps(code.tensorMaps) {
     if (code.isPersistent)
-      mostPrograms = cuda::deviceInfo(cuda::currentDevice()).smCount *
-                     std::max(1, function.residentBlocks(code.threadsPerProgram)) / code.blocksPerProgram;
+      mostPrograms = cluster > 1 ? std::max(1, function.residentClusters(code.threadsPerProgram, int(cluster)))
+                                 : cuda::deviceInfo(cuda::currentDevice()).smCount *
+                                       std::max(1, function.residentBlocks(code.threadsPerProgram));
   }
 
   void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream, int64_t) override {

@@ -59,8 +59,8 @@ void Emitter::collectTensorMaps() {
     int rank = int(type.getRank());
     TensorMapRequest wanted{wordOf.at(view), rank, storageOf(type.getElementType()), std::vector<int32_t>(rank, 1),
                             swizzle,         ways};
-    wanted.box[0] = int32_t(inner);
     wanted.box[rank - 1 - dims[0]] = int32_t(lines);
+    wanted.box[0] = int32_t(inner);
     auto found = llvm::find(requests, wanted);
     mapOf[op] = int(found - requests.begin());
     if (found == requests.end())
@@ -126,11 +126,12 @@ static Value readWord(Emitter &e, Value word) {
   return LLVM::LoadOp::create(e.builder, e.loc, e.builder.getI32Type(), word);
 }
 
-// To the ring's next slot; the phase, where there is one, turns at its end.
-static void advance(Emitter &e, Value slotWord, Value phaseWord, int stages) {
-  Value next = arith::AddIOp::create(e.builder, e.loc, readWord(e, slotWord), e.i32(1));
-  Value wraps = e.compare(next, "eq", e.i32(stages));
-  LLVM::StoreOp::create(e.builder, e.loc, e.select(wraps, e.i32(0), next), slotWord);
+// To the ring's next slot, or the `by`-th from here; the phase, where there is one, turns at its end.
+static void advance(Emitter &e, Value slotWord, Value phaseWord, int stages, int by = 1) {
+  Value next = arith::AddIOp::create(e.builder, e.loc, readWord(e, slotWord), e.i32(by));
+  Value wraps = e.compare(next, by == 1 ? "eq" : "uge", e.i32(stages));
+  Value start = by == 1 ? e.i32(0) : arith::SubIOp::create(e.builder, e.loc, next, e.i32(stages)).getResult();
+  LLVM::StoreOp::create(e.builder, e.loc, e.select(wraps, start, next), slotWord);
   if (!phaseWord)
     return;
   Value phase = readWord(e, phaseWord);
@@ -144,9 +145,8 @@ static Value slotAddress(Emitter &e, int64_t first, Value slot, int64_t stride) 
   return arith::AddIOp::create(e.builder, e.loc, e.sharedAt(first), beyond);
 }
 
-void Emitter::waitFor(Value barrier, Value parity) {
-  // Blocks that share loads pass each other no values of threads: what the copy engine brings comes with the bytes.
-  std::string scope = clusterSize > 1 && !clusterAxis(kernel) ? ".acquire.cluster" : "";
+void Emitter::waitFor(Value barrier, Value parity, bool forOtherBlocks) {
+  std::string scope = forOtherBlocks ? ".acquire.cluster" : "";
   ptx("{\n\t.reg .pred done;\n\tWAIT:\n\tmbarrier.try_wait.parity" + scope +
           ".shared::cta.b64 done, [$0], $1;\n\t"
           "@done bra DONE;\n\tbra WAIT;\n\tDONE:\n\t}",
@@ -194,8 +194,9 @@ void Emitter::allocateRings() {
     }
     inTurn += boxes->boxes;
     if (staging < 0) {
-      int64_t bytes = consumers * warpCount / warpsPerGroup * 2 * stagedBoxBytes;
+      int64_t bytes = storeStagingBytes(kernel);
       staging = reserve(bytes, sharedAlignment, Cost{store.getLoc(), bytes, "what is stored on its way"});
+      stagedBox = bytes / (consumers * warpCount / warpsPerGroup * 2);
     }
   });
   stagedEvenly &= inTurn % 2 == 0;
@@ -212,6 +213,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
   Emitter::Ring &ring = e.ring(op.getRing());
   for (Value *word : {&ring.fillSlot, &ring.fillPhase, &ring.frontSlot, &ring.frontPhase, &ring.popSlot})
     *word = e.localWord();
+  if (e.stepGroups() > 1)
+    ring.startSlot = e.localWord(), ring.startPhase = e.localWord();
   if (!e.hasRoles())
     return success();
   const int readers = e.warps() * (clusterAxis(op) ? e.clusterBlocks() : 1);
@@ -226,9 +229,10 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
 //===- The producer -----------------------------------------------------------------------------------------------===//
 
 // One box from global memory to shared memory; `coordinates` innermost first. To the same place in all blocks of the
-// cluster, and signalling the barrier at the same place in each, or to this one's only.
-static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address, Value barrier,
-                    bool isForAll = false) {
+// cluster, and signalling the barrier at the same place in each, or to this one's only. `isOwn`: whether this thread
+// does it, or null.
+static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address, Value barrier, bool isForAll = false,
+                    Value isOwn = Value()) {
   std::string text = "cp.async.bulk.tensor." + std::to_string(coordinates.size()) +
                      "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" +
                      (isForAll ? ".multicast::cluster" : "") + " [$0], [$1, {";
@@ -245,6 +249,11 @@ static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address
     constraints += ",h";
     const int blocks = (1 << e.clusterBlocks()) - 1; // a bit each
     operands.push_back(arith::ConstantOp::create(e.builder, e.loc, e.builder.getI16IntegerAttr(int16_t(blocks))));
+  }
+  if (isOwn) {
+    text = "@$" + std::to_string(operands.size()) + " " + text;
+    constraints += ",b";
+    operands.push_back(isOwn);
   }
   e.ptx(text + ";", constraints + ",~{memory}", Type(), operands, /*hasSideEffects=*/true);
 }
@@ -265,9 +274,12 @@ SmallVector<Value> nvptx::copyCoordinates(Emitter &e, Value view, ValueRange off
   return coordinates;
 }
 
-// A tile of a view that is one matrix for the copy engine; where blocks share it, this block's part.
-static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Value address, Value barrier) {
+// A tile of a view that is one matrix for the copy engine; where blocks share it, this block's part. `isOwn`: of each
+// box, whether this thread copies it.
+static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Value address, Value barrier,
+                     llvm::function_ref<Value()> isOwn) {
   OpBuilder &b = e.builder;
+  const int64_t bytes = bytesOf(tile::elementOf(load.getType()));
   SmallVector<Value> coordinates = copyCoordinates(e, load.getView(), load.getOffsets());
   int lineDim = int(coordinates.size()) - 1 - load.getDims()[0];
   const CopyPart part = partOf(load, form, e.clusterBlocks());
@@ -289,8 +301,8 @@ static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Valu
         at[0] = arith::AddIOp::create(b, e.loc, at[0], e.i32(box * form.inner));
       if (line)
         at[lineDim] = arith::AddIOp::create(b, e.loc, at[lineDim], e.i32(line));
-      Value to = arith::AddIOp::create(b, e.loc, address, e.i32((box * form.lines + line) * form.swizzle));
-      copyBox(e, e.tensorMap(load), at, to, barrier, isInParts);
+      Value to = arith::AddIOp::create(b, e.loc, address, e.i32((box * form.lines + line) * form.inner * bytes));
+      copyBox(e, e.tensorMap(load), at, to, barrier, isInParts, isOwn());
     }
 }
 
@@ -328,6 +340,14 @@ static void copyWaysOfTile(Emitter &e, tile::LoadOp load, const SharedForm &form
   }
 }
 
+// Threads of the producer that share a slot's boxes, a warp each: of a product with unpacked values of one plane, whose
+// slots are small boxes. One thread takes some 100 cycles for a box; with more planes the copy engine is what limits.
+static int fillingWarps(Emitter &e, Operation *inKernel) {
+  int planes = 0;
+  inKernel->getParentOfType<func::FuncOp>().walk([&](tile::UnpackOp) { ++planes; });
+  return planes == 1 && e.producerCount() == 1 && !clusterAxis(inKernel) ? warpsPerGroup : 1;
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   OpBuilder &b = e.builder;
   Emitter::Ring &ring = e.ring(fill.getRing());
@@ -343,6 +363,11 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   Value other = arith::XOrIOp::create(b, e.loc, readWord(e, ring.fillPhase), e.i32(1));
   e.waitFor(slotAddress(e, ring.empty, slot, 8), other);
   Value full = slotAddress(e, ring.full, slot, 8);
+  const int warps = fillingWarps(e, fill);
+  Value own = arith::AndIOp::create(b, e.loc, arith::ShRUIOp::create(b, e.loc, e.linearThreadId(), e.i32(5)),
+                                    e.i32(warpsPerGroup - 1));
+  int next = 0; // predicates, of which no jumps by a table are made
+  auto isOwn = [&](int warp) { return warps > 1 ? e.compare(own, "eq", e.i32(warp % warps)) : Value(); };
   auto yield = cast<tile::YieldOp>(fill.getBody().front().getTerminator());
   const Value isFirst = e.producerCount() > 1 ? e.compare(e.producer(), "eq", e.i32(0)) : Value();
   if (isFirst) { // each expects its own boxes; the first all of the other tiles
@@ -352,6 +377,9 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
     shared /= e.producerCount();
     e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", Type(),
           {full, e.select(isFirst, e.i32(alone + shared), e.i32(shared))}, /*hasSideEffects=*/true);
+  } else if (warps > 1) { // bytes may arrive before it says how many will: the slot is not full before it did
+    e.ptx("@$1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";",
+          "r,b,~{memory}", Type(), {full, isOwn(0)}, /*hasSideEffects=*/true);
   } else {
     e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";", "r,~{memory}",
           Type(), {full}, /*hasSideEffects=*/true);
@@ -365,7 +393,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
     if (int ways = copyWays(load); ways > 1)
       copyWaysOfTile(e, load, form, ways, address, full);
     else
-      e.when(isFirst, [&] { copyTile(e, load, form, address, full); });
+      e.when(isFirst, [&] { copyTile(e, load, form, address, full, [&] { return isOwn(next++); }); });
   }
   advance(e, ring.fillSlot, ring.fillPhase, ring.stages);
   return success();
@@ -395,7 +423,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
   }
   for (auto [tile, tileOffset] : llvm::zip(front.getTiles(), ring.tileOffsets))
     e.putShared(tile, slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes));
-  advance(e, ring.frontSlot, e.hasRoles() ? ring.frontPhase : Value(), ring.stages);
+  advance(e, ring.frontSlot, e.hasRoles() ? ring.frontPhase : Value(), ring.stages, e.stepGroups());
   return success();
 }
 
@@ -423,7 +451,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
             "r,b,r,~{memory}", Type(), {barrier, arrives, e.laneId()}, /*hasSideEffects=*/true);
     else
       e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b,~{memory}", Type(), {barrier, arrives}, true);
-    advance(e, ring.popSlot, Value(), ring.stages);
+    advance(e, ring.popSlot, Value(), ring.stages, e.stepGroups());
   });
   return success();
 }
@@ -472,7 +500,29 @@ static void turnBarrier(Emitter &e, const char *how, Value group) {
         /*hasSideEffects=*/true);
 }
 
+// Where groups share a program's steps: each starts at the slot of its first one, and the next program after them all.
+static LogicalResult startSteps(Emitter &e, tile::TakeTurnOp turn) {
+  OpBuilder &b = e.builder;
+  Emitter::Ring &ring = e.ring(turn.getRing());
+  Value slot = readWord(e, ring.startSlot), phase = readWord(e, ring.startPhase), stages = e.i32(ring.stages);
+  auto moveTo = [&](Value at, Value slotWord, Value phaseWord) {
+    Value rounds = arith::DivUIOp::create(b, e.loc, at, stages),
+          odd = arith::AndIOp::create(b, e.loc, rounds, e.i32(1));
+    LLVM::StoreOp::create(b, e.loc, arith::RemUIOp::create(b, e.loc, at, stages), slotWord);
+    if (phaseWord)
+      LLVM::StoreOp::create(b, e.loc, arith::XOrIOp::create(b, e.loc, phase, odd), phaseWord);
+  };
+  Value own = arith::AddIOp::create(b, e.loc, slot, e.stepGroup());
+  moveTo(own, ring.frontSlot, ring.frontPhase);
+  moveTo(own, ring.popSlot, Value());
+  Value steps = arith::TruncIOp::create(b, e.loc, b.getI32Type(), e.scalar(turn.getSlots()));
+  moveTo(arith::AddIOp::create(b, e.loc, slot, steps), ring.startSlot, ring.startPhase);
+  return success();
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::TakeTurnOp turn) {
+  if (e.stepGroups() > 1)
+    return startSteps(e, turn);
   OpBuilder &b = e.builder;
   Emitter::Ring &ring = e.ring(turn.getRing());
   turnBarrier(e, "sync", e.blockGroup());
@@ -519,7 +569,8 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
   };
   constexpr Share shares[] = {{0, 0}, {40, 232}, {32, 160}};
   int groups = consumers * warpCount / warpsPerGroup;
-  Share share = groups < 1 || groups > 3 ? Share{} : shares[groups - 1];
+  const bool isAlone = !kernel->hasAttr(residentAttr); // else there are registers for all of them
+  Share share = groups < 1 || groups > 3 || !isAlone ? Share{} : shares[groups - 1];
 
   Type word = builder.getI32Type();
   for (int axis = 0; axis < 3; ++axis)
@@ -538,8 +589,8 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
   if (clusterSize > 1) {
     first = arith::DivUIOp::create(builder, loc, first, i32(clusterSize));
     blocks = arith::DivUIOp::create(builder, loc, blocks, i32(clusterSize));
-    specialize.walk([&](tile::ClusterSumOp sum) { prepareClusterSum(sum); });
   }
+  specialize.walk([&](tile::ClusterSumOp sum) { prepareClusterSum(sum); });
   if (sharesSteps)
     prepareStream(scalar(specialize.getSteps()), programs, first, blocks);
   // The first copies would wait for what describes them: it comes while others prepare the barriers.
@@ -569,7 +620,7 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       ptx("setmaxnreg." + std::string(direction) + ".sync.aligned.u32 " + std::to_string(registers) + ";", "", Type(),
           {},
           /*hasSideEffects=*/true);
-    bool inTurn = consumers > 1 && &region == &specialize.getConsumer();
+    bool inTurn = consumers > 1 && stepGroupCount == 1 && &region == &specialize.getConsumer();
     auto body = [&]() -> LogicalResult {
       // Every n-th program; of parts of programs, one after the other.
       Value start = sharesSteps ? i32(0) : first, step = sharesSteps ? i32(1) : blocks;
@@ -607,6 +658,8 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
     LogicalResult done = success();
     const int64_t firstThread = lanes * warpCount * consumers;
     Value copies = compare(threadValue, "eq", i32(firstThread));
+    if (fillingWarps(*this, specialize) > 1)
+      copies = compare(laneValue, "eq", i32(0));
     if (producers > 1) // the first of each warp
       copies =
           both(compare(laneValue, "eq", i32(0)), compare(threadValue, "ult", i32(firstThread + lanes * producers)));
@@ -625,7 +678,8 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       return failure();
     inRole = false;
   }
-  if (clusterSize > 1) // no block ends while others still arrive at its barriers
+  // No block ends while others still arrive at its ring's barriers. What they do to those of a sum, it has waited for.
+  if (clusterAxis(kernel))
     meet();
   return success();
 }

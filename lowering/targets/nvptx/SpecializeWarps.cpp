@@ -77,8 +77,10 @@ public:
 
 private:
   void collectRings();
+  bool sharesMultiprocessor();
   LogicalResult chooseStages();
   void splitLoop();
+  void shareAmongGroups();
   void finishSplit();
   void need(Value value);
   void cloneNeeded(Block &from, OpBuilder &builder, IRMapping &mapping);
@@ -87,8 +89,8 @@ private:
 
   func::FuncOp func;
   const Target &target;
-  int split = 1;
-  Value rank; // of the block, where the loop is split
+  int split = 1, stepGroups = 1; // blocks, and groups of a block's warps, that share the loop's steps
+  Value rank, groupRank;         // among them
   scf::ForOp sharedLoop;
   SmallVector<Group> groups;
   SmallVector<Ring> rings;
@@ -100,8 +102,10 @@ private:
 
 //===- Rings ------------------------------------------------------------------------------------------------------===//
 
-// The dot that the tile is for: past the transposes, and what unpacks it.
+// The dot that the tile is for: past the transposes, and what unpacks it; that of its block for what scales a product.
 static tile::DotOp readerOf(Value tile) {
+  if (auto type = cast<RankedTensorType>(tile.getType()); type.getRank() == 1)
+    return *tile.getParentBlock()->getOps<tile::DotOp>().begin();
   Operation *user = *tile.getUsers().begin();
   while (!isa<tile::DotOp>(user) && user->getNumResults() && !user->use_empty())
     user = *user->getResult(0).getUsers().begin();
@@ -116,12 +120,20 @@ static bool isLoaded(Value operand) {
   return isShared(operand.getType()) && operand.getDefiningOp<tile::LoadOp>();
 }
 
-// acc = dot(…, acc) of the loop directly around, seen by nothing else before the loop ends; both operands from rings.
+// Whether it is computed, element by element, from fields of bytes: then it goes to the tensor cores from registers.
+static bool isUnpacked(Value value) {
+  Operation *producer = value.getDefiningOp();
+  return producer && (isa<tile::UnpackOp>(producer) || (producer->hasTrait<OpTrait::Elementwise>() &&
+                                                        llvm::any_of(producer->getOperands(), isUnpacked)));
+}
+
+// acc = dot(…, acc) of the loop directly around, seen by nothing else before the loop ends; operands from rings, or a
+// unpacked from what one brought.
 static bool accumulates(tile::DotOp dot) {
   auto loop = dyn_cast<scf::ForOp>(dot->getParentOp());
   auto argument = dyn_cast<BlockArgument>(dot.getAcc());
   if (!loop || !argument || argument.getOwner() != loop.getBody() || !argument.hasOneUse() ||
-      !dot.getResult().hasOneUse() || !isLoaded(dot.getA()) || !isLoaded(dot.getB()))
+      !dot.getResult().hasOneUse() || (!isLoaded(dot.getA()) && !isUnpacked(dot.getA())) || !isLoaded(dot.getB()))
     return false;
   unsigned index = argument.getArgNumber() - loop.getNumInductionVars();
   return loop.getYieldedValues()[index] == dot.getResult();
@@ -206,14 +218,37 @@ int64_t nvptx::exchangedBytes(func::FuncOp func) {
   return kept + most;
 }
 
+// Whether two blocks are to share a multiprocessor: of a product with unpacked values whose threads hold little, one
+// block's eight warps wait more than they work.
+bool Specialization::sharesMultiprocessor() {
+  constexpr int64_t mostWords = 48; // a thread's, of the accumulators and what they are added to, and the operand
+  int64_t warps = func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt(), words = 0, dots = 0;
+  bool isUnpacked = false;
+  func.walk([&](tile::UnpackOp) { isUnpacked = true; });
+  func.walk([&](tile::DotOp dot) {
+    ++dots;
+    words += 2 * dot.getType().getNumElements() / (lanes * warps);
+    for (Value operand : {dot.getA(), dot.getB()})
+      if (!isShared(operand.getType()))
+        words += tileBytes(operand.getType()) / (4 * lanes * warps);
+  });
+  return isUnpacked && dots == 1 && warps == 2 * warpsPerGroup && words <= mostWords &&
+         !func->hasAttr(tile::consumersAttr);
+}
+
 // As many slots as shared memory leaves room for beside what else is kept there.
 LogicalResult Specialization::chooseStages() {
-  constexpr int most = 8;
+  const int most = 8 * stepGroups;
   int64_t left = target.maxSharedPerBlock - 1024, slots = 0; // barriers
+  if (sharesMultiprocessor()) {
+    constexpr int64_t ofTheDriver = 1024; // a block's, beside its own
+    func->setAttr(residentAttr, Builder(func).getI32IntegerAttr(2));
+    left = (target.maxSharedPerBlock + ofTheDriver) / 2 - ofTheDriver - 1024;
+  }
   left -= storeStagingBytes(func);
   left -= exchangedBytes(func);
-  if (split > 1)
-    left -= (split - 1) * tileBytes(sharedLoop.getResult(0).getType());
+  if (sharedLoop)
+    left -= (split + stepGroups - 2) * tileBytes(sharedLoop.getResult(0).getType());
   for (Ring &ring : rings)
     (ring.inLoop ? slots : left) += ring.inLoop ? ring.slotBytes() : -ring.slotBytes();
   if (!slots)
@@ -265,7 +300,8 @@ static bool addsUp(scf::ForOp loop) {
 // before.
 void Specialization::splitLoop() {
   auto hint = func->getAttrOfType<IntegerAttr>(tile::splitAttr);
-  if (!hint || hint.getInt() < 2 || groups.size() != 1)
+  const bool isSplit = hint && hint.getInt() > 1, hasGroups = func->hasAttr(stepGroupsAttr) && !exchangedBytes(func);
+  if ((!isSplit && !hasGroups) || groups.size() != 1)
     return;
   auto loop = dyn_cast<scf::ForOp>(groups.front().block()->getParentOp());
   if (!groups.front().accumulating && !addsUp(loop))
@@ -280,8 +316,12 @@ void Specialization::splitLoop() {
   });
   if (found.wasInterrupted())
     return;
-  split = int(hint.getInt());
   sharedLoop = loop;
+  if (hasGroups)
+    stepGroups = int(func->getAttrOfType<IntegerAttr>(tile::consumersAttr).getInt());
+  if (!isSplit)
+    return;
+  split = int(hint.getInt());
   func->setAttr(tile::clusterAttr, hint);
   OpBuilder builder(loop);
   Location loc = loop.getLoc();
@@ -292,7 +332,26 @@ void Specialization::splitLoop() {
   loop.setStep(arith::MulIOp::create(builder, loc, loop.getStep(), count));
 }
 
-// The consumer's work after its loop is the first block's alone.
+// Each group of the consumer's warps has every n-th step of the block's, and the slots that those are in.
+void Specialization::shareAmongGroups() {
+  OpBuilder builder(sharedLoop);
+  Location loc = sharedLoop.getLoc();
+  auto own = tile::ClusterRankOp::create(builder, loc, builder.getI64Type());
+  own->setAttr(stepGroupsAttr, builder.getUnitAttr());
+  groupRank = own;
+  Value from = sharedLoop.getLowerBound(), step = sharedLoop.getStep();
+  Value none = arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(0));
+  Value range = arith::SubIOp::create(builder, loc, sharedLoop.getUpperBound(), from);
+  range = arith::MaxSIOp::create(builder, loc, range, none);
+  tile::TakeTurnOp::create(builder, loc, rings[groups.front().ring].value,
+                           arith::CeilDivSIOp::create(builder, loc, range, step));
+  Value count = arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(stepGroups));
+  Value ahead = arith::MulIOp::create(builder, loc, groupRank, step);
+  sharedLoop.setLowerBound(arith::AddIOp::create(builder, loc, from, ahead));
+  sharedLoop.setStep(arith::MulIOp::create(builder, loc, step, count));
+}
+
+// The consumer's work after its loop is that of the first block's first group alone.
 void Specialization::finishSplit() {
   Value total = sharedLoop.getResult(0);
   Operation *last = sharedLoop;
@@ -307,7 +366,10 @@ void Specialization::finishSplit() {
   auto sum = tile::ClusterSumOp::create(builder, loc, total);
   total.replaceAllUsesExcept(sum, sum);
   Value zero = arith::ConstantOp::create(builder, loc, builder.getI64IntegerAttr(0));
-  Value isFirst = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::eq, rank, zero);
+  Value place = rank && groupRank ? arith::AddIOp::create(builder, loc, rank, groupRank).getResult()
+                : rank            ? rank
+                                  : groupRank;
+  Value isFirst = arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::eq, place, zero);
   auto branch = scf::IfOp::create(builder, loc, isFirst);
   Block &then = branch.getThenRegion().front();
   then.getOperations().splice(then.begin(), block->getOperations(), std::next(branch->getIterator()),
@@ -475,7 +537,7 @@ void Specialization::consume(Group &group) {
     Value ran =
         arith::CmpIOp::create(builder, loc, arith::CmpIPredicate::slt, loop.getLowerBound(), loop.getUpperBound());
     tile::PopOp::create(builder, loc, ring, ran);
-    if (func->hasAttr(tile::consumersAttr))
+    if (func->hasAttr(tile::consumersAttr) && stepGroups == 1)
       takeTurns(loop, ring);
   } else {
     tile::PopOp::create(builder, loc, ring, Value());
@@ -488,15 +550,27 @@ void Specialization::consume(Group &group) {
 
 LogicalResult Specialization::run() {
   collectRings();
-  if (rings.empty())
+  if (rings.empty()) {
+    if (func->hasAttr(stepGroupsAttr))
+      func->removeAttr(stepGroupsAttr), func->removeAttr(tile::consumersAttr);
     return success();
+  }
   cutStores(func, int(func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt()));
-  if (func->hasAttr(tile::consumersAttr) &&
+  if (func->hasAttr(tile::consumersAttr) && !func->hasAttr(stepGroupsAttr) &&
       (groups.size() != 1 || !groups.front().accumulating || exchangedBytes(func)))
     func->removeAttr(tile::consumersAttr);
   splitLoop();
+  auto dropGroups = [&] { // the first one's warps do it all
+    stepGroups = 1;
+    func->removeAttr(stepGroupsAttr);
+    func->removeAttr(tile::consumersAttr);
+  };
+  if (func->hasAttr(stepGroupsAttr) && stepGroups == 1)
+    dropGroups();
   if (failed(chooseStages()))
     return failure();
+  if (stepGroups > 1 && rings[groups.front().ring].stages < stepGroups)
+    dropGroups();
   for (Group &group : groups) {
     for (tile::LoadOp load : group.loads)
       for (Value offset : load.getOffsets())
@@ -546,9 +620,11 @@ LogicalResult Specialization::run() {
   rest->erase();
   OpBuilder atEnd = OpBuilder::atBlockEnd(&consumer);
   tile::YieldOp::create(atEnd, loc);
+  if (stepGroups > 1)
+    shareAmongGroups();
   for (Group &group : groups)
     consume(group);
-  if (split > 1)
+  if (split > 1 || stepGroups > 1)
     finishSplit();
   return success();
 }

@@ -4,7 +4,10 @@
 #include "bitloom/lowering/targets/nvptx/Mma.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/IR/IRMapping.h"
 #include "mlir/IR/Matchers.h"
+#include "mlir/Interfaces/SideEffectInterfaces.h"
+#include "llvm/ADT/SetVector.h"
 #include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
@@ -202,6 +205,83 @@ LogicalResult nvptx::lower(Emitter &e, tile::DotWaitOp wait) {
   return success();
 }
 
+// Whether the values, past what is done to each, are fields of bytes.
+static bool isUnpacked(Value value) {
+  Operation *producer = value.getDefiningOp();
+  return producer && (isa<tile::UnpackOp>(producer) || (producer->hasTrait<OpTrait::Elementwise>() &&
+                                                        llvm::any_of(producer->getOperands(), isUnpacked)));
+}
+
+// Whether the value is a word as a load gave it.
+static bool isLoadedWord(Value value) {
+  if (!value.getType().isInteger(32))
+    return false;
+  if (auto extract = value.getDefiningOp<LLVM::ExtractElementOp>())
+    value = extract.getVector();
+  return value.getDefiningOp<LLVM::LoadOp>() != nullptr;
+}
+
+// What the values are computed from, by operations of this block that may be repeated, into `slice` in order; the words
+// loaded into `words`.
+static void collectSlice(Value value, Block *block, llvm::SetVector<Operation *> &slice,
+                         llvm::SetVector<Value> &words) {
+  if (isLoadedWord(value)) {
+    words.insert(value);
+    return;
+  }
+  Operation *op = value.getDefiningOp();
+  if (!op || op->getBlock() != block || op->getNumRegions() || !isMemoryEffectFree(op) || slice.contains(op))
+    return;
+  for (Value operand : op->getOperands())
+    collectSlice(operand, block, slice, words);
+  slice.insert(op);
+}
+
+// Waits for all dots but the last `inFlight`, and makes the fragments after that: the tensor cores read from the same
+// registers until then. What they are made of passes through the wait, so that nothing moves before it; else they are
+// copied after it.
+static void makeAfterDots(Emitter &e, MutableArrayRef<Value> fragments, int inFlight) {
+  OpBuilder &b = e.builder;
+  llvm::SetVector<Operation *> slice;
+  llvm::SetVector<Value> words;
+  bool areFromWords = true;
+  for (Value fragment : fragments) {
+    llvm::SetVector<Operation *> own;
+    llvm::SetVector<Value> from;
+    collectSlice(fragment, b.getBlock(), own, from);
+    areFromWords &= !from.empty();
+    words.insert_range(from);
+    collectSlice(fragment, b.getBlock(), slice, from);
+  }
+  const std::string wait = "wgmma.wait_group.sync.aligned " + std::to_string(inFlight) + ";";
+  if (areFromWords) {
+    SmallVector<Value> passed(words.begin(), words.end());
+    throughAccumulators(e, passed, wait, ",~{memory}", {});
+    IRMapping mapping;
+    for (auto [word, after] : llvm::zip(words, passed))
+      mapping.map(word, after);
+    for (Operation *op : slice)
+      b.clone(*op, mapping);
+    for (Value &fragment : fragments)
+      fragment = mapping.lookupOrDefault(fragment);
+    return;
+  }
+  std::string copies, constraints;
+  for (size_t i = 0; i < fragments.size(); ++i) {
+    copies += "\n\tmov.b32 $" + std::to_string(i) + ", $" + std::to_string(fragments.size() + i) + ";";
+    constraints += ",r";
+  }
+  SmallVector<Value> from(fragments);
+  std::string outs;
+  for (size_t i = 0; i < fragments.size(); ++i)
+    outs += (i ? ",=&r" : "=&r");
+  Value copied = e.ptx(wait + copies, outs + constraints + ",~{memory}",
+                       LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(from.size(), b.getI32Type())),
+                       from, /*hasSideEffects=*/true);
+  for (auto [i, fragment] : llvm::enumerate(fragments))
+    fragment = LLVM::ExtractValueOp::create(b, e.loc, copied, int64_t(i));
+}
+
 LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
   OpBuilder &builder = e.builder;
   RankedTensorType accType = dot.getType();
@@ -249,8 +329,20 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
 
   std::string name = "wgmma.mma_async.sync.aligned.m64n" + std::to_string(step) + "k" + std::to_string(atom.k) + "." +
                      std::string(atom.accumulator) + "." + std::string(atom.operand) + "." + std::string(right.operand);
-  e.ptx("wgmma.fence.sync.aligned;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
-  for (int64_t k = 0; k < depth; k += atom.k)
+  // Unpacked values are converted for a part of the depth while the tensor cores are at the part before it.
+  const int64_t part = !aInShared && isUnpacked(a) ? std::min<int64_t>(2 * atom.k, depth) : depth;
+  // Where a dot goes on under the next one, each part of its operand gives way to that one's when it has been read.
+  const bool givesWay = !aInShared && isUnpacked(a) && dot.getInFlight();
+  const int64_t parts = depth / part;
+  auto wordsOf = [&](int64_t i, int64_t k) {
+    return MutableArrayRef<Value>(fragments).slice(i * (depth / atom.k) * 4 + k / atom.k * 4, part / atom.k * 4);
+  };
+  for (int64_t k = 0; k < depth; k += atom.k) {
+    if (k % part == 0) {
+      for (int64_t i = 0; givesWay && i < atoms; ++i)
+        makeAfterDots(e, wordsOf(i, k), int(parts - 1));
+      e.ptx("wgmma.fence.sync.aligned;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+    }
     for (int64_t i = 0; i < atoms; ++i)
       for (int64_t c = 0; c < columns; c += step) {
         bool isFirst = startsSums && k == 0;
@@ -282,12 +374,17 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
         throughAccumulators(e, MutableArrayRef<Value>(sums).slice(i * perAtom + c / 2, perStep), text + ";\n\t}",
                             constraints, operands, isFirst);
       }
-  e.ptx("wgmma.commit_group.sync.aligned;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
-  if (dot.getInFlight())
+    if (givesWay ? (k + atom.k) % part == 0 : k + atom.k == depth)
+      e.ptx("wgmma.commit_group.sync.aligned;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+  }
+  if (givesWay) {
+    // Of what is under way, all is this dot's: the wait before its last part saw to that.
+  } else if (dot.getInFlight())
     e.ptx("wgmma.wait_group.sync.aligned " + std::to_string(dot.getInFlight()) + ";", "~{memory}", Type(), {},
           /*hasSideEffects=*/true);
-  else
+  else {
     waitForDots(e, sums, 0, {});
+  }
   e.put(dot, sums);
   return success();
 }
@@ -356,7 +453,7 @@ private:
   }
   Value at(Value row, Value piece) { // address in the buffer in turn
     Value swizzled = arith::XOrIOp::create(b, e.loc, piece, bits(row, 0, 3));
-    return add(add(buffers, e.i32(turn * stagedBoxBytes)), add(times(row, 128), times(swizzled, 16)));
+    return add(add(buffers, e.i32(turn * e.stagedBytes())), add(times(row, 128), times(swizzled, 16)));
   }
   void fill(ArrayRef<Value> values, bool isFirstBox);
   void copy(int64_t row, int64_t column);
@@ -378,7 +475,7 @@ BoxStore::BoxStore(Emitter &e, tile::StoreOp store, const StagedStore &staged)
     : e(e), b(e.builder), store(store), staged(staged), shape(tile::shapeOf(store.getValue().getType())),
       bytes(bytesOf(tile::elementOf(store.getValue().getType()))), lane(e.laneId()) {
   warp = bits(e.warpId(), 0, 2);
-  buffers = add(e.sharedAt(e.stagingOffset()), times(e.blockGroup(), 2 * stagedBoxBytes));
+  buffers = add(e.sharedAt(e.stagingOffset()), times(e.blockGroup(), 2 * e.stagedBytes()));
   isFirst = e.compare(bits(e.linearThreadId(), 0, 7), "eq", e.i32(0));
   int rank = int(store.getOffsets().size());
   lineDim = rank - 1 - store.getDims()[0];
@@ -430,7 +527,7 @@ void BoxStore::copy(int64_t row, int64_t column) {
     int rank = int(origin.size());
     std::string text = "cp.async.bulk.tensor." + std::to_string(rank) + "d.global.shared::cta.bulk_group [$0, {";
     std::string constraints = "l,r";
-    SmallVector<Value> operands{e.tensorMap(store), add(buffers, e.i32(turn * stagedBoxBytes))};
+    SmallVector<Value> operands{e.tensorMap(store), add(buffers, e.i32(turn * e.stagedBytes()))};
     for (int d = 0; d < rank; ++d) {
       text += (d ? ", $" : "$") + std::to_string(2 + d);
       constraints += ",r";

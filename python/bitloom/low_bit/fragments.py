@@ -106,12 +106,12 @@ class FragmentsProduct:
         return bitloom.pack(codes, self.packing).view(torch.int8).view(self.weight_shape).to(weight.device)
 
     def _as_blocks(self, numbers: Tensor | None) -> Tensor | None:
-        """Of (N, groups), as low_bit_linear reads them: (blocks, N, groups of a block), or (groups, N, 1)."""
+        """Of (N, groups), as low_bit_linear reads them: (blocks, N * groups of a block), or (groups, N)."""
         if numbers is None:
             return None
         each = max(1, BLOCK // self.group)
         numbers = pad(numbers, (0, -numbers.shape[1] % each)).view(len(numbers), -1, each)
-        return numbers.transpose(0, 1).to(DTYPES[self.config.A_dtype]).contiguous()
+        return numbers.transpose(0, 1).to(DTYPES[self.config.A_dtype]).flatten(1).contiguous()
 
     @torch.no_grad()
     def operands(self, weight: Tensor, scale, zeros, device: torch.device) -> tuple:

@@ -57,10 +57,11 @@ namespace {
 struct How {
   std::string attributes = "", packing = "order=fragments,block=128";
   int warps = 0;
-  bool isAligned = true;  // x and the result
-  bool isShifted = false; // the weight by numbers of its rows
-  bool isTabled = false;  // the values are places in a table, of 4 bits
-  int groups = 1;         // of a block, whose values are multiplied by their scales before the dot; 1: its sums, after
+  bool isAligned = true;            // x, the scales and the result
+  bool isShifted = false;           // the weight by numbers of its rows
+  bool isTabled = false;            // the values are places in a table, of 4 bits
+  int groups = 1;                   // of a block, whose values are multiplied by their scales before the dot
+  bool isScaledAfter = groups == 1; // its sums instead
 };
 
 template <Element T>
@@ -70,7 +71,7 @@ std::unique_ptr<EmulatedKernel> multiplies(int bits, int64_t blockN, int64_t blo
   SCOPED_TRACE(std::to_string(bits) + " bits, " + irType<T>() + ", " + std::to_string(m) + " x " + std::to_string(n));
   const int64_t blocks = (k + 127) / 128, perBlock = 16 * bits;
   std::string text = R"(
-func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s: !tile.view<?x?x?xELEMENT>NUMBERS, %t16: !tile.view<?xELEMENT>,
+func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s: !tile.view<?x?xELEMENT>EVEN, %t16: !tile.view<?xELEMENT>,
              %o: !tile.view<?x?xELEMENT>EVEN) attributes {tile.kernelMORE} {
   %i = tile.program_id 0
   %j = tile.program_id 1
@@ -78,6 +79,8 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
   %bm = arith.constant BLOCKM : i64
   %cols = arith.muli %i, %bn : i64
   %rows = arith.muli %j, %bm : i64
+  %perRow = arith.constant GROUPS : i64
+  %numbers = arith.muli %cols, %perRow : i64
   %z = arith.constant 0 : i64
   %one = arith.constant 1 : i64
   %c128 = arith.constant 128 : i64
@@ -106,7 +109,7 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
 })";
   // The sums of a block by its scale, or the values by those of their groups.
   const std::string one =
-      R"(%q = tile.load %s[%b, %cols, %z] dims [1] : !tile.view<?x?x?xELEMENT> -> tensor<BLOCKNxELEMENT>
+      R"(%q = tile.load %s[%b, %numbers] dims [1] : !tile.view<?x?xELEMENT> -> tensor<BLOCKNxELEMENT>
     SHIFTED
     %d = tile.dot VALUES, %t, %none : tensor<BLOCKNx128xELEMENT>, tensor<128xBLOCKMxELEMENT>, tensor<BLOCKNxBLOCKMxf32>
     %e = arith.extf %q : tensor<BLOCKNxELEMENT> to tensor<BLOCKNxf32>
@@ -115,8 +118,9 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
     %scaled = arith.mulf %d, %wide : tensor<BLOCKNxBLOCKMxf32>
     %next = arith.addf %acc, %scaled : tensor<BLOCKNxBLOCKMxf32>)";
   const std::string each =
-      R"(%q = tile.load %s[%b, %cols, %z] dims [1, 2] : !tile.view<?x?x?xELEMENT> -> tensor<BLOCKNxGROUPSxELEMENT>
-    %r = tile.reshape %q : tensor<BLOCKNxGROUPSxELEMENT> -> tensor<BLOCKNxGROUPSx1xELEMENT>
+      R"(%q = tile.load %s[%b, %numbers] dims [1] : !tile.view<?x?xELEMENT> -> tensor<NUMBERSxELEMENT>
+    %l = tile.reshape %q : tensor<NUMBERSxELEMENT> -> tensor<BLOCKNxGROUPSxELEMENT>
+    %r = tile.reshape %l : tensor<BLOCKNxGROUPSxELEMENT> -> tensor<BLOCKNxGROUPSx1xELEMENT>
     %y = tile.broadcast %r : tensor<BLOCKNxGROUPSx1xELEMENT> -> tensor<BLOCKNxGROUPSxWIDTHxELEMENT>
     %h = tile.reshape %y : tensor<BLOCKNxGROUPSxWIDTHxELEMENT> -> tensor<BLOCKNx128xELEMENT>
     SHIFTED
@@ -125,7 +129,7 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
   const std::string lookUp =
       "tile.lut %entries, %u : tensor<16xELEMENT>, tensor<BLOCKNx128xi8> -> tensor<BLOCKNx128xELEMENT>";
   const std::string number = "arith.sitofp %u : tensor<BLOCKNx128xi8> to tensor<BLOCKNx128xELEMENT>";
-  const std::string shift = how.groups == 1
+  const std::string shift = how.isScaledAfter
                                 ? R"(%sr = tile.reshape %q : tensor<BLOCKNxELEMENT> -> tensor<BLOCKNx1xELEMENT>
     %sy = tile.broadcast %sr : tensor<BLOCKNx1xELEMENT> -> tensor<BLOCKNx128xELEMENT>
     %f = arith.subf %g, %sy : tensor<BLOCKNx128xELEMENT>)"
@@ -135,10 +139,10 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
                                                         {"EVEN", how.isAligned ? aligned : ""},
                                                         {"NUMBERED", how.isTabled ? lookUp : number},
                                                         {"SIGNED", how.isTabled ? "" : "signed "},
-                                                        {"SCALED", how.groups == 1 ? one : each},
+                                                        {"SCALED", how.isScaledAfter ? one : each},
                                                         {"SHIFTED", how.isShifted ? shift : ""},
                                                         {"VALUES", how.isShifted ? "%f" : "%g"},
-                                                        {"NUMBERS", how.groups == 1 ? "" : aligned},
+                                                        {"NUMBERS", std::to_string(blockN * how.groups)},
                                                         {"GROUPS", std::to_string(how.groups)},
                                                         {"WIDTH", std::to_string(128 / how.groups)},
                                                         {"MORE", how.attributes},
@@ -149,9 +153,10 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
                                                         {"BITS", std::to_string(bits)},
                                                         {"PACKING", how.packing}})
     text = replaced(text, name, value);
-  Aligned<T> x({m, k}), scales({blocks, n, how.groups}, 2), table({16}, 5), out({m, n}, 3);
+  Aligned<T> x({m, k}), scales({blocks, n * how.groups}, 2), table({16}, 5), out({m, n}, 3);
   if (!how.isAligned)
-    x = Aligned<T>({m, k}, {k, 1}, 1), out = Aligned<T>({m, n}, {n, 1}, 3);
+    x = Aligned<T>({m, k}, {k, 1}, 1), scales = Aligned<T>({blocks, n * how.groups}, {n * how.groups, 1}, 2),
+    out = Aligned<T>({m, n}, {n, 1}, 3);
   Aligned<int8_t> weight({n, blocks * perBlock}, 4);
   fillWithAllBytes(weight.values);
   auto kernel = agrees(text, {x, weight, scales, table, out},
@@ -168,12 +173,13 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
 
 } // namespace
 
-// The bytes and x come by the copy engine; the weight goes to the tensor cores from registers.
+// The bytes, x and the scales come by the copy engine; the weight goes to the tensor cores from registers.
 TEST(NvptxPacked, MultipliesFromRegisters) {
   for (int bits = 1; bits <= 8; ++bits) {
     auto kernel = multiplies<f16>(bits, 64, 8, {3, 70, 200});
     const size_t planes = size_t(std::popcount(unsigned(bits)));
-    EXPECT_EQ(kernel->requests.size(), planes + 2) << "tensor maps: of each plane, of x, of the result";
+    EXPECT_EQ(kernel->requests.size(), planes + 3) << "tensor maps: of each plane, of x, the scales and the result";
+    EXPECT_EQ(kernel->ptx.find("ld.global"), std::string::npos);
     multiplies<bf16>(bits, 64, 8, {1, 70, 200});
   }
 }
@@ -224,6 +230,29 @@ TEST(NvptxPacked, LooksUpInTables) {
     multiplies<bf16>(4, 128, 16, {17, 136, 264}, {.isTabled = true, .groups = groups});
   }
   multiplies<f16>(4, 64, 8, {3, 71, 300}, {.isAligned = false, .isTabled = true});
+}
+
+// The tensor cores are at a block while the next one's values are made, part by part of the same registers.
+TEST(NvptxPacked, UnpacksUnderTheProductBefore) {
+  for (int bits = 1; bits <= 8; ++bits) {
+    auto kernel = multiplies<f16>(bits, 128, 64, {65, 136, 900}, {.isShifted = bits == 5, .isScaledAfter = false});
+    EXPECT_NE(kernel->ptx.find("wgmma.wait_group.sync.aligned 3;"), std::string::npos);
+    multiplies<bf16>(bits, 64, 32, {33, 70, 1700}, {.groups = bits == 3 ? 4 : 1, .isScaledAfter = false});
+  }
+  multiplies<f16>(4, 128, 16, {17, 136, 1030}, {.packing = "order=low,block=8", .isScaledAfter = false});
+}
+
+// More warps than have rows: groups of them take the steps in turn, whose number is no multiple of theirs, and go on
+// with the next program where the last one's ended.
+TEST(NvptxPacked, SharesTheStepsAmongGroups) {
+  for (int64_t blockN : {64, 128})
+    for (std::string attributes : {"", ", tile.split = 2 : i32"}) {
+      auto kernel = multiplies<f16>(4, blockN, 8, {3, 264, 1156}, {.attributes = attributes, .warps = 16});
+      EXPECT_EQ(kernel->warps, 16 + 4);
+      multiplies<bf16>(2, blockN, 16, {17, 264, 130}, {.attributes = attributes, .warps = 16});
+      multiplies<f16>(3, blockN, 32, {33, 136, 900}, {.attributes = attributes, .warps = 16, .isScaledAfter = false});
+    }
+  multiplies<f16>(4, 64, 8, {3, 71, 397}, {.attributes = ", tile.num_warps = 16 : i32", .isAligned = false});
 }
 
 // Blocks of a cluster add up what each has multiplied by its scales.

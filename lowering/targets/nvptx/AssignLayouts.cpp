@@ -750,14 +750,13 @@ LogicalResult Assignment::run() {
 }
 
 // The warps that have the rows of a product with unpacked values among them, 16 each; 0 where there is none.
-static int warpsOfRows(func::FuncOp func, const Target &target) {
+static int warpsOfRows(func::FuncOp func) {
   SmallVector<tile::DotOp> dots;
   func.walk([&](tile::DotOp dot) { dots.push_back(dot); });
   if (dots.size() != 1 || !comesFromUnpack(dots.front().getA()))
     return 0;
   const int warps = int(dots.front().getType().getDimSize(0) / mmaRows);
-  std::optional<DotPlan> plan = warps >= warpsPerGroup ? planWgmma(dots.front(), target, warps) : std::nullopt;
-  return plan && !plan->form.swapped ? warps : 0;
+  return warps >= warpsPerGroup && llvm::isPowerOf2_32(uint32_t(warps)) ? warps : 0;
 }
 
 namespace {
@@ -796,9 +795,11 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
     }
     const Target facts = parseTarget(target);
     int count = warps ? int(warps.getInt()) : warpsFor(func, facts);
-    if (int ofRows = warps ? warpsOfRows(func, facts) : 0; ofRows && count > ofRows) {
-      func->setAttr(tile::consumersAttr, Builder(func).getI32IntegerAttr(count / ofRows));
-      func->setAttr(stepGroupsAttr, Builder(func).getUnitAttr());
+    if (int ofRows = warps ? warpsOfRows(func) : 0; ofRows && count > ofRows) {
+      if (facts.computeCapability == 90) {
+        func->setAttr(tile::consumersAttr, Builder(func).getI32IntegerAttr(count / ofRows));
+        func->setAttr(stepGroupsAttr, Builder(func).getUnitAttr());
+      }
       func->setAttr(tile::numWarpsAttr, Builder(func).getI32IntegerAttr(ofRows));
       count = ofRows;
     }

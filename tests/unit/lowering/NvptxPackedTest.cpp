@@ -226,7 +226,7 @@ TEST(NvptxPacked, LooksUpInTables) {
   for (int groups : {1, 4}) {
     auto kernel = multiplies<f16>(4, 64, 8, {3, 70, 397}, {.isTabled = true, .groups = groups});
     EXPECT_NE(kernel->ptx.find("prmt"), std::string::npos);
-    EXPECT_EQ(kernel->ptx.find("ld.shared.b16"), std::string::npos);
+    EXPECT_EQ(kernel->ptx.find("st.shared.b16"), std::string::npos);
     multiplies<bf16>(4, 128, 16, {17, 136, 264}, {.isTabled = true, .groups = groups});
   }
   multiplies<f16>(4, 64, 8, {3, 71, 300}, {.isAligned = false, .isTabled = true});

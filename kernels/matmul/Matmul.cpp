@@ -39,18 +39,14 @@ template <class T, class Out> struct Matmul {
   Meta<bool> fast_sums = false; // of 8-bit floats
   // On a CPU a tile of each is in the second-level cache, and large ones are copied there less often.
   Meta<int> block_m = "max(8, min(next_pow2(m), 128 + 128 * (compute_capability == 0)))";
-  // Twice as wide where that makes one wave of what would be two, or two of four; and where rows of b are rows of no
-  // multiple of 16 bytes, so that a is read to registers on Hopper: while some warps do that, others have the tensor
-  // cores. With operands that do not both lie along k, also where it costs no more waves: what is saved in reads is
-  // power, which is what limits long launches.
-  Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * max(max("
+  // Twice as wide where that makes one wave of what would be two, or two of four. With operands that do not
+  // both lie along k, also where it costs no more waves: what is saved in reads is power, which limits long launches.
+  Meta<int> block_n = sizeof(T) == 2 ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * max("
                                        "(ceil_div(m, 128) * ceil_div(n, 128) > multiprocessors) * "
                                        "(ceil_div(m, 128) * ceil_div(n, 256) <= 2 * multiprocessors) * "
                                        "(2 * ceil_div(ceil_div(m, 128) * ceil_div(n, 256), max(multiprocessors, 1)) "
                                        "<= "
                                        "ceil_div(ceil_div(m, 128) * ceil_div(n, 128), max(multiprocessors, 1))), "
-                                       "(n % 8 != 0) * (1 - a_transposed) * (1 - b_transposed) * "
-                                       "(compute_capability == 90)), "
                                        "(ceil_div(m, 128) * ceil_div(n, 128) > multiprocessors) * "
                                        "(compute_capability == 90) * max(a_transposed, 1 - b_transposed) * "
                                        "(m * a_transposed % 8 == 0) * (n * (1 - b_transposed) % 8 == 0) * "

@@ -104,14 +104,14 @@ class Weight:
     def __init__(self, n, k, bits, dtype, group):
         self.bits, self.dtype, self.k, self.group = bits, dtype, k, group
         self.packed = torch.randint(0, 256, (n, k * bits // 8), dtype=torch.uint8, device="cuda")
-        shape = (k // max(group, BLOCK), n, max(1, BLOCK // group))
+        shape = (k // max(group, BLOCK), n * max(1, BLOCK // group))
         self.scales = ((torch.rand(shape, device="cuda") + 0.5) * 0.04 / 2**bits).to(dtype)
 
     def rows(self, chosen):
         """Of the dequantised weight, in float64."""
         fields = self.packed[chosen].cpu()
         values = bitloom.unpack(fields.numpy(), bitloom.Packing(self.bits, "fragments", BLOCK), signed=True)
-        scales = self.scales[:, chosen].transpose(0, 1).flatten(1).double()
+        scales = self.scales.unflatten(1, (len(self.packed), -1))[:, chosen].transpose(0, 1).flatten(1).double()
         return torch.from_numpy(values).double().cuda() * scales.repeat_interleave(self.group, 1)
 
     def empty(self):

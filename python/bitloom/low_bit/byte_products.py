@@ -208,7 +208,7 @@ class EightBitProduct:
         points = (scales * (self.shift - zeros)).t()
         return points.expand(-1, self.config.N).contiguous()
 
-    def _given(self, x: Tensor, weight, scales, points, table, bias) -> tuple:
+    def _given(self, x: Tensor, weight, scales, points, table, bias=None) -> tuple:
         config = self.config
         dtype = DTYPES[config.out_dtype] if points is None else torch.float32
         if x.dtype == torch.int8 and not config.with_scaling:

@@ -108,33 +108,6 @@ TEST(CudaLaunch, ATensorIsDescribedToTheCopyEngineOnce) {
   expectMaps(first);
 }
 
-// Rows of 65 elements start anywhere: a's are eight matrices, in one parameter.
-TEST(CudaLaunch, RowsThatStartAnywhereAreDescribedAsSeveralMatrices) {
-  cuda::ContextScope scope(0);
-  fake::Recorded &driver = fake::driver();
-  const Target target = parseTarget("sm_90a");
-  Call call(kernelNamed("matmul"));
-  call.set("a", matrix(3, 128, 65));
-  call.set("b", matrix(1, 65, 128));
-  call.set("out", matrix(2, 128, 128));
-  call.resolve();
-  const MachineCode code = compile(call.trace(), target);
-  ASSERT_FALSE(code.tensorMaps.empty());
-  EXPECT_EQ(code.tensorMaps[0].ways, 8);
-  int ways = 0;
-  for (const TensorMapRequest &request : code.tensorMaps)
-    ways += request.ways;
-  const PreparedCall prepared = call.prepare(target);
-  driver.words.resize(prepared.words.size() + 3); // the grid follows
-  driver.maps.resize(code.tensorMaps.size());
-  const int before = driver.encoded;
-  prepared.launch();
-  EXPECT_EQ(driver.encoded - before, ways);
-  EXPECT_EQ(driver.maps[0].address, memory[3]);
-  EXPECT_EQ(driver.maps[0].extents[0], 65u);
-  EXPECT_EQ(driver.maps[0].extents[1], 16u);
-}
-
 TEST(CudaLaunch, ThePrimaryContextNeedsNoQuestions) {
   cuda::ContextScope outer(0);
   const int before = fake::driver().deviceQuestions;

@@ -14,10 +14,8 @@ from .formats import FORMATS
 from .numbers import NumbersOf
 
 BLOCK = 128  # columns of a weight that are packed together
-# Rows of x from which the weight is better made a matrix once. That moves 4 + bits / 8 bytes for each of its elements,
-# at 4.3 TB/s; each row then takes two operations of an element at matmul's 720 TFLOP/s instead of low_bit_linear's 600,
-# as predicted for an H200: (4.5 / 4.3e12) / (2 / 600e12 - 2 / 720e12) rows of 4 bits.
-MATRIX_ROWS = 1880
+# Rows of x from which the weight is better made a matrix once: as fast on an H200 with 1024 (docs/benchmarks/notes.md).
+MATRIX_ROWS = 1024
 MOST = 2.0**15  # of a zero point's magnitude, in f16 too
 
 

@@ -11,9 +11,10 @@ template <class T> struct CrossEntropyPart {
   static constexpr auto summary =
       "to each row's lse, log sum(exp(x)), own, the target's logit, and spread, sum(weight * x), "
       "adds those of a part of the columns; on request, top and predicted, the largest of them and its class";
-  static constexpr auto tests = "rows=1 cols=1; rows=3 cols=17 first=5; rows=17 cols=199 smoothed=1; rows=5 cols=4097 "
-                                "first=3 smoothed=1 weighted=1 softcap=2.5 with_predicted=1; rows=199 cols=33 softcap=1.5; "
-                                "rows=17 cols=300 block=64 first=7 with_predicted=1; rows=3 cols=1 with_predicted=1";
+  static constexpr auto tests =
+      "rows=1 cols=1; rows=3 cols=17 first=5; rows=17 cols=199 smoothed=1; rows=5 cols=4097 "
+      "first=3 smoothed=1 weighted=1 softcap=2.5 with_predicted=1; rows=199 cols=33 softcap=1.5; "
+      "rows=17 cols=300 block=64 first=7 with_predicted=1; rows=3 cols=1 with_predicted=1";
   static constexpr auto benchmarks = "rows=4096 cols=8192";
   static constexpr auto inputs = "target=0..cols-1";
 

@@ -37,8 +37,8 @@ struct GeluTanh {
   }
 };
 
-// x · Φ(x) with Φ(x) = (1 + erf(x / √2)) / 2, the normal distribution's, as the same paper defines it; its derivative is
-// Φ(x) + x · exp(−x² / 2) / √(2π).
+// x · Φ(x) with Φ(x) = (1 + erf(x / √2)) / 2, the normal distribution's, as the same paper defines it; its derivative
+// is Φ(x) + x · exp(−x² / 2) / √(2π).
 struct GeluExact {
   template <int R> static Tile<f32, R> below(const Tile<f32, R> &x) {
     return 0.5f + 0.5f * erf(x * 0.70710678118654752f);

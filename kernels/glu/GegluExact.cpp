@@ -5,7 +5,8 @@ namespace bitloom::kernels {
 
 template <class T> struct GegluExact : Glu<T, GeluExact> {
   static constexpr auto name = "geglu_exact";
-  static constexpr auto summary = "out = gelu(gate * gate_multiplier) * up * down_multiplier, gelu by the error function";
+  static constexpr auto summary =
+      "out = gelu(gate * gate_multiplier) * up * down_multiplier, gelu by the error function";
   BITLOOM_PARAMS(gate, up, out, gate_multiplier, down_multiplier, block, block_rows)
 };
 

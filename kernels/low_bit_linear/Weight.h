@@ -1,8 +1,8 @@
 // The weight of low_bit_linear: its rows lie in the order `fragments` (lib/packing/Packing.h), in blocks of 128 columns
 // that zeros fill up. A group of columns of a row shares a scale and, when asymmetric, a zero point: the value of a
 // field q is scale · q, q signed, or scale · (q − zero), q unsigned. These numbers lie as a block reads them: [blocks,
-// n · groups in a block], a row's together, or for groups of several blocks [groups, n]. Instead of being numbers, fields
-// of 4 bits may be places in a table.
+// n · groups in a block], a row's together, or for groups of several blocks [groups, n]. Instead of being numbers,
+// fields of 4 bits may be places in a table.
 #pragma once
 
 #include "bitloom/dsl/Kernel.h"

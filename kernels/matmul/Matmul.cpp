@@ -53,12 +53,12 @@ template <class T, class Out> struct Matmul {
                                        "(32 * ceil_div(ceil_div(m, 128) * ceil_div(n, 256), max(multiprocessors, 1)) "
                                        "<= "
                                        "17 * ceil_div(ceil_div(m, 128) * ceil_div(n, 128), max(multiprocessors, 1))))))"
-                       : std::same_as<Out, i32> || !std::is_integral_v<T>
-                           ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
-                             "(compute_capability == 0)))"
-                           // A sum in i32 and its number in f32 take registers both: what comes after them has fewer.
-                           : "max(16, min(next_pow2(n), 64 + 64 * (m > 32) * max(compute_capability == 0, "
-                             "(added == 0) * (activation < 2)) + 128 * (m > 128) * (compute_capability == 0)))";
+                      : std::same_as<Out, i32> || !std::is_integral_v<T>
+                          ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
+                            "(compute_capability == 0)))"
+                          // A sum in i32 and its number in f32 take registers both: what comes after them has fewer.
+                          : "max(16, min(next_pow2(n), 64 + 64 * (m > 32) * max(compute_capability == 0, "
+                            "(added == 0) * (activation < 2)) + 128 * (m > 128) * (compute_capability == 0)))";
   // Bytes in rows of no multiple of 16 come one by one, through registers: of them less at a time.
   Meta<int> block_k = isStorageFloat(dtypeOf<T>) ? "max(16, min(next_pow2(k), 64 + (64 + 128 * (1 - fast_sums)) * "
                                                    "((m * a_transposed + k * (1 - a_transposed)) % 16 == 0) * "

@@ -186,9 +186,9 @@ void KernelFunction::makeOutputs(Arguments &arguments, const std::vector<Output>
     size_t i = output.parameter;
     if (!arguments.like)
       throw UserError(where[i] + ": expected a tensor, got none");
-    arguments.made.push_back(output.made ? output.made
-                                         : allocate(*arguments.like, output.dtype, output.extents, arguments.device,
-                                                    where[i]));
+    arguments.made.push_back(output.made
+                                 ? output.made
+                                 : allocate(*arguments.like, output.dtype, output.extents, arguments.device, where[i]));
     arguments.given[i].object = arguments.made.back().ptr();
     arguments.given[i].tensor.borrow(arguments.given[i].object, arguments.stream, where[i]);
     if (!output.wanted)

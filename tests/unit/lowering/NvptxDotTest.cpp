@@ -147,6 +147,7 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
     using Sum = std::conditional_t<std::is_integral_v<In>, int32_t, float>;
     SCOPED_TRACE(irType<In>() + " at " + std::to_string(alignmentOfA) + " and " + std::to_string(alignmentOfB) +
                  " bytes, " + std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
+    product.attributes += ", tile.odd_rows";
     product.operand = irType<In>(), product.sum = product.result = irType<Sum>();
     auto attribute = [](int bytes) { return " {tile.align = " + std::to_string(bytes) + " : i32}"; };
     std::string text = product.text();
@@ -733,7 +734,7 @@ TEST(NvptxDot, LoadsInLoopsThatEndAnyTime) {
 TEST(NvptxDot, LoadsTilesWhosePlaceIsLoaded) {
   const std::string text = R"(
 func.func @grouped(%x: !tile.view<?x?xbf16>ALIGN, %w: !tile.view<?x?x?xbf16> {tile.align = 16 : i32},
-                   %starts: !tile.view<?xi32>, %c: !tile.view<?x?xf32> {tile.align = 16 : i32}) attributes {tile.kernel} {
+                   %starts: !tile.view<?xi32>, %c: !tile.view<?x?xf32> {tile.align = 16 : i32}) attributes {tile.kernel, tile.odd_rows} {
   %group = tile.program_id 0
   %j = tile.program_id 1
   %z = arith.constant 0 : i64

@@ -36,7 +36,6 @@ template <class T, class Out> struct LowBitLinear {
   Meta<int> group = 128; // 8, 16, 32, 64 or a multiple of 128
   Meta<bool> asymmetric = "zeros.given", tabled = "table.given", in_units = "unit.given", biased = "bias.given";
   Meta<bool> premultiplied = "max(group < 128, m > 32)";
-  // Wide where the weight need not be unpacked again for it and multiprocessors are not left without work.
   Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
   // Many rows of the weight where x has few and tiles are more than multiprocessors.
   Meta<int> block_n = "max(64, min(next_pow2(n), 128 + 128 * (m <= 16) * (ceil_div(n, 128) > multiprocessors)))";

@@ -147,6 +147,7 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
     using Sum = std::conditional_t<std::is_integral_v<In>, int32_t, float>;
     SCOPED_TRACE(irType<In>() + " at " + std::to_string(alignmentOfA) + " and " + std::to_string(alignmentOfB) +
                  " bytes, " + std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
+    const bool isUnspecialised = !product.attributes.empty();
     product.attributes += ", tile.odd_rows";
     product.operand = irType<In>(), product.sum = product.result = irType<Sum>();
     auto attribute = [](int bytes) { return " {tile.align = " + std::to_string(bytes) + " : i32}"; };
@@ -164,8 +165,7 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
     Aligned<In> b = operand(product.bByColumns ? Shape{n, k} : Shape{k, n}, alignmentOfB, 2);
     auto kernel =
         agrees(text, {a, b, Aligned<Sum>({m, n}, 3)}, {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}});
-    const bool byThreads =
-        !product.attributes.empty() || (product.aByColumns && product.bByColumns && alignmentOfA < 16);
+    const bool byThreads = isUnspecialised || (product.aByColumns && product.bByColumns && alignmentOfA < 16);
     tookWay(*kernel, byThreads ? Way::Exchanged : Way::Copied);
     for (int alignment : byThreads ? std::vector{alignmentOfA, alignmentOfB} : std::vector<int>())
       EXPECT_NE(kernel->ptx.find("], " + std::to_string(alignment)), std::string::npos);

@@ -75,6 +75,7 @@ FailureOr<bool> nvptx::lowerFloat8Cast(Emitter &e, Operation *op) {
   Type from = tile::elementOf(op->getOperand(0).getType());
   if (!isFloat8(from) && !isFloat8(to))
     return false;
+  const bool isOfIntegers = isa<arith::SIToFPOp, arith::UIToFPOp>(op);
   if (isFloat8(to) && from.isF64())
     return op->emitOpError() << "expected f32, f16 or bf16 to convert to " << to << ", got f64";
   if (auto truncate = dyn_cast<arith::TruncFOp>(op))
@@ -88,6 +89,9 @@ FailureOr<bool> nvptx::lowerFloat8Cast(Emitter &e, Operation *op) {
       continue;
     live.push_back(int(r));
     values.push_back(value);
+    if (isOfIntegers) // by way of f32: what that rounds is beyond the largest number of 8 bits
+      values.back() =
+          e.builder.create(e.loc, op->getName().getIdentifier(), value, e.builder.getF32Type())->getResult(0);
   }
   Registers converted = isFloat8(from) ? nvptx::widenFloat8(e, values, from, to) : narrow(e, values, to);
   Registers result(source.size(), e.zero(to));

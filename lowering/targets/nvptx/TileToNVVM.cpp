@@ -261,7 +261,7 @@ LogicalResult Emitter::emitElementwise(Operation *op) {
   if (emitRangeTest(op) || (division && lowerDivision(*this, division)) || lowerPackedCast(*this, op) ||
       lowerInWords(*this, op))
     return success();
-  if (isa<arith::ExtFOp, arith::TruncFOp>(op))
+  if (isa<arith::ExtFOp, arith::TruncFOp, arith::SIToFPOp, arith::UIToFPOp>(op))
     if (FailureOr<bool> done = lowerFloat8Cast(*this, op); failed(done) || *done)
       return success(succeeded(done));
   Type type = op->getResult(0).getType();

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 import bitloom
-from bitloom import UserError
 from bitloom.torch.operator import operator
 from bitloom.torch.shapes import like
 
@@ -195,9 +194,6 @@ class EightBitProduct:
 
     def operands(self, weight: Tensor, scale, zeros, device: torch.device) -> tuple:
         config = self.config
-        if device.type == "cuda" and self.kind != torch.int8 and self.packing is not None:
-            # low_bit_unpack's e4m3 were wrong on an H200
-            raise UserError(f"Matmul: W_dtype: expected e4m3_float8 on cuda with an A of e4m3, got {config.W_dtype}")
         self.numbers.check(scale, zeros, device)
         numbers = self.numbers(scale, zeros, device)
         zero = numbers.zeros if config.with_zeros else torch.zeros(1, 1, device=device)

@@ -44,6 +44,9 @@ constexpr int64_t block = 256;
 
 // The elements of `x`, converted. Both views are ragged in the block.
 template <Element To, Element From> std::vector<To> convertedOn(const std::string &target, const std::vector<From> &x) {
+  const std::string conversion = std::integral<From>         ? (std::signed_integral<From> ? "sitofp" : "uitofp")
+                                 : sizeof(To) > sizeof(From) ? "extf"
+                                                             : "truncf";
   std::string from = irType<From>(), to = irType<To>(), tile = "tensor<" + std::to_string(block) + "x";
   std::string text = "func.func @convert(%x: !tile.view<?x" + from + ">, %y: !tile.view<?x" + to + R"(>)
       attributes {tile.kernel, tile.num_warps = 1 : i32} {
@@ -52,9 +55,9 @@ template <Element To, Element From> std::vector<To> convertedOn(const std::strin
                      std::to_string(block) + R"( : i64
     %at = arith.muli %id, %block : i64
     %a = tile.load %x[%at] dims [0] : !tile.view<?x)" +
-                     from + "> -> " + tile + from + "> \n%b = arith." +
-                     (sizeof(To) > sizeof(From) ? "extf" : "truncf") + " %a : " + tile + from + "> to " + tile + to +
-                     ">\ntile.store %b, %y[%at] dims [0] : " + tile + to + ">, !tile.view<?x" + to + ">\nreturn\n}";
+                     from + "> -> " + tile + from + "> \n%b = arith." + conversion + " %a : " + tile + from + "> to " +
+                     tile + to + ">\ntile.store %b, %y[%at] dims [0] : " + tile + to + ">, !tile.view<?x" + to +
+                     ">\nreturn\n}";
   std::vector<To> y(x.size());
   run(text, target, {Argument(x), Argument(y)}, (int64_t(x.size()) + block - 1) / block);
   return y;
@@ -130,6 +133,31 @@ TEST(Float8, RoundsAndSaturatesToE5M2) {
   narrows<f8e5m2, f32>();
   narrows<f8e5m2, f16>();
   narrows<f8e5m2, bf16>();
+}
+
+// Casts of integers by way of f32 are one operation once folded.
+template <Element F, Element Integer> void takesIntegers() {
+  std::vector<Integer> numbers;
+  for (int code = -256; code < 256; ++code)
+    numbers.push_back(Integer(code));
+  if constexpr (sizeof(Integer) > 1)
+    for (int power = 8; power < 30; ++power)
+      for (int near : {-1, 0, 1})
+        for (int sign : {-1, 1})
+          numbers.push_back(Integer(sign * ((3 << power >> 1) + near)));
+  for (const std::string &target : targets()) {
+    std::vector<F> codes = convertedOn<F>(target, numbers);
+    for (size_t i = 0; i < numbers.size(); ++i)
+      ASSERT_EQ(int(codes[i].bits), int(F(float(numbers[i])).bits)) << int64_t(numbers[i]) << " on " << target;
+  }
+}
+TEST(Float8, IntegersRoundAndSaturate) {
+  takesIntegers<f8e4m3, i8>();
+  takesIntegers<f8e4m3, u8>();
+  takesIntegers<f8e4m3, i32>();
+  takesIntegers<f8e5m2, i8>();
+  takesIntegers<f8e5m2, u8>();
+  takesIntegers<f8e5m2, i32>();
 }
 
 // What only moves values: a constant, select, a transposition, a slice, gather; on ragged shapes.

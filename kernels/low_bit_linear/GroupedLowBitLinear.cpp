@@ -18,7 +18,7 @@ template <class T> struct GroupedLowBitLinear {
   static constexpr auto inputs = "offsets=0..tokens ascending";
 
   View<const T, 2> x{"tokens, k"};
-  View<const u8, 3> weight{"experts, n, ceil_div(k, 128) * 16 * bits"};
+  View<const u8, 3> weight{"experts, ceil_div(n, 8), ceil_div(k, 128) * 128 * bits"};
   View<const T, 3> scales{"experts, ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
   View<const i32, 1> offsets{"experts + 1"}; // ascending, from 0 to tokens
   View<const T, 3> zeros{"experts * asymmetric, ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
@@ -53,7 +53,7 @@ template <class T> struct GroupedLowBitLinear {
         auto numbers = [&](const View<const T, 3> &view) {
           return view(tile.group, blocks.group(b), blocks.numbers(program_id(1)));
         };
-        auto bytes = weight(tile.group, cols, block_at(b, blocks.packing.bytesPerBlock()));
+        auto bytes = weight(tile.group, blocks.panels(program_id(1)), block_at(b, blocks.packing.bytesPerBlock()));
         auto values = blocks.values<T>(bytes, entries, asymmetric, [&] { return numbers(zeros); });
         if (premultiplied) {
           total = dot(values * blocks.each<T>(numbers(scales)), depth, total);

@@ -25,7 +25,7 @@ template <class T, class Out> struct LowBitLinear {
   static constexpr auto tuning = "block_m=8,16,32,64,128; block_n=64,128,256; split=1,2,4,8";
 
   View<const T, 2> x{"m, k"};
-  View<const u8, 2> weight{"n, ceil_div(k, 128) * 16 * bits"};
+  View<const u8, 2> weight{"ceil_div(n, 8), ceil_div(k, 128) * 128 * bits"};
   View<const T, 2> scales{"ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
   View<const T, 2> zeros{"ceil_div(k, max(group, 128)) * asymmetric, n * max(128 / group, 1)"};
   View<const T, 1> table{"16 * tabled"};
@@ -62,7 +62,7 @@ template <class T, class Out> struct LowBitLinear {
     for (auto b : range(0, ceil_div(x.extent(1), blocks.columns))) {
       auto depth = trans(x(rows, block_at(b, blocks.columns)));
       auto numbers = [&](const View<const T, 2> &view) { return view(blocks.group(b), blocks.numbers(program_id(0))); };
-      auto bytes = weight(cols, block_at(b, blocks.packing.bytesPerBlock()));
+      auto bytes = weight(blocks.panels(program_id(0)), block_at(b, blocks.packing.bytesPerBlock()));
       auto values = blocks.values<T>(bytes, entries, asymmetric, [&] { return numbers(zeros); });
       if (premultiplied) {
         total = dot(values * blocks.each<T>(numbers(scales)), depth, total);

@@ -15,7 +15,7 @@ template <class T> struct LowBitLinearWeight {
   static constexpr auto benchmarks = "n=4096 columns=4096; n=4096 columns=4096 group=32 asymmetric=1";
   static constexpr auto conditions = "columns % 128 == 0";
 
-  View<const u8, 2> weight{"n, columns * bits / 8"};
+  View<const u8, 2> weight{"ceil_div(n, 8), columns * bits"};
   View<const T, 2> scales{"ceil_div(columns, max(group, 128)), n * max(128 / group, 1)"};
   View<const T, 2> zeros{"ceil_div(columns, max(group, 128)) * asymmetric, n * max(128 / group, 1)"};
   View<const T, 1> table{"16 * tabled"};
@@ -34,7 +34,7 @@ template <class T> struct LowBitLinearWeight {
     auto entries = blocks.entries<T>(table, tabled, asymmetric);
     auto b = program_id(1);
     auto numbers = [&](const View<const T, 2> &view) { return view(blocks.group(b), blocks.numbers(program_id(0))); };
-    auto bytes = weight(rows, block_at(b, blocks.packing.bytesPerBlock()));
+    auto bytes = weight(blocks.panels(program_id(0)), block_at(b, blocks.packing.bytesPerBlock()));
     auto values = blocks.values<T>(bytes, entries, asymmetric, [&] { return numbers(zeros); });
     out(rows, block_at(b, blocks.columns)) = values * blocks.each<T>(numbers(scales));
   }

@@ -5,7 +5,7 @@ import bitloom
 import numpy as np
 import torch
 
-BLOCK = 128
+BLOCK, TOGETHER = 128, 8  # columns and rows that are packed together
 TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 
 
@@ -16,11 +16,12 @@ def each_column(numbers, group, columns):
     return rows[:, np.minimum(np.arange(columns) // group, rows.shape[1] - 1)]
 
 
-def values_of(weight, zeros, table, columns, bits, group, asymmetric):
+def values_of(weight, scales, zeros, table, columns, bits, group, asymmetric):
     """Before their scales, n rows of k columns in float64."""
-    packing = bitloom.Packing(bits, "fragments", BLOCK)
+    rows = scales.shape[1] // max(1, BLOCK // group)
+    packing = bitloom.Packing(bits, "fragments", BLOCK, TOGETHER)
     signed = not asymmetric and table is None
-    values = bitloom.unpack(weight.astype(np.uint8), packing, signed=signed)[:, :columns]
+    values = bitloom.unpack(weight.astype(np.uint8), packing, signed=signed)[:rows, :columns]
     values = values.astype(np.float64) if table is None else table[values]
     return values - each_column(zeros, group, columns) if asymmetric else values
 
@@ -29,7 +30,7 @@ def low_bit_linear(
     x, weight, scales, bits=4, group=128, asymmetric=False, zeros=None, table=None, unit=None, bias=None, **_
 ):
     columns = x.shape[1]
-    matrix = values_of(weight, zeros, table, columns, bits, group, asymmetric) * each_column(scales, group, columns)
+    matrix = values_of(weight, scales, zeros, table, columns, bits, group, asymmetric) * each_column(scales, group, columns)
     return x @ matrix.T * (1 if unit is None else unit) + (0 if bias is None else bias)
 
 
@@ -39,7 +40,7 @@ def low_bit_linear_torch(
     columns = x.shape[1]
     given = (weight, scales, zeros, table)
     weight, scales, zeros, table = (None if array is None else array.double().cpu().numpy() for array in given)
-    values = torch.from_numpy(values_of(weight, zeros, table, columns, bits, group, asymmetric)).to(x.dtype)
+    values = torch.from_numpy(values_of(weight, scales, zeros, table, columns, bits, group, asymmetric)).to(x.dtype)
     matrix = values.float() * torch.from_numpy(each_column(scales, group, columns)).float()
     if group < BLOCK or len(x) > 32:
         matrix = matrix.to(x.dtype).float()
@@ -49,7 +50,7 @@ def low_bit_linear_torch(
 
 def low_bit_linear_weight(weight, scales, bits=4, group=128, asymmetric=False, zeros=None, table=None, **_):
     columns = weight.shape[1] * 8 // bits
-    return values_of(weight, zeros, table, columns, bits, group, asymmetric) * each_column(scales, group, columns)
+    return values_of(weight, scales, zeros, table, columns, bits, group, asymmetric) * each_column(scales, group, columns)
 
 
 def low_bit_linear_weight_torch(
@@ -58,7 +59,7 @@ def low_bit_linear_weight_torch(
     columns = weight.shape[1] * 8 // bits
     given = (weight, scales, zeros, table)
     weight, scales, zeros, table = (None if array is None else array.double().cpu().numpy() for array in given)
-    values = torch.from_numpy(values_of(weight, zeros, table, columns, bits, group, asymmetric)).to(TYPES[dtype])
+    values = torch.from_numpy(values_of(weight, scales, zeros, table, columns, bits, group, asymmetric)).to(TYPES[dtype])
     return (values.float() * torch.from_numpy(each_column(scales, group, columns)).float()).to(TYPES[dtype])
 
 

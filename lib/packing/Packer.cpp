@@ -14,23 +14,24 @@ namespace bitloom {
 // Values taken at a time: long enough for vectors, and three copies of them stay in the first-level cache.
 constexpr int valuesAtATime = 2048;
 
-Packer::Packer(const Packing &packing, int64_t blocks) : described(packing) {
+Packer::Packer(const Packing &packing, int64_t blocks) : described(packing), row(packing) {
   described.check();
+  row.rows = 1;
   one = planFor(1);
-  many = planFor(int(std::clamp<int64_t>(blocks, 1, std::max(1, valuesAtATime / described.block))));
+  many = planFor(int(std::clamp<int64_t>(blocks, 1, std::max(1, valuesAtATime / row.block))));
 }
 
 Packer::Plan Packer::planFor(int blocks) const {
   Plan plan{blocks, {}};
-  for (const Packing::Plane &layout : described.planes()) {
-    Plane plane{layout.bits, layout.shift, layout.byteOffset, described.block * layout.bits / 8, {}, {}};
+  for (const Packing::Plane &layout : row.planes()) {
+    Plane plane{layout.bits, layout.shift, layout.byteOffset, row.block * layout.bits / 8, {}, {}};
     const int fieldLength = plane.bytes * blocks;
-    plane.source.resize(size_t(described.block) * size_t(blocks));
-    for (int column = 0; column < described.block; ++column) {
+    plane.source.resize(size_t(row.block) * size_t(blocks));
+    for (int column = 0; column < row.block; ++column) {
       const Packing::Field field = layout.field(column);
       const int position = field.shift / plane.bits * fieldLength + field.byte - plane.byteOffset;
       for (int b = 0; b < blocks; ++b)
-        plane.source[size_t(position + b * plane.bytes)] = b * described.block + column;
+        plane.source[size_t(position + b * plane.bytes)] = b * row.block + column;
     }
     for (int32_t at = 0, end = int32_t(plane.source.size()); at < end;) {
       int32_t next = at + 1;
@@ -115,9 +116,9 @@ static void copyPieces(const uint8_t *from, int64_t fromStep, uint8_t *to, int64
 }
 
 void Packer::pack(const Plan &plan, const uint8_t *values, uint8_t *bytes) const {
-  const int64_t bytesPerBlock = described.bytesPerBlock();
+  const int64_t bytesPerBlock = row.bytesPerBlock();
   thread_local std::vector<uint8_t> ordered, packed;
-  ordered.resize(size_t(described.block) * size_t(plan.blocks));
+  ordered.resize(size_t(row.block) * size_t(plan.blocks));
   packed.resize(ordered.size());
   for (const Plane &plane : plan.planes) {
     const uint8_t *from = ordered.data();
@@ -137,8 +138,8 @@ void Packer::pack(const Plan &plan, const uint8_t *values, uint8_t *bytes) const
 }
 
 void Packer::unpack(const Plan &plan, const uint8_t *bytes, uint8_t *values, bool isSigned) const {
-  const int64_t bytesPerBlock = described.bytesPerBlock();
-  const size_t count = size_t(described.block) * size_t(plan.blocks);
+  const int64_t bytesPerBlock = row.bytesPerBlock();
+  const size_t count = size_t(row.block) * size_t(plan.blocks);
   thread_local std::vector<uint8_t> ordered, packed;
   ordered.resize(count);
   packed.resize(count);
@@ -156,33 +157,62 @@ void Packer::unpack(const Plan &plan, const uint8_t *bytes, uint8_t *values, boo
       merge(ordered.data() + run.to, values + run.from, run.length);
   }
   if (isSigned) // (x ^ sign) - sign extends the sign of the low bits
-    for (size_t i = 0, sign = size_t(1) << (described.bits - 1); i < count; ++i)
+    for (size_t i = 0, sign = size_t(1) << (row.bits - 1); i < count; ++i)
       values[i] = uint8_t((values[i] ^ uint8_t(sign)) - uint8_t(sign));
 }
 
-void Packer::pack(const uint8_t *values, uint8_t *bytes, int64_t blocks) const {
+void Packer::packRow(const uint8_t *values, uint8_t *bytes, int64_t blocks) const {
   for (const Plan *plan : {&many, &one})
     for (; blocks >= plan->blocks; blocks -= plan->blocks) {
       pack(*plan, values, bytes);
-      values += int64_t{plan->blocks} * described.block;
-      bytes += plan->blocks * described.bytesPerBlock();
+      values += int64_t{plan->blocks} * row.block;
+      bytes += plan->blocks * row.bytesPerBlock();
     }
 }
 
-void Packer::unpack(const uint8_t *bytes, uint8_t *values, int64_t blocks, bool isSigned) const {
+void Packer::unpackRow(const uint8_t *bytes, uint8_t *values, int64_t blocks, bool isSigned) const {
   for (const Plan *plan : {&many, &one})
     for (; blocks >= plan->blocks; blocks -= plan->blocks) {
       unpack(*plan, bytes, values, isSigned);
-      values += int64_t{plan->blocks} * described.block;
-      bytes += plan->blocks * described.bytesPerBlock();
+      values += int64_t{plan->blocks} * row.block;
+      bytes += plan->blocks * row.bytesPerBlock();
     }
+}
+
+// Each row's planes by themselves, and then where those of its block are.
+
+void Packer::pack(const uint8_t *values, uint8_t *bytes, int64_t blocks) const {
+  if (described.rows == 1)
+    return packRow(values, bytes, blocks);
+  thread_local std::vector<uint8_t> packed;
+  packed.resize(size_t(blocks * row.bytesPerBlock()));
+  for (int r = 0; r < described.rows; ++r) {
+    packRow(values + r * blocks * row.block, packed.data(), blocks);
+    for (const Plane &plane : one.planes)
+      copyPieces(packed.data() + plane.byteOffset, row.bytesPerBlock(),
+                 bytes + plane.byteOffset * described.rows + r * plane.bytes, described.bytesPerBlock(), plane.bytes,
+                 int(blocks));
+  }
+}
+
+void Packer::unpack(const uint8_t *bytes, uint8_t *values, int64_t blocks, bool isSigned) const {
+  if (described.rows == 1)
+    return unpackRow(bytes, values, blocks, isSigned);
+  thread_local std::vector<uint8_t> packed;
+  packed.resize(size_t(blocks * row.bytesPerBlock()));
+  for (int r = 0; r < described.rows; ++r) {
+    for (const Plane &plane : one.planes)
+      copyPieces(bytes + plane.byteOffset * described.rows + r * plane.bytes, described.bytesPerBlock(),
+                 packed.data() + plane.byteOffset, row.bytesPerBlock(), plane.bytes, int(blocks));
+    unpackRow(packed.data(), values + r * blocks * row.block, blocks, isSigned);
+  }
 }
 
 // --- The packers of Packing.h ---
 
 static void checkSizes(const Packing &packing, size_t values, size_t bytes) {
   packing.check();
-  if (packing.order == Packing::Order::Columns)
+  if (packing.order == Packing::Order::Columns || packing.rows > 1)
     throw UserError("expected a packing of one row at a time, got " + packing.toString());
   int64_t expected = packing.bytesPerRow(static_cast<int64_t>(values));
   if (static_cast<int64_t>(bytes) != expected)
@@ -253,6 +283,17 @@ static void unpackValues(const Packing &packing, std::span<const uint8_t> bytes,
   });
 }
 
+// fn(packer, panel, blocks of a row) for each panel of packing.rows rows.
+template <class Fn> static void overPanels(const Packing &packing, int64_t rows, int64_t columns, Fn fn) {
+  const int64_t blocks = columns / packing.block;
+  const Packer packer(packing, blocks);
+  parallelFor(rows / packing.rows, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, packing.rows * columns)),
+              [&](int64_t begin, int64_t end) {
+                for (int64_t panel = begin; panel < end; ++panel)
+                  fn(packer, panel, blocks);
+              });
+}
+
 template <typename T>
 static std::vector<uint8_t> packMatrix(const Packing &packing, std::span<const T> values, int64_t rows,
                                        int64_t columns) {
@@ -261,6 +302,12 @@ static std::vector<uint8_t> packMatrix(const Packing &packing, std::span<const T
   if (packing.order == Packing::Order::Columns) {
     checkValues(packing, values);
     packColumns(packing, reinterpret_cast<const uint8_t *>(values.data()), rows, columns, bytes.data());
+  } else if (packing.rows > 1) {
+    checkValues(packing, values);
+    overPanels(packing, rows, columns, [&](const Packer &packer, int64_t panel, int64_t blocks) {
+      packer.pack(reinterpret_cast<const uint8_t *>(values.data()) + panel * packing.rows * columns,
+                  bytes.data() + panel * blocks * packing.bytesPerBlock(), blocks);
+    });
   } else {
     packValues(packing, values, std::span(bytes));
   }
@@ -271,13 +318,19 @@ template <typename T>
 static void unpackMatrix(const Packing &packing, std::span<const uint8_t> bytes, int64_t rows, int64_t columns,
                          std::span<T> values) {
   checkShape(packing, values.size(), rows, columns);
-  if (packing.order != Packing::Order::Columns)
+  if (packing.order != Packing::Order::Columns && packing.rows == 1)
     return unpackValues(packing, bytes, values);
   int64_t expected = rows / packing.rows * packing.bytesPerRow(columns);
   if (static_cast<int64_t>(bytes.size()) != expected)
     throw UserError("expected " + std::to_string(expected) + " bytes for " + std::to_string(values.size()) +
                     " values of " + packing.toString() + ", got " + std::to_string(bytes.size()));
-  unpackColumns(packing, bytes.data(), rows, columns, reinterpret_cast<uint8_t *>(values.data()), std::is_signed_v<T>);
+  auto to = reinterpret_cast<uint8_t *>(values.data());
+  if (packing.order == Packing::Order::Columns)
+    return unpackColumns(packing, bytes.data(), rows, columns, to, std::is_signed_v<T>);
+  overPanels(packing, rows, columns, [&](const Packer &packer, int64_t panel, int64_t blocks) {
+    packer.unpack(bytes.data() + panel * blocks * packing.bytesPerBlock(), to + panel * packing.rows * columns, blocks,
+                  std::is_signed_v<T>);
+  });
 }
 
 void pack(const Packing &packing, std::span<const int8_t> values, std::span<uint8_t> bytes) {

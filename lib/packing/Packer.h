@@ -19,8 +19,8 @@ public:
   // illegal packing.
   explicit Packer(const Packing &packing, int64_t blocks = 1 << 20);
 
-  // values: blocks × packing.block, their low bits being the fields, what is above ignored; bytes: blocks ×
-  // packing.bytesPerBlock(). On the caller's thread; any number of threads may use one Packer.
+  // values: packing.rows rows of blocks × packing.block, their low bits being the fields, what is above ignored; bytes:
+  // blocks × packing.bytesPerBlock(). On the caller's thread; any number of threads may use one Packer.
   void pack(const uint8_t *values, uint8_t *bytes, int64_t blocks) const;
   // The inverse: fields with zeros above, or sign-extended.
   void unpack(const uint8_t *bytes, uint8_t *values, int64_t blocks, bool isSigned) const;
@@ -45,9 +45,12 @@ private:
   Plan planFor(int blocks) const;
   void pack(const Plan &plan, const uint8_t *values, uint8_t *bytes) const;
   void unpack(const Plan &plan, const uint8_t *bytes, uint8_t *values, bool isSigned) const;
+  void packRow(const uint8_t *values, uint8_t *bytes, int64_t blocks) const;
+  void unpackRow(const uint8_t *bytes, uint8_t *values, int64_t blocks, bool isSigned) const;
 
   Packing described;
-  Plan many, one; // what is left over is packed by the block
+  Packing row;    // the same of one row
+  Plan many, one; // of a row; what is left over is packed by the block
 };
 
 // Of the order columns: a row-major rows × columns matrix whose rows are a multiple of packing.rows and columns of its

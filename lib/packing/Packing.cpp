@@ -92,8 +92,12 @@ void Packing::check() const {
   nameOf(order);
   if (order == Order::Columns)
     return checkColumns();
-  if (rows != 1 || lanes != 1 || bias != Bias::None)
-    throw UserError("expected rows, lanes and bias with order=columns only, got order=" + std::string(nameOf(order)));
+  if (lanes != 1 || bias != Bias::None)
+    throw UserError("expected lanes and bias with order=columns only, got order=" + std::string(nameOf(order)));
+  if (rows != 1 && order != Order::Fragments)
+    throw UserError("expected rows with order=columns or fragments only, got order=" + std::string(nameOf(order)));
+  if (rows < 1 || rows > 4096 || !std::has_single_bit(static_cast<unsigned>(rows)))
+    throw UserError("expected a power of two in [1, 4096] as rows, got " + std::to_string(rows));
   if (block < 8 || block > 65536 || !std::has_single_bit(static_cast<unsigned>(block)))
     throw UserError("expected a power of two in [8, 65536] as block, got " + std::to_string(block));
   if (order == Order::Fragments && block < 128)
@@ -102,8 +106,8 @@ void Packing::check() const {
 
 std::vector<Packing::Plane> Packing::planes() const {
   check();
-  if (order == Order::Columns)
-    throw InternalError("expected a packing of planes, got " + toString(), "");
+  if (order == Order::Columns || rows > 1)
+    throw InternalError("expected a packing of a row's planes, got " + toString(), "");
   const OrderRow &row = *rowOf(order);
   std::vector<Plane> result;
   int shift = 0;
@@ -126,8 +130,10 @@ int64_t Packing::bytesPerRow(int64_t columns) const {
 std::string Packing::toString() const {
   std::string text =
       "bits=" + std::to_string(bits) + ",order=" + std::string(nameOf(order)) + ",block=" + std::to_string(block);
+  if (order == Order::Columns || rows > 1)
+    text += ",rows=" + std::to_string(rows);
   if (order == Order::Columns)
-    text += ",rows=" + std::to_string(rows) + ",lanes=" + std::to_string(lanes) + ",bias=" + std::string(nameOf(bias));
+    text += ",lanes=" + std::to_string(lanes) + ",bias=" + std::string(nameOf(bias));
   return text;
 }
 
@@ -193,7 +199,9 @@ std::string Packing::drawing() const {
   for (int bit = 7; bit >= 0; --bit)
     text += padded(std::to_string(bit));
   text += "\n";
-  for (const Plane &plane : planes()) {
+  Packing first = *this; // row
+  first.rows = 1;
+  for (const Plane &plane : first.planes()) {
     text +=
         "  values' bits " + std::to_string(plane.shift) + " to " + std::to_string(plane.shift + plane.bits - 1) + "\n";
     LinearLayout inverse = plane.layout.invert();
@@ -203,7 +211,7 @@ std::string Packing::drawing() const {
         text += "   ...\n";
         byte = bytes - shownLast;
       }
-      std::string number = std::to_string(plane.byteOffset + byte);
+      std::string number = std::to_string(plane.byteOffset * rows + byte);
       text += std::string(number.size() < 6 ? 6 - number.size() : 0, ' ') + number;
       for (int bit = 7; bit >= 0; --bit) {
         auto source = inverse.apply({{"byte", byte}, {"bit", bit ^ plane.bitXor}}); // (bit, column)
@@ -220,11 +228,15 @@ std::vector<Packing::Piece> Packing::pieces() const {
   if (order == Order::Columns)
     return columnPieces();
   std::vector<Piece> result;
-  for (const Plane &plane : planes())
-    for (int column = 0; column < block; ++column) {
-      Field at = plane.field(column);
-      result.push_back({0, column, at.byte, at.shift, plane.bits, plane.shift});
-    }
+  Packing one = *this;
+  one.rows = 1;
+  for (const Plane &plane : one.planes())
+    for (int row = 0; row < rows; ++row)
+      for (int column = 0; column < block; ++column) {
+        const Field at = plane.field(column);
+        const int before = plane.byteOffset * (rows - 1) + row * block * plane.bits / 8;
+        result.push_back({row, column, before + at.byte, at.shift, plane.bits, plane.shift});
+      }
   return result;
 }
 

@@ -21,8 +21,8 @@
 // (byte, bit), then a constant xor on the bit (for `high`, 8/p - 1 - f = f ^ (8/p - 1)). The layouts are bijective, so
 // every bit of a block is used exactly once. Everything that reads or writes packed bytes is driven by planes().
 //
-// A new width is a sum of powers of two already; a new order is a row of the table in Packing.cpp.
-//
+// A new width is a sum of powers of two already; a new order is a row of the table in Packing.cpp. In the order
+// fragments a block may be of several rows: each plane has all of them, one after the other, for a GPU's copies.
 // The order `columns` packs `rows` rows of a matrix together, for processors that multiply vectors of bytes. A vector
 // is `lanes` rows by `block` columns, row by row, and the fields of one byte belong to different rows with the same
 // column: what is read with one load and one mask goes to accumulators of its own. U vectors of values, of consecutive
@@ -61,8 +61,8 @@ struct Packing {
   Order order = Order::LowFirst; // of the values in a plane
   int block = 8; // values of a row packed together: a power of two in [8, 65536], of columns in [1, 16]; of
                  // fragments 128 or more
-  // Of the order columns; 1, 1 and None otherwise.
-  int rows = 1;           // packed together: a multiple of U · lanes, and a power of two
+  // Of the order columns, rows also of fragments; 1, 1 and None otherwise.
+  int rows = 1;           // packed together: a power of two, of columns a multiple of U · lanes
   int lanes = 1;          // rows in a vector of bytes: a power of two
   Bias bias = Bias::None; // Low: not of 8 bits
 
@@ -113,7 +113,7 @@ struct Packing {
   };
   Unit unit() const;
 
-  // By ascending shift and byteOffset; their bits add up to `bits`. InternalError for the order columns.
+  // By ascending shift and byteOffset; their bits add up to `bits`. InternalError: order columns, or several rows.
   //   value(column) = Σ over planes of (byte[field(column).byte] >> field(column).shift & mask()) << shift
   std::vector<Plane> planes() const;
   int64_t bytesPerBlock() const { return int64_t{rows} * block * bits / 8; }

@@ -183,11 +183,11 @@ static void quantizeRows(const WeightFormat &format, const T *weights, int64_t r
       const int64_t first = panel * together, count = std::min(together, rows - first);
       for (int64_t i = 0; i < count; ++i)
         quantizeRow(first + i, values.data(), fields.data() + i * columnsStored);
+      std::fill(fields.begin() + count * columnsStored, fields.end(), uint8_t{0});
       if (!byColumns) {
         rowPacker->pack(fields.data(), weight + panel * panelBytes, blocks);
         continue;
       }
-      std::fill(fields.begin() + count * columnsStored, fields.end(), uint8_t{0});
       columnPacker->pack(fields.data(), columnsStored, columnsStored, weight + panel * panelBytes);
     }
   };

@@ -68,7 +68,7 @@ static int64_t rowsOf(const Packing &packing, Dims &extents, int64_t by, const s
 template <class T>
 static void packInto(const Packing &packing, const TensorRef &from, int64_t rows, const TensorRef &to) {
   std::span<const T> values = elementsOf<const T>(from);
-  if (packing.order != Packing::Order::Columns)
+  if (packing.order != Packing::Order::Columns && packing.rows == 1)
     return pack(packing, values, elementsOf<uint8_t>(to));
   std::vector<uint8_t> bytes = packRows(packing, values, rows, rows ? int64_t(values.size()) / rows : 0);
   std::ranges::copy(bytes, elementsOf<uint8_t>(to).begin());
@@ -95,7 +95,7 @@ template <class T>
 static void unpackInto(const Packing &packing, const TensorRef &from, int64_t rows, const TensorRef &to) {
   std::span<T> values = elementsOf<T>(to);
   std::span<const uint8_t> bytes = elementsOf<const uint8_t>(from);
-  if (packing.order != Packing::Order::Columns)
+  if (packing.order != Packing::Order::Columns && packing.rows == 1)
     return unpack(packing, bytes, values);
   unpackRows(packing, bytes, rows, rows ? int64_t(values.size()) / rows : 0, values);
 }
@@ -124,14 +124,14 @@ void bindPacking(py::module_ &module) {
   py::class_<Packing>(module, "Packing", R"(Where each bit of a packed weight sits.
 
 bits: of a value, 1 to 8. order: of the values in a plane: low, high, planar or fragments.
-block: values packed together, a power of two from 8 to 65536. The order columns, of weights for a processor's own
-instructions, comes from for_target or parse, and packs `rows` rows of a matrix together.)")
-      .def(py::init([](int bits, const std::string &order, int block) {
-             Packing packing{bits, orderNamed(order), block};
+block: values packed together, a power of two from 8 to 65536. rows: of a matrix packed together, in the order fragments.
+The order columns, of weights for a processor's own instructions, comes from for_target or parse, and has rows, too.)")
+      .def(py::init([](int bits, const std::string &order, int block, int rows) {
+             Packing packing{bits, orderNamed(order), block, rows};
              packing.check();
              return packing;
            }),
-           py::arg("bits") = 4, py::arg("order") = "low", py::arg("block") = 8)
+           py::arg("bits") = 4, py::arg("order") = "low", py::arg("block") = 8, py::arg("rows") = 1)
       .def_static("parse", &Packing::parse, py::arg("text"), "Of text such as \"bits=4,order=planar,block=128\".")
       .def_static(
           "for_target",
@@ -162,8 +162,8 @@ rows: of the activations; from 2 on, another instruction may be chosen than for 
              R"(The packed bytes of integers.
 
 values: i8 (signed fields) or u8, of shape (..., columns), on the CPU and contiguous; columns a multiple of the block.
-Returns u8 of shape (..., packing.bytes_per_row(columns)), of the library of values. In the order columns, of shape
-(..., rows, columns) for values of (..., rows * packing.rows, columns).
+Returns u8 of shape (..., packing.bytes_per_row(columns)), of the library of values. With a packing of several rows, of
+shape (..., rows, columns) for values of (..., rows * packing.rows, columns).
 Raises UserError for a value that does not fit packing.bits.)");
   module.def("unpack", &unpackArray, py::arg("bytes"), py::arg("packing"), py::arg("signed") = false,
              R"(The integers of packed bytes: the inverse of pack.

@@ -22,7 +22,7 @@ import torch
 from timing import table
 
 ROTATED = 320 << 20
-BLOCK = 128  # columns that lie together in the packing
+BLOCK, TOGETHER = 128, 8  # columns and rows that lie together in the packing
 BOUND = {torch.float16: 1e-3, torch.bfloat16: 8e-3}  # of the relative norm
 PLANES = (8192, 28672)  # n, k of the rows with the strictest bars
 SHAPES = (PLANES, (14336, 4096), (4096, 14336), (4096, 4096))
@@ -102,32 +102,34 @@ class Weight:
     """Random fields of so many bits as an n by k weight, with scales of groups of columns."""
 
     def __init__(self, n, k, bits, dtype, group):
-        self.bits, self.dtype, self.k, self.group = bits, dtype, k, group
-        self.packed = torch.randint(0, 256, (n, k * bits // 8), dtype=torch.uint8, device="cuda")
+        self.n, self.bits, self.dtype, self.k, self.group = n, bits, dtype, k, group
+        self.packed = torch.randint(0, 256, (n // TOGETHER, k * bits), dtype=torch.uint8, device="cuda")
         shape = (k // max(group, BLOCK), n * max(1, BLOCK // group))
         self.scales = ((torch.rand(shape, device="cuda") + 0.5) * 0.04 / 2**bits).to(dtype)
 
     def rows(self, chosen):
         """Of the dequantised weight, in float64."""
-        fields = self.packed[chosen].cpu()
-        values = bitloom.unpack(fields.numpy(), bitloom.Packing(self.bits, "fragments", BLOCK), signed=True)
-        scales = self.scales.unflatten(1, (len(self.packed), -1))[:, chosen].transpose(0, 1).flatten(1).double()
-        return torch.from_numpy(values).double().cuda() * scales.repeat_interleave(self.group, 1)
+        panels = self.packed[chosen // TOGETHER].cpu()
+        packing = bitloom.Packing(self.bits, "fragments", BLOCK, TOGETHER)
+        values = torch.from_numpy(bitloom.unpack(panels.numpy(), packing, signed=True)).view(-1, TOGETHER, self.k)
+        values = values[torch.arange(len(chosen)), chosen.cpu() % TOGETHER]
+        scales = self.scales.unflatten(1, (self.n, -1))[:, chosen].transpose(0, 1).flatten(1).double()
+        return values.double().cuda() * scales.repeat_interleave(self.group, 1)
 
     def empty(self):
-        return torch.empty(len(self.packed), self.k, dtype=self.dtype, device="cuda")
+        return torch.empty(self.n, self.k, dtype=self.dtype, device="cuda")
 
 
 def checked(run, x, weight):
     """The relative norm of the error of run(out). AssertionError says what is wrong."""
-    outs = [torch.full((len(x), len(weight.packed)), math.nan, dtype=x.dtype, device="cuda") for _ in range(2)]
+    outs = [torch.full((len(x), weight.n), math.nan, dtype=x.dtype, device="cuda") for _ in range(2)]
     for out in outs:
         run(out)
     if outs[0].isnan().any():
         raise AssertionError(f"{int(outs[0].isnan().sum())} elements are not written, or NaN")
     if not torch.equal(*(out.view(torch.int16) for out in outs)):
         raise AssertionError("two runs differ")
-    chosen = torch.randint(0, len(weight.packed), (48,), device="cuda")
+    chosen = torch.randint(0, weight.n, (48,), device="cuda")
     exact = x.double() @ weight.rows(chosen).T
     error = ((outs[0][:, chosen].double() - exact).norm() / exact.norm()).item()
     if error > BOUND[x.dtype]:

@@ -260,6 +260,12 @@ static bool comesFromUnpack(Value value) {
   return isElementwise(producer) && llvm::any_of(producer->getOperands(), comesFromUnpack);
 }
 
+// The tile of bytes that is unpacked, as it was loaded: before the rows of its blocks became rows of their own.
+static Value loadedBytes(tile::UnpackOp unpack) {
+  auto reshape = unpack.getBytes().getDefiningOp<tile::ReshapeOp>();
+  return reshape && reshape->hasOneUse() ? reshape.getSource() : unpack.getBytes();
+}
+
 // The bytes that a dot's operand in registers is unpacked from wait in shared memory, where the copy engine can bring
 // them there, and are read from it as the fragments need them.
 void Assignment::anchorBytes(Value value) {
@@ -273,10 +279,10 @@ void Assignment::anchorBytes(Value value) {
         anchorBytes(operand);
     return;
   }
-  Value bytes = unpack.getBytes();
+  Value bytes = loadedBytes(unpack);
   auto load = bytes.getDefiningOp<tile::LoadOp>();
-  if (!load || !llvm::all_of(bytes.getUsers(), llvm::IsaPred<tile::UnpackOp>) || !isCopyable(load.getView()) ||
-      !isCopiedAhead(load))
+  if (!load || !llvm::all_of(bytes.getUsers(), llvm::IsaPred<tile::UnpackOp, tile::ReshapeOp>) ||
+      !isCopyable(load.getView()) || !isCopiedAhead(load))
     return;
   if (std::optional<SharedForm> form = sharedForm(shapeOf(bytes), 1, 1))
     set(bytes, form->layout);
@@ -289,7 +295,7 @@ void Assignment::placeScales(tile::DotOp dot) {
   if (!planWgmma(dot, target, warps) || !llvm::hasSingleElement(block->getOps<tile::DotOp>()))
     return;
   auto isCopied = [](tile::UnpackOp unpack) {
-    auto convert = unpack.getBytes().getDefiningOp<tile::ConvertLayoutOp>();
+    auto convert = loadedBytes(unpack).getDefiningOp<tile::ConvertLayoutOp>();
     return convert && isShared(convert.getSource().getType());
   };
   if (!llvm::any_of(block->getOps<tile::UnpackOp>(), isCopied))
@@ -518,7 +524,7 @@ void Assignment::visitShape(Operation *op) {
       })
       .Case([&](tile::ReshapeOp reshape) {
         ArrayRef<int64_t> from = shapeOf(reshape.getSource()), to = shapeOf(reshape);
-        if (auto *source = layout(reshape.getSource())) {
+        if (auto *source = layout(reshape.getSource()); source && !isSharedLayout(*source)) {
           if (auto result = reshapedLayout(*source, from, to))
             set(reshape, *result);
         } else if (auto *result = layout(reshape)) {

@@ -340,12 +340,13 @@ static void copyWaysOfTile(Emitter &e, tile::LoadOp load, const SharedForm &form
   }
 }
 
-// Threads of the producer that share a slot's boxes, a warp each: of a product with unpacked values of one plane, whose
-// slots are small boxes. One thread takes some 100 cycles for a box; with more planes the copy engine is what limits.
+// Threads of the producer that share a slot's boxes, a warp each: of a product with unpacked values, whose slots are
+// small boxes. One thread takes some 100 cycles for a box.
 static int fillingWarps(Emitter &e, Operation *inKernel) {
-  int planes = 0;
-  inKernel->getParentOfType<func::FuncOp>().walk([&](tile::UnpackOp) { ++planes; });
-  return planes == 1 && e.producerCount() == 1 && !clusterAxis(inKernel) ? warpsPerGroup : 1;
+  const bool isUnpacked = inKernel->getParentOfType<func::FuncOp>()
+                              .walk([](tile::UnpackOp) { return WalkResult::interrupt(); })
+                              .wasInterrupted();
+  return isUnpacked && e.producerCount() == 1 && !clusterAxis(inKernel) ? warpsPerGroup : 1;
 }
 
 LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {

@@ -13,24 +13,26 @@ from .config import DTYPES, MatmulConfig
 from .formats import FORMATS
 from .numbers import NumbersOf
 
-BLOCK = 128  # columns of a weight that are packed together
-# Rows of x from which the weight is better made a matrix once: as fast on an H200 with 1024 (docs/benchmarks/notes.md).
-MATRIX_ROWS = 1024
+BLOCK, TOGETHER = 128, 8  # columns and rows of a weight that are packed together
+# Rows of x from which the weight is better made a matrix once: what that takes is 8% of a product with 4096 on an H200
+# (docs/benchmarks/notes.md).
+MATRIX_ROWS = 8192
 MOST = 2.0**15  # of a zero point's magnitude, in f16 too
+
+
+def _rows(scales, group):
+    return scales.shape[1] // max(1, BLOCK // group)
 
 
 def _matrix(weight, scales, zeros, table, columns, bits, group):
     """The weight (n, columns) in the unit of the scales."""
-    out = like(scales, (len(weight), weight.shape[1] * 8 // bits))
+    out = like(scales, (_rows(scales, group), weight.shape[1] // bits))
     return bitloom.low_bit_linear_weight(weight, scales, zeros, table, out=out, bits=bits, group=group)[:, :columns]
 
 
 def _product(x, weight, scales, zeros, table, unit, bias, bits, group, wide):
-    m = x.shape[0]
-    if m < MATRIX_ROWS and not wide:  # the kernel makes its output sooner than torch does
-        return bitloom.low_bit_linear(x, weight, scales, zeros, table, unit, bias, bits=bits, group=group)
-    out = like(x, (m, len(weight)), torch.float32 if wide else None)
-    if m < MATRIX_ROWS:
+    out = like(x, (x.shape[0], _rows(scales, group)), torch.float32 if wide else None)
+    if x.shape[0] < MATRIX_ROWS:
         return bitloom.low_bit_linear(x, weight, scales, zeros, table, unit, bias, out=out, bits=bits, group=group)
     matrix = _matrix(weight, scales, zeros, table, x.shape[1], bits, group)
     return bitloom.matmul(x, matrix.t(), bias, scale_b=unit, out=out)
@@ -58,7 +60,7 @@ fragments_product = operator(
     f"fragments_product(Tensor x, {_weight}, Tensor? bias, int bits, int group, bool wide) -> Tensor",
     _product,
     lambda x, weight, scales, zeros, table, unit, bias, bits, group, wide: like(
-        x, (len(x), len(weight)), torch.float32 if wide else None
+        x, (len(x), _rows(scales, group)), torch.float32 if wide else None
     ),
     _setup,
     lambda ctx, dy: (
@@ -87,9 +89,9 @@ class FragmentsProduct:
             self.group = self.blocks * BLOCK
         else:
             self.group = config.group if config.group % BLOCK == 0 else config.group & -config.group
-        self.packing = bitloom.Packing(self.format.bits, "fragments", BLOCK)
+        self.packing = bitloom.Packing(self.format.bits, "fragments", BLOCK, TOGETHER)
         # Of three dimensions, so that no other packing is taken for it.
-        self.weight_shape = (config.N, self.blocks, self.packing.bytes_per_row(BLOCK))
+        self.weight_shape = (-(-config.N // TOGETHER), self.blocks, self.packing.bytes_per_row(BLOCK))
         self.weight_dtype = torch.int8
         self.numbers = NumbersOf(config, self.group)
         self.bits = self.format.bits
@@ -100,7 +102,7 @@ class FragmentsProduct:
         codes = self.format.codes(weight).cpu()
         if self.numbers.bias:
             codes = (codes.int() + self.numbers.bias).to(torch.uint8)
-        codes = pad(codes, (0, self.blocks * BLOCK - codes.shape[1]))
+        codes = pad(codes, (0, self.blocks * BLOCK - codes.shape[1], 0, -len(codes) % TOGETHER)).contiguous()
         return bitloom.pack(codes, self.packing).view(torch.int8).view(self.weight_shape).to(weight.device)
 
     def _as_blocks(self, numbers: Tensor | None) -> Tensor | None:
@@ -132,10 +134,10 @@ class FragmentsProduct:
         return fragments_product(x, *operands, self.bits, self.group, self.wide)
 
     def calls(self, x, weight, scales, zeros, table, unit, bias):
-        options, out = {"bits": self.format.bits, "group": self.group}, like(x, (len(x), len(weight)), self.sums)
+        options, out = {"bits": self.format.bits, "group": self.group}, like(x, (len(x), self.config.N), self.sums)
         if len(x) < MATRIX_ROWS:
             yield "low_bit_linear", (x, weight, scales, zeros, table, unit, bias), options | {"out": out}
             return
-        matrix = like(x, (len(weight), self.blocks * BLOCK))
+        matrix = like(x, (self.config.N, self.blocks * BLOCK))
         yield "low_bit_linear_weight", (weight, scales, zeros, table), options | {"out": matrix}
         yield "matmul", (x, matrix[:, : x.shape[1]].t(), bias), {"scale_b": unit, "out": out}

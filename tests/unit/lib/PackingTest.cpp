@@ -99,6 +99,44 @@ template <typename T> void roundTripColumns(const Packing &packing) {
 
 } // namespace
 
+// Planes of all rows follow each other, each row's as it is by itself.
+TEST(Packing, RowsOfFragmentsComeBack) {
+  for (int bits = 1; bits <= 8; ++bits)
+    for (int together : {1, 2, 8, 64}) {
+      const Packing packing{bits, Order::Fragments, 128, together}, alone{bits, Order::Fragments, 128};
+      SCOPED_TRACE(packing.toString());
+      EXPECT_EQ(Packing::parse(packing.toString()), packing);
+      const int64_t rows = 3 * together, columns = 5 * 128;
+      std::vector<int8_t> values;
+      for (int64_t i = 0; i < rows * columns; ++i)
+        values.push_back(int8_t(packing.lowest(true) + i * 37 % (1 << bits)));
+      const Bytes bytes = packRows(packing, values, rows, columns), each = packRows(alone, values, rows, columns);
+      ASSERT_EQ(bytes.size(), each.size());
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t block = 0; block < 5; ++block)
+          for (const Packing::Plane &plane : alone.planes()) {
+            const int64_t size = 16 * plane.bits, panel = row / together * 5 + block;
+            const int64_t from = (row * 5 + block) * alone.bytesPerBlock() + plane.byteOffset,
+                          to = panel * packing.bytesPerBlock() + together * plane.byteOffset + row % together * size;
+            ASSERT_TRUE(std::equal(&bytes[size_t(to)], &bytes[size_t(to)] + size, &each[size_t(from)]));
+          }
+      std::vector<int8_t> again(values.size());
+      unpackRows(packing, bytes, rows, columns, again);
+      ASSERT_EQ(again, values);
+      std::vector<int> used(size_t(packing.bytesPerBlock()));
+      for (const Packing::Piece &piece : packing.pieces()) {
+        const int value = values[size_t(piece.row * columns + piece.column)] >> piece.valueShift & piece.mask();
+        ASSERT_EQ(bytes[size_t(piece.byte)] >> piece.shift & piece.mask(), value);
+        used[size_t(piece.byte)] |= piece.mask() << piece.shift;
+      }
+      EXPECT_EQ(used, std::vector<int>(used.size(), 0xff));
+    }
+  EXPECT_EQ(messageOf([] { Packing{4, Order::Planar, 128, 8}.check(); }),
+            "expected rows with order=columns or fragments only, got order=planar");
+  EXPECT_EQ(messageOf([] { Packing{4, Order::Fragments, 128, 3}.check(); }),
+            "expected a power of two in [1, 4096] as rows, got 3");
+}
+
 TEST(Packing, RowsInColumnsComeBack) {
   forEveryColumnsPacking([](const Packing &packing) {
     EXPECT_EQ(Packing::parse(packing.toString()), packing);

@@ -27,25 +27,27 @@ func.func @k(%bytes: !tile.view<?x?xi8>, %values: !tile.view<?x?xi8>, %packed: !
 })";
   text = replaced(replaced(text, "PACKING", "<\"" + packing.toString() + "\">"), "SIGNED", isSigned ? "signed" : "");
   text = replaced(text, "BYTES", "tensor<3x" + std::to_string(packing.bytesPerRow(columns)) + "xi8>");
-  return replaced(text, "VALUES", "tensor<3x" + std::to_string(columns) + "xi8>");
+  return replaced(text, "VALUES",
+                  "tensor<" + std::to_string(3 * packing.rows) + "x" + std::to_string(columns) + "xi8>");
 }
 
 TEST(DecomposePacking, KeepsEveryValue) {
   for (int bits = 1; bits <= 8; ++bits)
-    for (Packing::Order order : {Packing::Order::LowFirst, Packing::Order::HighFirst, Packing::Order::Planar})
+    for (Packing packing :
+         {Packing{bits, Packing::Order::LowFirst, 64}, Packing{bits, Packing::Order::HighFirst, 64},
+          Packing{bits, Packing::Order::Planar, 64}, Packing{bits, Packing::Order::Fragments, 128, 8}})
       for (int64_t blocks : {1, 3})
         for (bool isSigned : {false, true}) {
-          Packing packing{bits, order, 64};
           int64_t columns = packing.block * blocks, bytesPerRow = packing.bytesPerRow(columns);
           std::vector<u8> bytes(3 * bytesPerRow);
           for (size_t i = 0; i < bytes.size(); ++i)
             bytes[i] = u8(i * 167 + 13);
           Program program = Program::parse(incrementing(packing, columns, isSigned));
           auto run = [&](const Program &kernel) {
-            std::vector<u8> values(3 * columns), packed(bytes.size());
+            std::vector<u8> values(3 * packing.rows * columns), packed(bytes.size());
             LaunchArguments words;
             words.addView(matrix(bytes, 3, bytesPerRow));
-            words.addView(matrix(values, 3, columns));
+            words.addView(matrix(values, 3 * packing.rows, columns));
             words.addView(matrix(packed, 3, bytesPerRow));
             interpret(kernel, words.words(), {1, 1, 1});
             return std::pair(values, packed);
@@ -57,6 +59,7 @@ TEST(DecomposePacking, KeepsEveryValue) {
           ASSERT_TRUE(succeeded(passes.run(program.module())));
           program.module().walk([&](tile::UnpackOp unpack) {
             EXPECT_FALSE(unpack.getIsSigned());
+            EXPECT_EQ(Packing::parse(unpack.getPacking().getSpelling()).rows, 1);
             EXPECT_TRUE(llvm::isPowerOf2_64(unpack.getPacking().bits()));
           });
           program.module().walk([&](tile::PackOp pack) { EXPECT_TRUE(llvm::isPowerOf2_64(pack.getPacking().bits())); });

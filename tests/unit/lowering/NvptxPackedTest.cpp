@@ -2,7 +2,6 @@
 // runs in an emulator. Every bit of the results counts: conversions are exact for all code points.
 #include "bitloom/tests/unit/lowering/Products.h"
 
-#include <bit>
 #include <regex>
 
 using namespace bitloom;
@@ -18,11 +17,12 @@ void fillWithAllBytes(std::vector<int8_t> &bytes) {
   }
 }
 
-template <Element T> void converts(int bits, const std::string &order, int block, bool isSigned) {
+template <Element T> void converts(int bits, const std::string &order, int block, bool isSigned, int together = 1) {
   const int64_t columns = std::max(block, 64) * 2, bytesPerRow = columns * bits / 8;
-  std::string packing = "\"bits=" + std::to_string(bits) + ",order=" + order + ",block=" + std::to_string(block) + "\"";
+  std::string packing = "\"bits=" + std::to_string(bits) + ",order=" + order + ",block=" + std::to_string(block) +
+                        (together > 1 ? ",rows=" + std::to_string(together) : "") + "\"";
   SCOPED_TRACE(packing + (isSigned ? " signed " : " ") + irType<T>());
-  Data<int8_t> bytes({16, bytesPerRow});
+  Data<int8_t> bytes({16 / together, bytesPerRow * together});
   fillWithAllBytes(bytes.values);
   Data<T> out({16, columns}, 2);
   std::string type = irType<T>(), packed = tileType(bytes.shape, "i8"), values = tileType(out.shape, "i8"),
@@ -48,6 +48,8 @@ TEST(NvptxPacked, BecomesHalvesExactly) {
           continue;
         converts<f16>(bits, order, block, isSigned);
         converts<bf16>(bits, order, block, isSigned);
+        if (order == std::string("fragments"))
+          converts<f16>(bits, order, block, isSigned, 8);
       }
 }
 
@@ -55,7 +57,7 @@ namespace {
 
 // out^T = scale · (weight · x^T), block by block, as kernels/low_bit_linear computes it.
 struct How {
-  std::string attributes = "", packing = "order=fragments,block=128";
+  std::string attributes = "", packing = "order=fragments,block=128,rows=8";
   int warps = 0;
   bool isAligned = true;            // x, the scales and the result
   bool isShifted = false;           // the weight by numbers of its rows
@@ -69,7 +71,8 @@ std::unique_ptr<EmulatedKernel> multiplies(int bits, int64_t blockN, int64_t blo
                                            const How &how = {}) {
   auto [m, n, k] = extents;
   SCOPED_TRACE(std::to_string(bits) + " bits, " + irType<T>() + ", " + std::to_string(m) + " x " + std::to_string(n));
-  const int64_t blocks = (k + 127) / 128, perBlock = 16 * bits;
+  const int64_t together = Packing::parse("bits=4," + how.packing).rows; // rows
+  const int64_t blocks = (k + 127) / 128, panels = (n + together - 1) / together, perBlock = 16 * bits * together;
   std::string text = R"(
 func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s: !tile.view<?x?xELEMENT>EVEN, %t16: !tile.view<?xELEMENT>,
              %o: !tile.view<?x?xELEMENT>EVEN) attributes {tile.kernelMORE} {
@@ -78,6 +81,8 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
   %bn = arith.constant BLOCKN : i64
   %bm = arith.constant BLOCKM : i64
   %cols = arith.muli %i, %bn : i64
+  %bp = arith.constant PANELS : i64
+  %panels = arith.muli %i, %bp : i64
   %rows = arith.muli %j, %bm : i64
   %perRow = arith.constant GROUPS : i64
   %numbers = arith.muli %cols, %perRow : i64
@@ -93,8 +98,8 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
   %entries = tile.load %t16[%z] dims [0] : !tile.view<?xELEMENT> -> tensor<16xELEMENT>
   %sum = scf.for %b = %z to %blocks step %one iter_args(%acc = %none) -> tensor<BLOCKNxBLOCKMxf32> : i64 {
     %at = arith.muli %b, %bytes : i64
-    %p = tile.load %w[%cols, %at] dims [0, 1] : !tile.view<?x?xi8> -> tensor<BLOCKNxBYTESxi8>
-    %u = tile.unpack %p SIGNED<"bits=BITS,PACKING"> : tensor<BLOCKNxBYTESxi8> -> tensor<BLOCKNx128xi8>
+    %p = tile.load %w[%panels, %at] dims [0, 1] : !tile.view<?x?xi8> -> tensor<PANELSxBYTESxi8>
+    %u = tile.unpack %p SIGNED<"bits=BITS,PACKING"> : tensor<PANELSxBYTESxi8> -> tensor<BLOCKNx128xi8>
     %g = NUMBERED
     %from = arith.muli %b, %c128 : i64
     %v = tile.load %x[%rows, %from] dims [0, 1] : !tile.view<?x?xELEMENT> -> tensor<BLOCKMx128xELEMENT>
@@ -147,6 +152,7 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
                                                         {"WIDTH", std::to_string(128 / how.groups)},
                                                         {"MORE", how.attributes},
                                                         {"ELEMENT", irType<T>()},
+                                                        {"PANELS", std::to_string(blockN / together)},
                                                         {"BLOCKN", std::to_string(blockN)},
                                                         {"BLOCKM", std::to_string(blockM)},
                                                         {"BYTES", std::to_string(perBlock)},
@@ -157,7 +163,7 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
   if (!how.isAligned)
     x = Aligned<T>({m, k}, {k, 1}, 1), scales = Aligned<T>({blocks, n * how.groups}, {n * how.groups, 1}, 2),
     out = Aligned<T>({m, n}, {n, 1}, 3);
-  Aligned<int8_t> weight({n, blocks * perBlock}, 4);
+  Aligned<int8_t> weight({panels, blocks * perBlock}, 4);
   fillWithAllBytes(weight.values);
   auto kernel = agrees(text, {x, weight, scales, table, out},
                        {.grid = {(n + blockN - 1) / blockN, (m + blockM - 1) / blockM, 1},
@@ -177,8 +183,7 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
 TEST(NvptxPacked, MultipliesFromRegisters) {
   for (int bits = 1; bits <= 8; ++bits) {
     auto kernel = multiplies<f16>(bits, 64, 8, {3, 70, 200});
-    const size_t planes = size_t(std::popcount(unsigned(bits)));
-    EXPECT_EQ(kernel->requests.size(), planes + 3) << "tensor maps: of each plane, of x, the scales and the result";
+    EXPECT_EQ(kernel->requests.size(), 4) << "tensor maps: of all planes, whose lines are alike, x, scales, the result";
     EXPECT_EQ(kernel->ptx.find("ld.global"), std::string::npos);
     multiplies<bf16>(bits, 64, 8, {1, 70, 200});
   }

@@ -18,7 +18,7 @@ template <class T> struct GroupedLowBitLinear {
   static constexpr auto inputs = "offsets=0..tokens ascending";
 
   View<const T, 2> x{"tokens, k"};
-  View<const u8, 3> weight{"experts, ceil_div(n, 8), ceil_div(k, 128) * 128 * bits"};
+  View<const u8, 3> weight{"experts, ceil_div(n, together), ceil_div(k, 128) * together * 16 * bits"};
   View<const T, 3> scales{"experts, ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
   View<const i32, 1> offsets{"experts + 1"}; // ascending, from 0 to tokens
   View<const T, 3> zeros{"experts * asymmetric, ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
@@ -26,19 +26,20 @@ template <class T> struct GroupedLowBitLinear {
   View<const f32, 1> unit{"experts * in_units"}; // of the scales
   View<T, 2> out{"tokens, n"};
   Meta<int> bits = 4;
-  Meta<int> group = 128; // of columns: 8, 16, 32, 64 or a multiple of 128
+  Meta<int> group = 128;             // of columns: 8, 16, 32, 64 or a multiple of 128
+  Meta<int> together = rowsTogether; // rows of the weight in a block
   Meta<bool> asymmetric = "zeros.given", tabled = "table.given", in_units = "unit.given";
   Meta<int> all = "next_pow2(experts)";
   Meta<int> block_m = "max(8, min(next_pow2(ceil_div(tokens, max(experts, 1))), 128))";
   Meta<int> block_n = "max(64, min(next_pow2(n), 128 + 128 * (block_m <= 16)))";
   Meta<bool> premultiplied = "max(group < 128, block_m > 32)";
-  BITLOOM_PARAMS(x, weight, scales, offsets, zeros, table, unit, out, bits, group, asymmetric, tabled, in_units, all,
-                 block_m, block_n, premultiplied)
+  BITLOOM_PARAMS(x, weight, scales, offsets, zeros, table, unit, out, bits, group, together, asymmetric, tabled,
+                 in_units, all, block_m, block_n, premultiplied)
 
   Grid grid() const { return {x.extent(0) / block_m + weight.extent(0), ceil_div(out.extent(1), block_n)}; }
 
   void operator()() const {
-    const BlockOfWeight blocks(bits, group, block_n);
+    const BlockOfWeight blocks(bits, group, together, block_n);
     if (group < blocks.columns && !premultiplied)
       throw UserError("argument premultiplied: expected true with groups of less than 128 columns, got false");
     hints({.warps = std::max(4, block_n / 16)});

@@ -25,7 +25,7 @@ template <class T, class Out> struct LowBitLinear {
   static constexpr auto tuning = "block_m=8,16,32,64,128; block_n=64,128,256; split=1,2,4,8";
 
   View<const T, 2> x{"m, k"};
-  View<const u8, 2> weight{"ceil_div(n, 8), ceil_div(k, 128) * 128 * bits"};
+  View<const u8, 2> weight{"ceil_div(n, together), ceil_div(k, 128) * together * 16 * bits"};
   View<const T, 2> scales{"ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
   View<const T, 2> zeros{"ceil_div(k, max(group, 128)) * asymmetric, n * max(128 / group, 1)"};
   View<const T, 1> table{"16 * tabled"};
@@ -33,7 +33,8 @@ template <class T, class Out> struct LowBitLinear {
   View<const Out, 1> bias{"n * biased"};
   View<Out, 2> out{"m, n"};
   Meta<int> bits = 4;
-  Meta<int> group = 128; // 8, 16, 32, 64 or a multiple of 128
+  Meta<int> group = 128;             // 8, 16, 32, 64 or a multiple of 128
+  Meta<int> together = rowsTogether; // rows of the weight in a block
   Meta<bool> asymmetric = "zeros.given", tabled = "table.given", in_units = "unit.given", biased = "bias.given";
   Meta<bool> premultiplied = "max(group < 128, m > 32)";
   Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
@@ -45,13 +46,13 @@ template <class T, class Out> struct LowBitLinear {
   Meta<int> split = "max(1, min(next_pow2(ceil_div(k, 512)), "
                     "max(max(2 * (2 * tiles <= multiprocessors), 3 * (100 * tiles <= 29 * multiprocessors)), "
                     "max(4 * (100 * tiles <= 22 * multiprocessors), 8 * (100 * tiles <= 11 * multiprocessors)))))";
-  BITLOOM_PARAMS(x, weight, scales, zeros, table, unit, bias, out, bits, group, asymmetric, tabled, in_units, biased,
-                 premultiplied, block_m, block_n, tiles, split)
+  BITLOOM_PARAMS(x, weight, scales, zeros, table, unit, bias, out, bits, group, together, asymmetric, tabled, in_units,
+                 biased, premultiplied, block_m, block_n, tiles, split)
 
   Grid grid() const { return {ceil_div(out.extent(1), block_n), ceil_div(out.extent(0), block_m)}; }
 
   void operator()() const {
-    const BlockOfWeight blocks(bits, group, block_n);
+    const BlockOfWeight blocks(bits, group, together, block_n);
     if (group < blocks.columns && !premultiplied)
       throw UserError("argument premultiplied: expected true with groups of less than 128 columns, got false");
     // 16 rows of the weight each; groups of them take the steps in turn where that leaves some of 16.

@@ -15,21 +15,22 @@ template <class T> struct LowBitLinearWeight {
   static constexpr auto benchmarks = "n=4096 columns=4096; n=4096 columns=4096 group=32 asymmetric=1";
   static constexpr auto conditions = "columns % 128 == 0";
 
-  View<const u8, 2> weight{"ceil_div(n, 8), columns * bits"};
+  View<const u8, 2> weight{"ceil_div(n, together), columns / 8 * together * bits"};
   View<const T, 2> scales{"ceil_div(columns, max(group, 128)), n * max(128 / group, 1)"};
   View<const T, 2> zeros{"ceil_div(columns, max(group, 128)) * asymmetric, n * max(128 / group, 1)"};
   View<const T, 1> table{"16 * tabled"};
   View<T, 2> out{"n, columns"};
   Meta<int> bits = 4;
-  Meta<int> group = 128; // 8, 16, 32, 64 or a multiple of 128
+  Meta<int> group = 128;             // 8, 16, 32, 64 or a multiple of 128
+  Meta<int> together = rowsTogether; // rows of the weight in a block
   Meta<bool> asymmetric = "zeros.given", tabled = "table.given";
   Meta<int> block_n = 32;
-  BITLOOM_PARAMS(weight, scales, zeros, table, out, bits, group, asymmetric, tabled, block_n)
+  BITLOOM_PARAMS(weight, scales, zeros, table, out, bits, group, together, asymmetric, tabled, block_n)
 
   Grid grid() const { return {ceil_div(out.extent(0), block_n), ceil_div(out.extent(1), BlockOfWeight::columns)}; }
 
   void operator()() const {
-    const BlockOfWeight blocks(bits, group, block_n);
+    const BlockOfWeight blocks(bits, group, together, block_n);
     auto rows = block_at(program_id(0), block_n);
     auto entries = blocks.entries<T>(table, tabled, asymmetric);
     auto b = program_id(1);

@@ -1,9 +1,8 @@
-// The weight of low_bit_linear: it lies in the order `fragments` (lib/packing/Packing.h), in blocks of 8 rows by 128
-// columns that zeros fill up. What 8 rows have of a plane is a multiple of 128 bytes, as long as lines are that the
-// copy engine brings whole: it takes as long for shorter ones. A group of columns of a row shares a scale and, when
-// asymmetric, a zero point: the value of a field q is scale · q, q signed, or scale · (q − zero), q unsigned. These
-// numbers lie as a block reads them: [blocks, n · groups in a block], a row's together, or for groups of several blocks
-// [groups, n]. Instead of being numbers, fields of 4 bits may be places in a table.
+// The weight of low_bit_linear: it lies in the order `fragments` (lib/packing/Packing.h), in blocks of `together` rows
+// by 128 columns that zeros fill up, as packingFor (lib/packing/PackingFor.h) says for GPUs. A group of columns of a
+// row shares a scale and, when asymmetric, a zero point: the value of a field q is scale · q, q signed, or scale · (q −
+// zero), q unsigned. These numbers lie as a block reads them: [blocks, n · groups in a block], a row's together, or for
+// groups of several blocks [groups, n]. Instead of being numbers, fields of 4 bits may be places in a table.
 #pragma once
 
 #include "bitloom/dsl/Kernel.h"
@@ -13,22 +12,28 @@
 
 namespace bitloom::kernels {
 
+// Of a Meta parameter `together`: packingFor's rows, of `bits`.
+inline constexpr auto rowsTogether = "4 + 4 * (bits == 1) - 2 * (bits == 4) - 3 * (bits == 8)";
+
 struct BlockOfWeight {
-  static constexpr int columns = 128, together = 8; // rows
+  static constexpr int columns = 128;
   Packing packing;
   int rows;           // of a tile
   int groups, blocks; // a block has so many groups, or a group so many blocks
 
-  BlockOfWeight(int bits, int group, int rows)
+  BlockOfWeight(int bits, int group, int together, int rows)
       : packing{.bits = bits, .order = Packing::Order::Fragments, .block = columns, .rows = together}, rows(rows),
         groups(std::max(1, columns / std::max(1, group))), blocks(std::max(1, group / columns)) {
     if (group < 8 || (group < columns ? (group & (group - 1)) != 0 : group % columns != 0))
       throw UserError("argument group: expected 8, 16, 32, 64 or a multiple of 128, got " + std::to_string(group));
     packing.check();
+    if (rows % together)
+      throw UserError("argument block_n: expected a multiple of " + std::to_string(together) + ", got " +
+                      std::to_string(rows));
   }
 
   // A tile's rows of blocks.
-  Span panels(const Scalar<i64> &tile) const { return block_at(tile, rows / together); }
+  Span panels(const Scalar<i64> &tile) const { return block_at(tile, rows / packing.rows); }
 
   // Where a block's scales and zero points lie in the first dimension, and a tile's in the last.
   Scalar<i64> group(const Scalar<i64> &block) const { return blocks == 1 ? block : block / blocks; }

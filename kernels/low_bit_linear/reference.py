@@ -5,7 +5,7 @@ import bitloom
 import numpy as np
 import torch
 
-BLOCK, TOGETHER = 128, 8  # columns and rows that are packed together
+BLOCK = 128
 TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 
 
@@ -19,7 +19,7 @@ def each_column(numbers, group, columns):
 def values_of(weight, scales, zeros, table, columns, bits, group, asymmetric):
     """Before their scales, n rows of k columns in float64."""
     rows = scales.shape[1] // max(1, BLOCK // group)
-    packing = bitloom.Packing(bits, "fragments", BLOCK, TOGETHER)
+    packing = bitloom.Packing.for_target("sm_90a", bits)
     signed = not asymmetric and table is None
     values = bitloom.unpack(weight.astype(np.uint8), packing, signed=signed)[:rows, :columns]
     values = values.astype(np.float64) if table is None else table[values]
@@ -49,14 +49,14 @@ def low_bit_linear_torch(
 
 
 def low_bit_linear_weight(weight, scales, bits=4, group=128, asymmetric=False, zeros=None, table=None, **_):
-    columns = weight.shape[1] * 8 // bits
+    columns = weight.shape[1] * 8 // (bits * bitloom.Packing.for_target("sm_90a", bits).rows)
     return values_of(weight, scales, zeros, table, columns, bits, group, asymmetric) * each_column(scales, group, columns)
 
 
 def low_bit_linear_weight_torch(
     weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, table=None, **_
 ):
-    columns = weight.shape[1] * 8 // bits
+    columns = weight.shape[1] * 8 // (bits * bitloom.Packing.for_target("sm_90a", bits).rows)
     given = (weight, scales, zeros, table)
     weight, scales, zeros, table = (None if array is None else array.double().cpu().numpy() for array in given)
     values = torch.from_numpy(values_of(weight, scales, zeros, table, columns, bits, group, asymmetric)).to(TYPES[dtype])

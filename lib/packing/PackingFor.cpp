@@ -3,6 +3,7 @@
 #include "bitloom/lib/support/Error.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace bitloom {
 
@@ -68,9 +69,23 @@ const VectorRow &vectorsOf(const Target &target, int64_t rows) {
       return row;
   throw UserError("expected a CPU target for a packing in the order columns, got " + target.name);
 }
+
+// Rows of a block of 128 columns that the copy engine brings together, in lines of up to 128 bytes: a line takes as
+// long however short it is. What the rows have of the widest plane is one such line; of a narrower one next to it half
+// of one or more.
+int rowsForTensorCores(int bits) {
+  const int widest = int(std::bit_floor(unsigned(bits)));
+  return std::max(8 / widest, bits == widest ? 1 : 4);
+}
 } // namespace
 
 Packing packingFor(const Target &target, int bits, int64_t rows) {
+  if (!isCpu(target.family)) {
+    Packing packing{.bits = bits, .order = Packing::Order::Fragments, .block = 128};
+    packing.check();
+    packing.rows = rowsForTensorCores(bits);
+    return packing;
+  }
   const VectorRow &row = vectorsOf(target, rows);
   Packing packing{.bits = bits, .order = Packing::Order::Columns, .block = row.block, .lanes = row.lanes};
   packing.rows = std::max(packing.unit().values * row.lanes, row.together);

@@ -125,7 +125,7 @@ void bindPacking(py::module_ &module) {
 
 bits: of a value, 1 to 8. order: of the values in a plane: low, high, planar or fragments.
 block: values packed together, a power of two from 8 to 65536. rows: of a matrix packed together, in the order fragments.
-The order columns, of weights for a processor's own instructions, comes from for_target or parse, and has rows, too.)")
+What a target wants comes from for_target: of CPUs in the order columns, which parse knows, too.)")
       .def(py::init([](int bits, const std::string &order, int block, int rows) {
              Packing packing{bits, orderNamed(order), block, rows};
              packing.check();
@@ -137,9 +137,9 @@ The order columns, of weights for a processor's own instructions, comes from for
           "for_target",
           [](const std::string &target, int bits, int64_t rows) { return packingFor(parseTarget(target), bits, rows); },
           py::arg("target"), py::arg("bits") = 4, py::arg("rows") = 1,
-          R"(What a CPU target multiplies fastest: the weight of low_bit_matmul.
+          R"(What a target multiplies fastest: the weight of low_bit_matmul, on a GPU that of low_bit_linear.
 
-rows: of the activations; from 2 on, another instruction may be chosen than for a vector.)")
+rows: of the activations; from 2 on, another instruction of a CPU may be chosen than for a vector.)")
       .def_static(
           "of_activations_for_target",
           [](const std::string &target, int64_t rows) { return activationPackingFor(parseTarget(target), rows); },

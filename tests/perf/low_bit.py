@@ -22,7 +22,7 @@ import torch
 from timing import table
 
 ROTATED = 320 << 20
-BLOCK, TOGETHER = 128, 8  # columns and rows that lie together in the packing
+BLOCK = 128  # columns that lie together in the packing
 BOUND = {torch.float16: 1e-3, torch.bfloat16: 8e-3}  # of the relative norm
 PLANES = (8192, 28672)  # n, k of the rows with the strictest bars
 SHAPES = (PLANES, (14336, 4096), (4096, 14336), (4096, 4096))
@@ -103,16 +103,18 @@ class Weight:
 
     def __init__(self, n, k, bits, dtype, group):
         self.n, self.bits, self.dtype, self.k, self.group = n, bits, dtype, k, group
-        self.packed = torch.randint(0, 256, (n // TOGETHER, k * bits), dtype=torch.uint8, device="cuda")
+        self.packing = bitloom.Packing.for_target("sm_90a", bits)
+        shape = n // self.packing.rows, self.packing.bytes_per_row(k)
+        self.packed = torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
         shape = (k // max(group, BLOCK), n * max(1, BLOCK // group))
         self.scales = ((torch.rand(shape, device="cuda") + 0.5) * 0.04 / 2**bits).to(dtype)
 
     def rows(self, chosen):
         """Of the dequantised weight, in float64."""
-        panels = self.packed[chosen // TOGETHER].cpu()
-        packing = bitloom.Packing(self.bits, "fragments", BLOCK, TOGETHER)
-        values = torch.from_numpy(bitloom.unpack(panels.numpy(), packing, signed=True)).view(-1, TOGETHER, self.k)
-        values = values[torch.arange(len(chosen)), chosen.cpu() % TOGETHER]
+        together = self.packing.rows
+        panels = self.packed[chosen // together].cpu()
+        values = torch.from_numpy(bitloom.unpack(panels.numpy(), self.packing, signed=True)).view(-1, together, self.k)
+        values = values[torch.arange(len(chosen)), chosen.cpu() % together]
         scales = self.scales.unflatten(1, (self.n, -1))[:, chosen].transpose(0, 1).flatten(1).double()
         return values.double().cuda() * scales.repeat_interleave(self.group, 1)
 

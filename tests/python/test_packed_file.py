@@ -55,6 +55,21 @@ def test_a_product_takes_panels_as_they_are_mapped(tmp_path, bits):
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
+def test_rows_packed_together_for_a_gpu(tmp_path, bits):
+    weight = torch.from_numpy(matrix(17, 199))
+    packing = bitloom.Packing.for_target("sm_90a", bits)
+    for name, given in (("rows", {"packing": packing}), ("planar", {"bits": bits})):
+        bitloom.write_packed(tmp_path / name, {"a": weight}, group=128, scales="f32", **given)
+    together, alone = (bitloom.PackedFile(tmp_path / name)["a"] for name in ("rows", "planar"))
+    assert np.asarray(together.weight).shape == (-(-17 // packing.rows), packing.bytes_per_row(256))
+    fields = bitloom.unpack(np.array(together.weight), packing, signed=True)
+    expected = bitloom.unpack(np.array(alone.weight), alone.packing, signed=True)
+    np.testing.assert_array_equal(fields[:17, :199], expected[:, :199])
+    assert not fields[17:].any() and not fields[:, 199:].any()
+    np.testing.assert_array_equal(np.asarray(together.scales), np.asarray(alone.scales))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("scales", ["f32", "f16", "bf16"])
 def test_every_width_and_type(tmp_path, bits, scales):
     torch.manual_seed(bits)

@@ -145,6 +145,8 @@ def test_a_target_decides_the_packing(tmp_path):
         in pack(tmp_path / "w.npy", "-o", output, "--target", "aarch64+dotprod", "--group", 32).stdout
     )
     assert "1 tensors for aarch64," in pack("--list", output).stdout
+    assert "order=fragments,block=128,rows=2" in pack(tmp_path / "w.npy", "-o", output, "--target", "sm_90a").stdout
+    assert "1 tensors for gpu," in pack("--list", output).stdout
 
 
 def test_mistakes_in_the_command_line(tmp_path):
@@ -156,7 +158,6 @@ def test_mistakes_in_the_command_line(tmp_path):
         ((source, "-o", output, "--scales", "i8"), "expected scales of f32, f16 or bf16, got i8"),
         ((source, "-o", output, "--bits", 4, "--packing", "x"), "expected --bits or --packing, got both"),
         ((source, "-o", output, "--target", "arm64"), "unknown target 'arm64': expected one of"),
-        ((source, "-o", output, "--target", "sm_90a"), "expected a CPU target for a packing in the order columns"),
     ):
         assert message in pack(*words, code=2).stderr
     (tmp_path / "w.bin").write_bytes(b"x")

@@ -13,10 +13,11 @@ from .config import DTYPES, MatmulConfig
 from .formats import FORMATS
 from .numbers import NumbersOf
 
-BLOCK, TOGETHER = 128, 8  # columns and rows of a weight that are packed together
+BLOCK = 128  # columns of a weight that are packed together
 # Rows of x from which the weight is better made a matrix once: what that takes is 8% of a product with 4096 on an H200
 # (docs/benchmarks/notes.md).
 MATRIX_ROWS = 8192
+TARGET = "sm_90a"  # whose packing is that of all GPUs
 MOST = 2.0**15  # of a zero point's magnitude, in f16 too
 
 
@@ -26,7 +27,8 @@ def _rows(scales, group):
 
 def _matrix(weight, scales, zeros, table, columns, bits, group):
     """The weight (n, columns) in the unit of the scales."""
-    out = like(scales, (_rows(scales, group), weight.shape[1] // bits))
+    bytes_per_row = weight.numel() // len(weight) // bitloom.Packing.for_target(TARGET, bits).rows
+    out = like(scales, (_rows(scales, group), bytes_per_row * 8 // bits))
     return bitloom.low_bit_linear_weight(weight, scales, zeros, table, out=out, bits=bits, group=group)[:, :columns]
 
 
@@ -89,9 +91,9 @@ class FragmentsProduct:
             self.group = self.blocks * BLOCK
         else:
             self.group = config.group if config.group % BLOCK == 0 else config.group & -config.group
-        self.packing = bitloom.Packing(self.format.bits, "fragments", BLOCK, TOGETHER)
+        self.packing = bitloom.Packing.for_target(TARGET, self.format.bits)
         # Of three dimensions, so that no other packing is taken for it.
-        self.weight_shape = (-(-config.N // TOGETHER), self.blocks, self.packing.bytes_per_row(BLOCK))
+        self.weight_shape = (-(-config.N // self.packing.rows), self.blocks, self.packing.bytes_per_row(BLOCK))
         self.weight_dtype = torch.int8
         self.numbers = NumbersOf(config, self.group)
         self.bits = self.format.bits
@@ -102,7 +104,7 @@ class FragmentsProduct:
         codes = self.format.codes(weight).cpu()
         if self.numbers.bias:
             codes = (codes.int() + self.numbers.bias).to(torch.uint8)
-        codes = pad(codes, (0, self.blocks * BLOCK - codes.shape[1], 0, -len(codes) % TOGETHER)).contiguous()
+        codes = pad(codes, (0, self.blocks * BLOCK - codes.shape[1], 0, -len(codes) % self.packing.rows)).contiguous()
         return bitloom.pack(codes, self.packing).view(torch.int8).view(self.weight_shape).to(weight.device)
 
     def _as_blocks(self, numbers: Tensor | None) -> Tensor | None:

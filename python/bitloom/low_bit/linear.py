@@ -150,7 +150,7 @@ class Linear(nn.Module):
 
         codes = bitloom.unpack(np.array(tensor.weight), tensor.packing, signed=not tensor.asymmetric)
         zeros = floats(tensor.zeros) if tensor.asymmetric else None
-        self.load_and_transform_weight(torch.from_numpy(codes[:, : config.K]), floats(tensor.scales), zeros)
+        self.load_and_transform_weight(torch.from_numpy(codes[: config.N, : config.K]), floats(tensor.scales), zeros)
 
     def _load_checkpoint(self, codes, scales, zeros, module):
         config = self.config

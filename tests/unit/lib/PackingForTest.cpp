@@ -40,4 +40,16 @@ TEST(PackingFor, IsLegalForEveryWidth) {
         EXPECT_EQ(packingFor(parseTarget(target), bits, rows).bits, bits);
 }
 
-TEST(PackingFor, GpusHaveNone) { EXPECT_THROW(packingFor(parseTarget("sm_90a"), 4, 1), UserError); }
+// A plane's rows of a block are lines of 128 bytes, those of a second one of 64 or, of W5, 64 beside 256.
+TEST(PackingFor, GpusHaveLinesOfTheirCopyEngine) {
+  const int rows[] = {8, 4, 4, 2, 4, 4, 4, 1};
+  for (int bits = 1; bits <= 8; ++bits) {
+    const Packing packing = packingFor(parseTarget("sm_90a"), bits);
+    EXPECT_EQ(packing.order, Packing::Order::Fragments);
+    EXPECT_EQ(packing.rows, rows[bits - 1]) << bits;
+    EXPECT_EQ(packing, packingFor(parseTarget("sm_80"), bits, 64));
+  }
+  EXPECT_EQ(spelled("sm_90a", 3, 1), "bits=3,order=fragments,block=128,rows=4");
+  EXPECT_THROW(packingFor(parseTarget("sm_90a"), 9), UserError);
+  EXPECT_THROW(activationPackingFor(parseTarget("sm_90a"), 1), UserError);
+}

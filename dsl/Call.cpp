@@ -240,6 +240,19 @@ void Call::checkConditions() const {
   }
 }
 
+// "n * max(128 / group, 1)" as a name and what it is multiplied by, a name, a number or one call; none elsewhere.
+static std::optional<std::pair<std::string, std::string>> factorsOf(const std::string &extent) {
+  const size_t times = extent.find(" * ");
+  if (times == extent.npos || !isName(extent.substr(0, times)))
+    return std::nullopt;
+  std::string factor = extent.substr(times + 3);
+  const std::string head = factor.substr(0, factor.find('('));
+  const bool isCall = head.size() < factor.size() && isName(head) && factor.find(')') == factor.size() - 1;
+  if (!isCall && factor.find_first_of(" +-*/()<>=") != factor.npos)
+    return std::nullopt;
+  return std::pair(extent.substr(0, times), factor);
+}
+
 void Call::tuneFor(const Target &known) { target = {known.multiprocessors, known.computeCapability, known.name}; }
 
 void Call::resolve() {
@@ -264,6 +277,17 @@ void Call::resolve() {
                         " in dimension " + std::to_string(d) +
                         (origin.count(name) ? " (" + name + ", as " + origin[name] + ")" : " (" + name + ")") +
                         ", got " + std::to_string(views[i]->extents[d]));
+    }
+  // A name that no given view has alone is what such a product leaves for it.
+  for (size_t i = 0; i < views.size(); ++i)
+    for (int d = 0; views[i] && d < parameters[i].rank && size_t(d) < parameters[i].shape.size(); ++d) {
+      const auto factors = factorsOf(parameters[i].shape[d]);
+      if (!factors || sizes.count(factors->first))
+        continue;
+      fillMetas(/*tunables=*/false);
+      const auto by = evaluate(factors->second, [&](std::string_view name) { return named(name); });
+      if (by && *by > 0 && views[i]->extents[d] % *by == 0)
+        sizes.emplace(factors->first, views[i]->extents[d] / *by);
     }
   takeTuned();
   fillMetas();

@@ -33,6 +33,8 @@ def _matrix(weight, scales, zeros, table, columns, bits, group):
 
 
 def _product(x, weight, scales, zeros, table, unit, bias, bits, group, wide):
+    if x.shape[0] < MATRIX_ROWS and not wide:  # the kernel makes its output sooner than torch does
+        return bitloom.low_bit_linear(x, weight, scales, zeros, table, unit, bias, bits=bits, group=group)
     out = like(x, (x.shape[0], _rows(scales, group)), torch.float32 if wide else None)
     if x.shape[0] < MATRIX_ROWS:
         return bitloom.low_bit_linear(x, weight, scales, zeros, table, unit, bias, out=out, bits=bits, group=group)

@@ -102,6 +102,44 @@ TEST(Call, OutputsAreMadeFromTheNames) {
   EXPECT_FALSE(call.complete());
 }
 
+struct Scaled {
+  static constexpr auto name = "test_scaled";
+  static constexpr auto summary = "an extent that inputs have as a factor only";
+  static constexpr auto tests = "n=3", benchmarks = "n=4096";
+
+  View<const f32, 1> scales{"n * max(128 / group, 1)"};
+  View<const f32, 1> bias{"n * biased"};
+  View<f32, 1> out{"n"};
+  Meta<int> group = 128;
+  Meta<bool> biased = "bias.given";
+  Meta<int> block = "next_pow2(n)";
+  BITLOOM_PARAMS(scales, bias, out, group, biased, block)
+
+  Grid grid() const { return {ceil_div(out.extent(0), block)}; }
+  void operator()() const {}
+};
+
+// No view that is given has it alone.
+TEST(Call, ANameMayBeAFactor) {
+  static const KernelRow row = detail::rowOf<Scaled>(__FILE__);
+  alignas(16) static char memory[4096];
+  auto callWith = [&](int64_t scales, int64_t group) {
+    Call call(row);
+    call.set("scales", TensorRef(memory, DType::f32, {scales}));
+    call.set("group", group);
+    return call;
+  };
+  for (auto [scales, group, block] : {std::array<int64_t, 3>{52, 32, 16}, {17, 128, 32}, {17, 256, 32}}) {
+    Call call = callWith(scales, group);
+    call.resolve();
+    const int64_t n = group < 128 ? scales / (128 / group) : scales;
+    EXPECT_EQ(call.names().at("n"), n);
+    EXPECT_EQ(call.names().at("block"), block);
+    EXPECT_EQ(call.missingViews().back().extents, (Dims{n}));
+  }
+  EXPECT_THROW(callWith(51, 32).resolve(), UserError) << "no multiple of four";
+}
+
 struct Tuned {
   static constexpr auto name = "test_tuned";
   static constexpr auto summary = "a default that depends on the target";

@@ -9,6 +9,14 @@ BLOCK = 128
 TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 
 
+def packing_of(bits):
+    return bitloom.Packing.for_target("sm_90a", bits)
+
+
+def columns_of(weight, bits):
+    return weight.shape[1] * 8 // bits // packing_of(bits).rows
+
+
 def each_column(numbers, group, columns):
     """Of [blocks, n * groups of a block], or [groups, n]: n rows of a number a column."""
     numbers = numbers.reshape(len(numbers), -1, max(1, BLOCK // group))
@@ -19,9 +27,8 @@ def each_column(numbers, group, columns):
 def values_of(weight, scales, zeros, table, columns, bits, group, asymmetric):
     """Before their scales, n rows of k columns in float64."""
     rows = scales.shape[1] // max(1, BLOCK // group)
-    packing = bitloom.Packing.for_target("sm_90a", bits)
     signed = not asymmetric and table is None
-    values = bitloom.unpack(weight.astype(np.uint8), packing, signed=signed)[:rows, :columns]
+    values = bitloom.unpack(weight.astype(np.uint8), packing_of(bits), signed=signed)[:rows, :columns]
     values = values.astype(np.float64) if table is None else table[values]
     return values - each_column(zeros, group, columns) if asymmetric else values
 
@@ -30,7 +37,9 @@ def low_bit_linear(
     x, weight, scales, bits=4, group=128, asymmetric=False, zeros=None, table=None, unit=None, bias=None, **_
 ):
     columns = x.shape[1]
-    matrix = values_of(weight, scales, zeros, table, columns, bits, group, asymmetric) * each_column(scales, group, columns)
+    matrix = values_of(weight, scales, zeros, table, columns, bits, group, asymmetric) * each_column(
+        scales, group, columns
+    )
     return x @ matrix.T * (1 if unit is None else unit) + (0 if bias is None else bias)
 
 
@@ -49,17 +58,21 @@ def low_bit_linear_torch(
 
 
 def low_bit_linear_weight(weight, scales, bits=4, group=128, asymmetric=False, zeros=None, table=None, **_):
-    columns = weight.shape[1] * 8 // (bits * bitloom.Packing.for_target("sm_90a", bits).rows)
-    return values_of(weight, scales, zeros, table, columns, bits, group, asymmetric) * each_column(scales, group, columns)
+    columns = columns_of(weight, bits)
+    return values_of(weight, scales, zeros, table, columns, bits, group, asymmetric) * each_column(
+        scales, group, columns
+    )
 
 
 def low_bit_linear_weight_torch(
     weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, table=None, **_
 ):
-    columns = weight.shape[1] * 8 // (bits * bitloom.Packing.for_target("sm_90a", bits).rows)
+    columns = columns_of(weight, bits)
     given = (weight, scales, zeros, table)
     weight, scales, zeros, table = (None if array is None else array.double().cpu().numpy() for array in given)
-    values = torch.from_numpy(values_of(weight, scales, zeros, table, columns, bits, group, asymmetric)).to(TYPES[dtype])
+    values = torch.from_numpy(values_of(weight, scales, zeros, table, columns, bits, group, asymmetric)).to(
+        TYPES[dtype]
+    )
     return (values.float() * torch.from_numpy(each_column(scales, group, columns)).float()).to(TYPES[dtype])
 
 

@@ -1,7 +1,7 @@
 """Products with weights of 1 to 8 bits on one CUDA GPU, beside cuBLAS in 16 bits, torch's tinygemm and GemLite where it
 is installed, in one process.
 
-    python low_bit.py [--only gemv,widths,skinny,large,bf16] [--gemlite] [--json FILE] [--set block_n=128 split=4]
+    python low_bit.py [--only gemv,widths,skinny,large,bf16] [--gemlite] [--json FILE] [--set block_n=128 together=8]
 
 Every launch finds its weight outside the L2 cache: a CUDA graph of many launches goes round copies of it of 320 MB
 together and is replayed; a row is the median replay over its launches. The floor is the time in which the same GPU
@@ -101,9 +101,11 @@ def clones(tensors):
 class Weight:
     """Random fields of so many bits as an n by k weight, with scales of groups of columns."""
 
-    def __init__(self, n, k, bits, dtype, group):
+    def __init__(self, n, k, bits, dtype, group, together=None):
         self.n, self.bits, self.dtype, self.k, self.group = n, bits, dtype, k, group
         self.packing = bitloom.Packing.for_target("sm_90a", bits)
+        if together:
+            self.packing = bitloom.Packing(bits, "fragments", BLOCK, together)
         shape = n // self.packing.rows, self.packing.bytes_per_row(k)
         self.packed = torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
         shape = (k // max(group, BLOCK), n * max(1, BLOCK // group))
@@ -163,12 +165,12 @@ def gemlite(x, n, k, bits):
 
 
 def measured(m, n, k, bits, dtype, options):
-    weight = Weight(n, k, bits, dtype, options.group)
+    metas = dict(options.set)
+    weight = Weight(n, k, bits, dtype, options.group, metas.get("together"))
     x = torch.randn(m, k, device="cuda", dtype=dtype)
     out = torch.empty(m, n, device="cuda", dtype=dtype)
     needed = weight.packed.nbytes + weight.scales.nbytes + x.nbytes + out.nbytes
     row = {"m": m, "n": n, "k": k, "bits": bits, "dtype": str(dtype)[6:], "bytes": needed, "us": {}}
-    metas = dict(options.set)
 
     def linear(packed, scales, out=out):
         bitloom.low_bit_linear(x, packed, scales, out=out, bits=bits, group=options.group, **metas)
@@ -191,7 +193,8 @@ def measured(m, n, k, bits, dtype, options):
         matrix = weight.empty()
 
         def twice(packed, scales):
-            bitloom.low_bit_linear_weight(packed, scales, bits=bits, group=options.group, out=matrix)
+            rows = {"together": metas["together"]} if "together" in metas else {}
+            bitloom.low_bit_linear_weight(packed, scales, bits=bits, group=options.group, out=matrix, **rows)
             bitloom.matmul(x, matrix.T, out=out)
 
         attempt("dequantize", lambda: [lambda t=t: twice(*t) for t in clones([weight.packed, weight.scales])], 20.0)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 import bitloom
-from bitloom.torch.operator import operator
+from bitloom.torch.operator import is_eager, operator
 from bitloom.torch.shapes import like
 
 from .config import DTYPES, MatmulConfig
@@ -134,8 +134,11 @@ class FragmentsProduct:
         table = None if numbers.table is None else numbers.table[:16].to(DTYPES[self.config.A_dtype])
         return packed, self._as_blocks(scales), self._as_blocks(points), table, unit
 
-    def __call__(self, x: Tensor, *operands) -> Tensor:
-        return fragments_product(x, *operands, self.bits, self.group, self.wide)
+    def __call__(self, x: Tensor, weight: Tensor, *numbers) -> Tensor:
+        # The operator's road looks at every argument; the rest of operands() is plain if these are.
+        if is_eager(x, weight, numbers[0]) and not (x.requires_grad and torch.is_grad_enabled()):
+            return _product(x, weight, *numbers, self.bits, self.group, self.wide)
+        return fragments_product(x, weight, *numbers, self.bits, self.group, self.wide)
 
     def calls(self, x, weight, scales, zeros, table, unit, bias):
         options, out = {"bits": self.format.bits, "group": self.group}, like(x, (len(x), self.config.N), self.sums)

@@ -66,7 +66,10 @@ __all__ = [
 # Of bitloom.low_bit, which imports torch: when it is asked for.
 if TYPE_CHECKING:
     from .low_bit import *  # noqa: F403
-_LOW_BIT = ("ErrorReport", "Linear", "Matmul", "MatmulConfig", "Quantized", "auto_detect_nvidia_target", "quantize")
+_LOW_BIT = (
+    *("ErrorReport", "GroupedMatmul", "Linear", "Matmul", "MatmulConfig", "Quantized"),
+    *("auto_detect_nvidia_target", "quantize"),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -488,3 +488,63 @@ def test_signatures_are_its_own(path):
     assert list(mine)[: len(its)] == list(its)
     same = [name for name in its if name not in ("M", "opt_M")]
     assert all(np.all(mine[name].default == its[name].default) for name in same)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "group"),
+    [("int4", None, 128), ("uint3", "original", 32), ("nf4", None, 64), ("int8", None, -1), ("uint2", "quantized", 64)],
+)
+@pytest.mark.parametrize("layout", ["nt", "nn"])
+def test_mixtures_of_experts(name, mode, group, layout):
+    """Ragged everything, an expert without rows, and rows of no expert, which stay."""
+    torch.manual_seed(group)
+    fields = {"W_dtype": name, "with_scaling": True, "group_size": group, "layout": layout}
+    config = bitloom.MatmulConfig(N=24, K=199, with_zeros=mode is not None, zeros_mode=mode, **fields)
+    mixture = bitloom.GroupedMatmul(config, 3)
+    codes = torch.stack([codes_of(name, 24, 199) for _ in range(3)])
+    weight = mixture.transform_weight(codes if layout == "nt" else codes.mT)
+    scale = torch.rand(3, 24, config.groups).half() * torch.tensor([1.0, 30.0, 1e-3]).half()[:, None, None]
+    bits = FORMATS[name].bits
+    zeros = torch.randint(0, 1 << bits, (3, 24, config.groups)).half() if mode else None
+    given = torch.stack([pack_zeros(each, bits) for each in zeros]) if mode == "quantized" else zeros
+    offsets, x = torch.tensor([0, 4, 4, 11], dtype=torch.int32), torch.randn(13, 199).half()
+    out = torch.full((13, 24), 7.0).half()
+    for _ in range(2):
+        assert mixture(x, weight, offsets, scale, given, out) is out
+        assert (out[11:] == 7).all()
+        for e in (0, 2):
+            rows = slice(int(offsets[e]), int(offsets[e + 1]))
+            matrix = dequantised(config, codes[e], scale[e], None if zeros is None else zeros[e])
+            assert relative(out[rows], x[rows].double() @ matrix.t()) < ERRORS["float16"]
+
+
+def test_mixtures_refuse():
+    config = bitloom.MatmulConfig(N=24, K=199, W_dtype="int4")
+    mixture = bitloom.GroupedMatmul(config, 3)
+    weight = mixture.transform_weight(torch.zeros(3, 24, 199, dtype=torch.int8))
+    x, offsets = torch.zeros(5, 199).half(), torch.tensor([0, 2, 2, 5], dtype=torch.int32)
+    assert mixture(x, weight, offsets).shape == (5, 24)
+    for arguments, message in (
+        (
+            (x.float(), weight, offsets),
+            "argument A: expected torch.float16 of (tokens, 199), got torch.float32 of (5, 199)",
+        ),
+        (
+            (x[:, 1:], weight, offsets),
+            "argument A: expected torch.float16 of (tokens, 199), got torch.float16 of (5, 198)",
+        ),
+        ((x, weight[:2], offsets), "argument W: expected contiguous int8 of (3, "),
+        ((x, weight, offsets[1:]), "argument offsets: expected int32 of (4,), got torch.int32 of (3,)"),
+        ((x, weight, offsets, torch.ones(3, 24, 1)), "argument scale: expected none, as with_scaling says, got one"),
+    ):
+        with pytest.raises(bitloom.UserError) as caught:
+            mixture(*arguments)
+        assert message in str(caught.value)
+    for fields, message in (
+        ({"W_dtype": "mxfp4"}, "expected 16-bit floats by integers, nf4 or fp4_e2m1, got float16 x mxfp4"),
+        ({"W_dtype": "int4", "out_dtype": "float32"}, "out_dtype: expected float16, got float32"),
+        ({"W_dtype": "int4", "with_bias": True}, "with_bias: expected False, got True"),
+    ):
+        with pytest.raises(bitloom.UserError) as caught:
+            bitloom.GroupedMatmul(bitloom.MatmulConfig(N=24, K=199, **fields), 3)
+        assert message in str(caught.value)

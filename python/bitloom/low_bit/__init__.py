@@ -10,12 +10,14 @@
 
 from .config import MatmulConfig
 from .formats import WeightFormat, weight_format
+from .grouped import GroupedMatmul
 from .linear import Linear
 from .matmul import Matmul, auto_detect_nvidia_target
 from .quantizers import ErrorReport, Quantized, quantize
 
 __all__ = [
     "ErrorReport",
+    "GroupedMatmul",
     "Linear",
     "Matmul",
     "MatmulConfig",

@@ -74,3 +74,27 @@ func.func @pack5(%values: tensor<32xi8>) -> tensor<20xi8> {
   %p = tile.pack %values <"bits=5,order=planar,block=16"> : tensor<32xi8> -> tensor<20xi8>
   return %p : tensor<20xi8>
 }
+
+// -----
+
+// A block of several rows: a plane has all of them, and each becomes one of the tile.
+// CHECK-LABEL: func.func @rows3
+func.func @rows3(%view: !tile.view<?x?xi8>, %i: i64) -> tensor<8x128xi8> {
+  // CHECK: %[[LOW:.*]] = tile.load %{{.*}} dims [0, 1] : {{.*}} -> tensor<2x128xi8>
+  // CHECK: %[[LOW_ROWS:.*]] = tile.reshape %[[LOW]] : tensor<2x128xi8> -> tensor<8x32xi8>
+  // CHECK: tile.unpack %[[LOW_ROWS]] <"bits=2,order=fragments,block=128"> : tensor<8x32xi8> -> tensor<8x128xi8>
+  // CHECK: %[[HIGH:.*]] = tile.load %{{.*}} dims [0, 1] : {{.*}} -> tensor<2x64xi8>
+  // CHECK: %[[HIGH_ROWS:.*]] = tile.reshape %[[HIGH]] : tensor<2x64xi8> -> tensor<8x16xi8>
+  // CHECK: tile.unpack %[[HIGH_ROWS]] <"bits=1,order=fragments,block=128"> : tensor<8x16xi8> -> tensor<8x128xi8>
+  %bytes = tile.load %view[%i, %i] dims [0, 1] : !tile.view<?x?xi8> -> tensor<2x192xi8>
+  %w = tile.unpack %bytes <"bits=3,order=fragments,block=128,rows=4"> : tensor<2x192xi8> -> tensor<8x128xi8>
+  return %w : tensor<8x128xi8>
+}
+
+// Of one row they are all there is: nothing to do.
+// CHECK-LABEL: func.func @row4
+func.func @row4(%bytes: tensor<8x64xi8>) -> tensor<8x128xi8> {
+  // CHECK-NEXT: tile.unpack %{{.*}} <"bits=4,order=fragments,block=128">
+  %w = tile.unpack %bytes <"bits=4,order=fragments,block=128"> : tensor<8x64xi8> -> tensor<8x128xi8>
+  return %w : tensor<8x128xi8>
+}

@@ -61,6 +61,14 @@ def work(rank, backend, store, folder):
     done["compiled"] = results(compiled, CASES["mean"], rows, device)
     with pytest.raises(bitloom.UserError, match=r"argument class_weight: expected shape \(34,\), got \(17,\)"):
         F.vocab_parallel_cross_entropy(torch.ones(3, 5), torch.ones(17, 5), torch.arange(3), None, torch.ones(17))
+    parts = slice(0, 21) if rank == 0 else slice(21, CLASSES)  # of sizes that differ
+    place = {"first": parts.start, "classes": CLASSES}
+    done["uneven"] = results(F.vocab_parallel_cross_entropy, CASES["all"] | place, parts, device)
+    if backend == "gloo":
+        with pytest.raises(bitloom.UserError, match="argument weight: expected parts of all classes together, got oth"):
+            results(F.vocab_parallel_cross_entropy, {}, parts)
+    with pytest.raises(bitloom.UserError, match=r"argument first: expected 0 to 17 \(34 classes, of which 17 are here"):
+        F.vocab_parallel_cross_entropy(torch.ones(3, 5), torch.ones(17, 5), torch.arange(3), first=18, classes=34)
     done["told"] = told(F.vocab_parallel_cross_entropy, rows, device)
     torch.save(done, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -76,7 +84,7 @@ def test_as_on_one_process(backend, tmp_path):
     assert (expected[3] < CLASSES // 2).all()
     for ours in done:
         torch.testing.assert_close(ours["told"], expected)
-    for name, options in (CASES | {"compiled": CASES["mean"]}).items():
+    for name, options in (CASES | {"compiled": CASES["mean"], "uneven": CASES["all"]}).items():
         options = {key: value for key, value in options.items() if key != "chunk_size"}
         loss, *gradients = results(F.fused_linear_cross_entropy, options)
         for ours in done:

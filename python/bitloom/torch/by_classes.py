@@ -10,7 +10,7 @@ import bitloom
 from .linear_loss import ARGUMENTS, cross_entropy_operator, early_type, linear_cross_entropy_formula
 from .losses import mean_scale, reduced, share
 from .shapes import flattened, like, per_row, rows
-from .targets import error_word, look_at
+from .targets import PARTS, error_word, look_at
 
 LOGITS = 104 << 20  # of a chunk: of bf16, 208 MiB
 
@@ -55,12 +55,13 @@ class _Parts:
     def losses(self, predict: bool = False) -> tuple[Tensor, Tensor]:
         """The rows' losses, and the z-loss's share in them. predict: find the classes of the largest logits too."""
         n, target, s = len(self.x), self.target, self.smoothing
-        sums = self.x.new_zeros((3, n), dtype=torch.float32)  # room for the exponentials, own, spread
+        summed = self.x.new_zeros(3 * n + 1, dtype=torch.float32)
+        sums, parts = summed[:-1].view(3, n), summed[-1:]  # room for the exponentials, own, spread; the parts' sizes
         if len(self.spans) > 1 and n and not s and not predict:  # nothing but sums is wanted of these logits
             options = {"first": self.first, "softcap": self.softcap or None}
-            parts = bitloom.linear_lse(self.x, self.weight.t(), target, self.bias, **options)
-            lse, sums[1] = bitloom.combine_lse(*parts)
-            del parts
+            found = bitloom.linear_lse(self.x, self.weight.t(), target, self.bias, **options)
+            lse, sums[1] = bitloom.combine_lse(*found)
+            del found
         else:
             lse = torch.full((n,), -torch.inf, dtype=torch.float32, device=self.x.device)
             state = {"lse": lse, "own": sums[1]} | ({"spread": sums[2]} if s else {})
@@ -75,7 +76,9 @@ class _Parts:
         if self.group is not None:
             top = _over(self.group, lse.clone(), dist.ReduceOp.MAX)
             sums[0] = torch.exp(lse - top)
-            lse = top + torch.log(_over(self.group, sums)[0])
+            parts.fill_(len(self.weight))
+            _over(self.group, summed)
+            lse = top + torch.log(sums[0])
         if self.group is not None and predict:
             most = _over(self.group, largest.clone(), dist.ReduceOp.MAX)
             place = torch.where(largest == most, self.predicted, self.classes - 1)
@@ -89,7 +92,8 @@ class _Parts:
         word = error_word(name, target.device)
         if n:
             numbers = torch.arange(1, n + 1, dtype=torch.int32, device=target.device)
-            word.copy_((numbers * wrong).amax())
+            row = (numbers * wrong).amax()
+            word.copy_(row if self.group is None else torch.where(parts == self.classes, row, PARTS))
         look_at(name, word)
 
         self.own = 1.0 if self.class_weight is None else self.class_weight[target.clamp(0, self.classes - 1)]
@@ -98,6 +102,8 @@ class _Parts:
         z_losses = self.z * lse.square()
         losses = (1 - s) * self.own * nll + even * (lse * self.all - sums[2]) + z_losses
         self.factor = torch.exp(-nll) if self.scaling else 1.0
+        if self.group is not None:
+            wrong = wrong | (parts != self.classes)
         losses = torch.where(wrong, torch.nan, torch.where(self.counts, losses * self.factor, 0))
         return losses, torch.where(self.counts, z_losses * self.factor, 0)
 
@@ -148,6 +154,7 @@ def _formula(*arguments):
 
 def _start(x, weight, target, bias, class_weight, others):
     *numbers, chunk, first, classes, group = others
+    chunk = chunk or max(1024, LOGITS // max(1, x.shape[:-1].numel()))
     return _Parts(rows(x), weight, flattened(target), bias, class_weight, numbers, chunk, first, classes, group)
 
 
@@ -198,8 +205,5 @@ def by_classes(
     tensors, numbers, chunk_size, wanted, asked, first: int = 0, classes: int | None = None, group: str | None = None
 ) -> tuple[Tensor | None, ...]:
     """The loss, the z-loss, the accuracy and the predicted tokens, of arguments that have been prepared."""
-    x, weight, *_ = tensors
-    if chunk_size is None:
-        chunk_size = max(1024, LOGITS // max(1, x.shape[:-1].numel()))
-    place = first, classes or weight.shape[0], group
-    return _by_classes(*tensors, *numbers, chunk_size, *place, *wanted, *asked)
+    place = first, classes or tensors[1].shape[0], group
+    return _by_classes(*tensors, *numbers, chunk_size or 0, *place, *wanted, *asked)

@@ -6,10 +6,13 @@ from torch import Tensor
 import bitloom
 
 _TARGETS = "target: expected classes of the logits or ignore_index"
+PARTS = -1  # in the place of a row: the parts of a weight are not all of its classes
 _words: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}  # (on the device, its copy on the host)
 
 
 def _complain(name: str, row: int, when: str) -> None:
+    if row == PARTS:
+        raise bitloom.UserError(f"{name}: argument weight: expected parts of all classes together, got others{when}")
     expected = "ids: expected rows of the weight" if name == "embedding" else _TARGETS
     raise bitloom.UserError(f"{name}: argument {expected}, got another in row {row - 1}{when}")
 
@@ -19,6 +22,8 @@ def error_word(name: str, device: torch.device) -> Tensor:
     call of the operator has found one since."""
     if device.type == "cpu":
         return torch.zeros(1, dtype=torch.int32)
+    if device.type != "cuda":
+        raise bitloom.UserError(f"{name}: expected tensors on cpu or cuda, got one on {device}")
     key = name, device
     if key not in _words:
         there = torch.zeros(1, dtype=torch.int32, device=device)

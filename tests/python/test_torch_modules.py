@@ -39,6 +39,7 @@ def test_as_torchs_module(name):
 
 
 def test_embedding():
+    """A functional padding_idx counts from the end too, where it is below 0."""
     ours, theirs = modules.Embedding(33, 17, padding_idx=3), nn.Embedding(33, 17, padding_idx=3)
     theirs.load_state_dict(ours.state_dict())
     ids = torch.tensor([[3, 0, 32], [5, 5, 3]])
@@ -46,6 +47,9 @@ def test_embedding():
         module(ids).square().sum().backward()
     assert torch.equal(ours(ids), theirs(ids)) and not ours.weight[3].any()
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    for padding in (3, 3 - 33):
+        (own,) = torch.autograd.grad(F.embedding(ids, ours.weight, padding).square().sum(), ours.weight)
+        assert torch.equal(own, ours.weight.grad)
 
 
 @pytest.mark.parametrize("module, activation", [(modules.SwiGLU, nn.SiLU()), (modules.GEGLU, nn.GELU("tanh"))])

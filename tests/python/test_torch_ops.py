@@ -561,7 +561,7 @@ ERRORS = {
     ),
     "targets": (
         lambda: F.cross_entropy(torch.ones(3, 5), torch.tensor([0, 1])),
-        "cross_entropy: argument target: expected extent 3 in dimension 0",
+        "cross_entropy: argument target: expected shape (3,), got (2,)",
     ),
     "target of a later chunk": (
         lambda: F.fused_linear_cross_entropy(torch.ones(7, 3), torch.ones(5, 3), torch.arange(7), chunk_size=2),
@@ -610,9 +610,63 @@ ERRORS = {
     ),
     "integers": (lambda: F.rms_norm(torch.ones(3, 17, dtype=torch.int32)), "rms_norm: argument x: expected"),
     "casting": (lambda: F.rms_norm(torch.ones(3, 17), casting="lama"), "argument casting: expected gemma, llama, none"),
+    "targets of other rows": (  # as many of them
+        lambda: F.cross_entropy(torch.ones(3, 2, 5), torch.zeros(2, 3, dtype=torch.int64)),
+        "cross_entropy: argument target: expected shape (3, 2), got (2, 3)",
+    ),
+    "targets of another type": (
+        lambda: F.fused_linear_cross_entropy(torch.ones(3, 5), torch.ones(7, 5), torch.zeros(3, dtype=torch.int32)),
+        "fused_linear_cross_entropy: argument target: expected dtype i64, got torch.int32",
+    ),
+    "hidden states of f64": (
+        lambda: F.fused_linear_cross_entropy(torch.ones(3, 5).double(), torch.ones(7, 5), torch.tensor([0, 1, 1])),
+        "fused_linear_cross_entropy: argument input: expected dtype f32, f16, bf16, got torch.float64",
+    ),
+    "no classes": (
+        lambda: F.cross_entropy(torch.ones(3, 0), torch.tensor([-100, -100, -100])),
+        "cross_entropy: argument logits: expected 1 class or more, got 0",
+    ),
+    "no dimensions": (lambda: F.swiglu(torch.ones(())), "swiglu: argument gate: expected 1 dimension or more, got 0"),
+    "a number's divergence": (
+        lambda: F.tvd(torch.ones(()), torch.ones(())),
+        "tvd: argument input: expected 1 dimension or more, got 0",
+    ),
+    "up of other rows": (
+        lambda: F.geglu(torch.ones(3, 2, 5), torch.ones(2, 3, 5)),
+        "geglu: argument up: expected shape (3, 2, 5), got (2, 3, 5)",
+    ),
+    "residual of other rows": (
+        lambda: F.fused_add_rms_norm(torch.ones(3, 2, 5), torch.ones(2, 3, 5)),
+        "fused_add_rms_norm: argument residual: expected shape (3, 2, 5), got (2, 3, 5)",
+    ),
+    "dim": (lambda: F.softmax(torch.ones(3, 5), 2), "softmax: argument dim: expected -2 to 1, got 2"),
+    "padding": (
+        lambda: F.embedding(torch.tensor([0]), torch.ones(3, 5), 3),
+        "embedding: argument padding_idx: expected -3 to 2 (rows of the weight), got 3",
+    ),
+    "positions": (
+        lambda: F.rope(*torch.ones(2, 2, 1, 3, 8), *torch.ones(2, 4, 8), positions=torch.tensor([[0, 4, 1]])),
+        "rope: argument positions: expected 0 to 3 (rows of the tables), got 4",
+    ),
+    "tables of other rows": (
+        lambda: F.rope(*torch.ones(2, 2, 1, 3, 8), *torch.ones(2, 5, 3, 8)),
+        "rope: argument cos: expected (2 or 1, 3, width), got shape (5, 3, 8)",
+    ),
+    "tables that differ": (
+        lambda: F.rope(*torch.ones(2, 2, 1, 3, 8), torch.ones(1, 3, 8), torch.ones(2, 3, 8)),
+        "rope: argument sin: expected shape (1, 3, 8), got (2, 3, 8)",
+    ),
+    "angles with a gradient": (
+        lambda: F.rope(*torch.ones(2, 2, 1, 3, 8), *torch.ones(2, 1, 3, 8, requires_grad=True)),
+        "rope: argument cos: expected a tensor that requires no gradient, got one that does",
+    ),
+    "sections below 0": (
+        lambda: F.rope(*torch.ones(2, 2, 1, 3, 8), *torch.ones(2, 3, 2, 3, 8), mrope_sections=(6, -1, -1)),
+        "rope: argument mrope_sections: expected three numbers that add up to 4 (rotated / 2), got [6, -1, -1]",
+    ),
     "residual": (
         lambda: F.fused_add_rms_norm(torch.ones(3, 17), torch.ones(3, 16)),
-        "fused_add_rms_norm: argument residual: expected extent 17 in dimension 1",
+        "fused_add_rms_norm: argument residual: expected shape (3, 17), got (3, 16)",
     ),
 }
 

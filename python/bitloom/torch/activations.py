@@ -7,7 +7,7 @@ from torch import Tensor
 
 import bitloom
 
-from .checks import check_choice
+from .checks import check_choice, check_floats, check_shapes
 from .operator import formula_operator, operator
 from .shapes import flattened, like, rows
 
@@ -35,6 +35,9 @@ def softmax(x: Tensor, dim: int = -1) -> Tensor:
     x: of f32, f16 or bf16, of any shape with a dimension or more. A dimension other than the last is read as it lies.
     Returns a tensor of x's shape and type. Raises UserError for other types.
     """
+    check_floats("softmax", "x", x)
+    if not -x.dim() <= dim < x.dim():
+        raise bitloom.UserError(f"softmax: argument dim: expected {-x.dim()} to {x.dim() - 1}, got {dim}")
     if dim in (-1, x.dim() - 1):
         return _softmax(x)
     return _softmax(x.movedim(dim, -1)).movedim(-1, dim)
@@ -149,12 +152,14 @@ _geglus = {
 }
 
 
-def _call(two, one, gate, up, before, after):
+def _call(name, two, one, gate, up, before, after):
+    check_floats(name, "gate", gate)
     if up is not None:
+        check_shapes(name, up=(up, gate.shape))
         return two(gate, up, before, after)
     if gate.shape[-1] % 2:
         raise bitloom.UserError(
-            f"argument gate: expected an even last dimension where up is not given, got {gate.shape[-1]}"
+            f"{name}: argument gate: expected an even last dimension where up is not given, got {gate.shape[-1]}"
         )
     return one(gate, before, after)
 
@@ -167,7 +172,7 @@ def swiglu(
     gate, up: (..., n) of f32, f16 or bf16, of one shape and type; or one tensor (..., 2n) that holds the gate first.
     Returns (..., n). Raises UserError for other shapes and types.
     """
-    return _call(_swiglu, _swiglu_packed, gate, up, gate_multiplier, down_multiplier)
+    return _call("swiglu", _swiglu, _swiglu_packed, gate, up, gate_multiplier, down_multiplier)
 
 
 def geglu(
@@ -182,4 +187,4 @@ def geglu(
     approximate: gelu's "tanh" form, or "none", by the error function.
     """
     check_choice("geglu", "approximate", approximate, tuple(_geglus))
-    return _call(*_geglus[approximate], gate, up, gate_multiplier, down_multiplier)
+    return _call("geglu", *_geglus[approximate], gate, up, gate_multiplier, down_multiplier)

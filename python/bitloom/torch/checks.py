@@ -1,8 +1,11 @@
 """What arguments of several operators must be. Each raises UserError that names the operator and the argument."""
 
+import torch
 from torch import Tensor
 
 import bitloom
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_choice(name: str, argument: str, value: object, choices: tuple) -> None:
@@ -26,6 +29,30 @@ def check_constant(name: str, argument: str, value: Tensor | None) -> None:
         raise bitloom.UserError(
             f"{name}: argument {argument}: expected a tensor that requires no gradient, got one that does"
         )
+
+
+def check_floats(name: str, argument: str, value: Tensor) -> None:
+    """One dimension or more, of a type that kernels compute with."""
+    if value.dtype not in FLOATS:
+        raise bitloom.UserError(f"{name}: argument {argument}: expected dtype f32, f16, bf16, got {value.dtype}")
+    if not value.dim():
+        raise bitloom.UserError(f"{name}: argument {argument}: expected 1 dimension or more, got 0")
+
+
+def check_targets(name: str, target: Tensor, x: Tensor) -> None:
+    """Of the rows of x."""
+    if target.dtype != torch.int64:
+        raise bitloom.UserError(f"{name}: argument target: expected dtype i64, got {target.dtype}")
+    check_shapes(name, target=(target, x.shape[:-1]))
+    check_devices(name, x.device, target=target)
+
+
+def check_devices(name: str, device: torch.device, **arguments: Tensor | None) -> None:
+    for argument, value in arguments.items():
+        if value is not None and value.device != device:
+            raise bitloom.UserError(
+                f"{name}: argument {argument}: expected a tensor on {device}, got one on {value.device}"
+            )
 
 
 def check_shapes(name: str, **arguments: tuple[Tensor | None, tuple]) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 import bitloom
 
-from .checks import check_choice, check_constant, check_range, check_shapes, check_temperature
+from .checks import check_choice, check_constant, check_floats, check_range, check_shapes, check_temperature
 from .losses import mean_scale
 from .operator import constant, formula_operator, gradients_of, is_eager, operator
 from .shapes import flattened, like, per_row, rows
@@ -151,6 +151,7 @@ _divergence = operator(
 
 def _checked(kind, x, target, labels, input_space, target_space, beta, temperature, ignore_index, reduction) -> Tensor:
     check_choice(kind, "reduction", reduction, REDUCTIONS)
+    check_floats(kind, "input", x)
     check_constant(kind, "target", target)
     check_range(kind, "beta", beta, 0, 1)
     check_temperature(kind, temperature)

@@ -57,8 +57,15 @@ def embedding(ids: Tensor, weight: Tensor, padding_idx: int | None = None) -> Te
     """weight[ids]: rows of a table.
 
     ids: i64 of (...). weight: (count, n) of f32, f16 or bf16; its gradient is summed in f32, and is the same bits from
-    run to run. padding_idx: an id whose row gets no gradient.
+    run to run. padding_idx: an id whose row gets no gradient; below 0 it counts from the end.
     Returns (..., n). Raises UserError for other shapes and types, and for ids that are no row: on CUDA, a later call
     does so.
     """
-    return _embedding(ids, weight, -1 if padding_idx is None else padding_idx)
+    if padding_idx is None:
+        return _embedding(ids, weight, -1)
+    count = weight.shape[0]
+    if not -count <= padding_idx < count:
+        raise bitloom.UserError(
+            f"embedding: argument padding_idx: expected {-count} to {count - 1} (rows of the weight), got {padding_idx}"
+        )
+    return _embedding(ids, weight, padding_idx % count)

@@ -80,7 +80,7 @@ def _forward(x, weight, target, bias, class_weight, ignore_index, *others):
         reduced(results["loss"], target, mean, reduction),
         reduced(results["z_loss"], target, mean, reduction) if z_loss else None,
         share(results["correct"], classes, ignore_index) if accuracy else None,
-        results["predicted"].view_as(target) if predicted else None,
+        results["predicted"].clamp_(max=len(weight) - 1).view_as(target) if predicted else None,  # of NaN: any class
         *chunks.gradients(x, early_type(x, weight)),
     )
 

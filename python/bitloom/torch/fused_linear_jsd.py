@@ -6,11 +6,12 @@ from torch import Tensor
 
 import bitloom
 
-from .checks import check_choice, check_constant, check_range, check_shapes, check_temperature
+from .checks import check_choice, check_constant, check_floats, check_range, check_shapes, check_temperature
 from .chunks import CHUNK, Chunks, linear_lse
 from .divergences import REDUCTIONS, mean_factor, row_scale, rows_formula, run
 from .linear_loss import early_type, fake_gradients, linear_loss
-from .shapes import as_type_of, flattened, like, per_row, rows
+from .operator import is_transformed
+from .shapes import as_autocast_has, as_type_of, flattened, like, per_row, rows
 
 
 def _run(chunks, teacher, teacher_weight, teacher_bias, beta, temperature, scale):
@@ -127,6 +128,7 @@ def fused_linear_jsd(
     teacher = {"teacher_input": teacher_input, "teacher_weight": teacher_weight, "teacher_bias": teacher_bias}
     for argument, value in teacher.items():
         check_constant(name, argument, value)
+    check_floats(name, "input", input)
     check_shapes(
         name,
         weight=(weight, (weight.shape[0], input.shape[-1])),
@@ -136,8 +138,9 @@ def fused_linear_jsd(
         teacher_bias=(teacher_bias, weight.shape[:1]),
         labels=(labels, input.shape[:-1]),
     )
+    input = as_autocast_has(input)
     weight, bias, *teacher = (as_type_of(input, x) for x in (weight, bias, *teacher.values()))
-    early = torch.is_grad_enabled() and reduction != "none"
+    early = torch.is_grad_enabled() and reduction != "none" and not is_transformed()
     wanted = [early and x is not None and x.requires_grad for x in (input, weight, bias)]
     numbers = float(beta), float(temperature), ignore_index, reduction, chunk_size
     return _fused_linear_jsd(input, weight, bias, *teacher, labels, *numbers, *wanted)[0]

@@ -9,10 +9,10 @@ from torch import Tensor
 
 import bitloom
 
-from .checks import check_range, check_shapes
-from .losses import check_cross_entropy, cross_entropy_formula, mean_scale
-from .operator import arguments_of, constant, formula_operator, gradients_of, is_eager, keep, operator
-from .shapes import as_type_of, flattened, like, rows
+from .checks import check_devices, check_floats, check_range, check_shapes, check_targets
+from .losses import check_classes, check_cross_entropy, cross_entropy_formula, mean_scale
+from .operator import arguments_of, constant, formula_operator, gradients_of, is_eager, is_transformed, keep, operator
+from .shapes import as_autocast_has, as_type_of, flattened, like, rows
 
 # ---- as operators ------------------------------------------------------------------------------------------------
 
@@ -146,15 +146,20 @@ def prepared(
     check_cross_entropy(name, label_smoothing, lse_square_scale, cap, reduction, class_weight, "class_weight")
     if chunk_size is not None:
         check_range(name, "chunk_size", chunk_size, 1)
+    check_floats(name, "input", input)
+    check_targets(name, target, input)
+    check_devices(name, input.device, weight=weight, bias=bias, class_weight=class_weight)
+    check_classes(name, "weight", weight.shape[0])
     check_shapes(
         name,
         weight=(weight, (weight.shape[0], input.shape[-1])),
-        target=(target, input.shape[:-1]),
         bias=(bias, weight.shape[:1]),
         class_weight=(class_weight, (classes,)),
     )
+    input = as_autocast_has(input)
     weight, bias = as_type_of(input, weight), as_type_of(input, bias)
-    early = torch.is_grad_enabled() and reduction != "none"
+    class_weight = class_weight if class_weight is None else class_weight.float()
+    early = torch.is_grad_enabled() and reduction != "none" and not is_transformed()
     return Prepared(
         (input, weight, target, bias, class_weight),
         (ignore_index, float(label_smoothing), float(lse_square_scale), float(cap), reduction, token_scaling),

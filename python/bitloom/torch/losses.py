@@ -7,7 +7,7 @@ from torch import Tensor
 
 import bitloom
 
-from .checks import check_choice, check_constant, check_range
+from .checks import check_choice, check_constant, check_floats, check_range, check_shapes, check_targets
 from .operator import constant, formula_operator, gradients_of, is_eager, operator
 from .shapes import flattened, like, per_row, rows
 from .targets import error_word, look_at
@@ -109,7 +109,7 @@ def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduct
     dlogits = next(results).view_as(logits) if gradient else None
     losses = reduced(next(results), target, scale, reduction)
     z_losses = reduced(next(results), target, scale, reduction) if z_loss else None
-    predicted = next(results).view_as(target) if best else None
+    predicted = next(results).clamp_(max=flat.shape[1] - 1).view_as(target) if best else None  # of NaN: any class
     accuracy = share(next(results), classes, ignore_index) if correct else None
     return losses, z_losses, accuracy, predicted, dlogits
 
@@ -183,6 +183,11 @@ def check_cross_entropy(name, label_smoothing, lse_square_scale, softcap, reduct
     check_constant(name, called, weight)
 
 
+def check_classes(name: str, argument: str, classes: int) -> None:
+    if classes < 1:
+        raise bitloom.UserError(f"{name}: argument {argument}: expected 1 class or more, got 0")
+
+
 def cross_entropy(
     logits: Tensor,
     target: Tensor,
@@ -200,7 +205,7 @@ def cross_entropy(
     """The cross entropy of each row of logits with its target, plus lse_square_scale * logsumexp(row)².
 
     logits: (..., classes) of f32, f16 or bf16. target: i64 of (...), classes or ignore_index; such rows count for
-    nothing. weight: f32 of (classes,). softcap: logits are softcap * tanh(logits / softcap) first. reduction: "mean"
+    nothing. weight: floats of (classes,). softcap: logits are softcap * tanh(logits / softcap) first. reduction: "mean"
     over the targets that count, by their weights where there are such, and 0 where none counts; "sum"; or "none".
     Computed in f32; the gradient is for the logits.
     Returns the loss, f32 of () or of (...), or a CrossEntropyOutput where more is asked for.
@@ -209,6 +214,12 @@ def cross_entropy(
     """
     cap = 0.0 if softcap is None else softcap
     check_cross_entropy("cross_entropy", label_smoothing, lse_square_scale, cap, reduction, weight)
+    check_floats("cross_entropy", "logits", logits)
+    check_targets("cross_entropy", target, logits)
+    check_classes("cross_entropy", "logits", logits.shape[-1])
+    if weight is not None:
+        check_shapes("cross_entropy", weight=(weight, logits.shape[-1:]))
+        weight = weight.float()
     # Traced, the backward computes the gradient: what the forward wrote could not be scaled in place.
     gradient = logits.requires_grad and torch.is_grad_enabled() and is_eager(logits)
     numbers = ignore_index, float(label_smoothing), float(lse_square_scale), float(cap), reduction

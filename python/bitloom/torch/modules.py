@@ -39,6 +39,9 @@ class RMSNorm(_Norm):
         super().__init__(size, eps, {"weight": 1.0 - offset} if elementwise_affine else {}, device, dtype)
         self.offset, self.casting, self.in_place = offset, casting, in_place
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, offset={self.offset}, casting={self.casting!r}"
+
     def forward(self, x: Tensor) -> Tensor:
         return functional.rms_norm(x, self.weight, self.eps, self.offset, self.casting, self.in_place)
 
@@ -71,6 +74,9 @@ class Softmax(nn.Module):
     def __init__(self, dim: int = -1):
         super().__init__()
         self.dim = dim
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.softmax(x, self.dim)
@@ -139,6 +145,9 @@ class GroupNorm(nn.Module):
             full = torch.full((num_channels,), value, device=device, dtype=dtype) if affine else None
             self.register_parameter(name, nn.Parameter(full) if affine else None)
 
+    def extra_repr(self) -> str:
+        return f"{self.num_groups} groups, eps={self.eps}"
+
     def forward(self, x: Tensor) -> Tensor:
         return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
@@ -176,18 +185,18 @@ class _Criterion(nn.Module):
         return self.function(*tensors, **self.options, **others)
 
 
-def _criterion(name: str) -> type:
+def _criterion(called: str, name: str) -> type:
     function = getattr(functional, name)
     doc = f"functional.{name}: the options are its keyword arguments, forward() takes the others."
-    return type(name, (_Criterion,), {"function": staticmethod(function), "__doc__": doc, "__module__": __name__})
+    return type(called, (_Criterion,), {"function": staticmethod(function), "__doc__": doc, "__module__": __name__})
 
 
-KLDivLoss = _criterion("kl_div")
-JSDLoss = _criterion("jsd")
-TVDLoss = _criterion("tvd")
-FusedLinearJSDLoss = _criterion("fused_linear_jsd")
-FusedLinearDPOLoss = _criterion("fused_linear_dpo")
-FusedLinearORPOLoss = _criterion("fused_linear_orpo")
-FusedLinearSimPOLoss = _criterion("fused_linear_simpo")
-FusedLinearKTOLoss = _criterion("fused_linear_kto")
-FusedLinearGRPOLoss = _criterion("fused_linear_grpo")
+KLDivLoss = _criterion("KLDivLoss", "kl_div")
+JSDLoss = _criterion("JSDLoss", "jsd")
+TVDLoss = _criterion("TVDLoss", "tvd")
+FusedLinearJSDLoss = _criterion("FusedLinearJSDLoss", "fused_linear_jsd")
+FusedLinearDPOLoss = _criterion("FusedLinearDPOLoss", "fused_linear_dpo")
+FusedLinearORPOLoss = _criterion("FusedLinearORPOLoss", "fused_linear_orpo")
+FusedLinearSimPOLoss = _criterion("FusedLinearSimPOLoss", "fused_linear_simpo")
+FusedLinearKTOLoss = _criterion("FusedLinearKTOLoss", "fused_linear_kto")
+FusedLinearGRPOLoss = _criterion("FusedLinearGRPOLoss", "fused_linear_grpo")

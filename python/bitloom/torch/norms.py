@@ -1,10 +1,13 @@
 """Normalisations."""
 
+import math
+
 import torch
 from torch import Tensor
 
 import bitloom
 
+from .checks import check_shapes
 from .operator import constant, formula_operator, gradients_of, is_eager, operator
 from .shapes import as_type_of, like, rows, total
 
@@ -156,6 +159,7 @@ def fused_add_rms_norm(
 
     residual: of x's shape and type. The rest is as for rms_norm.
     """
+    check_shapes("fused_add_rms_norm", residual=(residual, x.shape))
     return _fused_add_rms_norm(x, residual, as_type_of(x, weight), eps, offset, casting, in_place)
 
 
@@ -212,7 +216,7 @@ def _layer(x, weight, bias, eps):
 _layer_norm = operator(
     "layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)",
     _layer,
-    lambda x, weight, bias, eps: (like(x), *(like(x, x.shape[:-1].numel(), torch.float32) for _ in range(2))),
+    lambda x, weight, bias, eps: (like(x), *(like(x, math.prod(x.shape[:-1]), torch.float32) for _ in range(2))),
     _layer_setup,
     _layer_gradient,
 )

@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
+
+import bitloom
 
 library = torch.library.Library("bitloom", "DEF")
 
@@ -18,13 +20,34 @@ library = torch.library.Library("bitloom", "DEF")
 _PLAIN = frozenset((Tensor, torch.nn.Parameter, float, int, bool, str, list, type(None)))
 _is_compiling = torch.compiler.is_compiling
 _modes = torch._C._len_torch_dispatch_stack
-_transforms = torch._C._are_functorch_transforms_active
+is_transformed = torch._C._are_functorch_transforms_active  # whether a transform of torch.func looks on
 _any_requires_grad = torch._C._any_requires_grad
 
 
 def is_eager(*arguments) -> bool:
-    """Whether a call is of plain values, with nobody who traces or intercepts it."""
-    return not (_is_compiling() or not _PLAIN.issuperset(map(type, arguments)) or _modes() or _transforms())
+    """Whether a call is of plain values, a tensor first, with nobody who traces or intercepts it."""
+    return not (
+        _is_compiling()
+        or not _PLAIN.issuperset(map(type, arguments))
+        or _modes()
+        or is_transformed()
+        or forward_ad._current_level >= 0
+        or arguments[0].is_meta
+    )
+
+
+def _is_dual(value) -> bool:
+    """Whether it has a tangent, which the dispatcher would lose."""
+    return isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None
+
+
+def _check_meta(name: str, op, arguments: tuple) -> None:
+    """Among tensors without values, the dispatcher would take no notice of one that has some."""
+    for argument, value in zip(op._schema.arguments, arguments):
+        if isinstance(value, Tensor) and not value.is_meta:
+            raise bitloom.UserError(
+                f"{name}: argument {argument.name}: expected a tensor on meta, got one on {value.device}"
+            )
 
 
 def _filled(function: Callable) -> Callable:
@@ -92,11 +115,23 @@ def operator(
             return output
 
         function = type(name, (Function,), {"forward": staticmethod(run), "backward": staticmethod(backward)})
-        # Without Function's own wrapper, which is for functorch's transforms: they take the dispatcher's road.
+        # Without Function's own wrapper, which is for functorch's transforms.
         apply = super(Function, function).apply
+        members = {"forward": op, "setup_context": setup, "backward": backward}
+        transformed = type(
+            name, (Function,), {"generate_vmap_rule": True} | {k: staticmethod(members[k]) for k in members}
+        )
 
     def call(*arguments):
         if not is_eager(*arguments):
+            if _is_compiling():
+                return op(*arguments)
+            if forward_ad._current_level >= 0 and any(map(_is_dual, arguments)):
+                raise bitloom.UserError(f"{name}: expected no derivatives in forward mode, got a tensor with a tangent")
+            if type(arguments[0]) in _PLAIN and arguments[0].is_meta:
+                _check_meta(name, op, arguments)
+            if backward and is_transformed():  # torch.func's, which torch.library.register_autograd does not know
+                return transformed.apply(*arguments)
             return op(*arguments)
         if apply and _any_requires_grad(*arguments) and torch.is_grad_enabled():
             return apply(*arguments)
@@ -110,11 +145,15 @@ def formula_operator(schema: str, forward: Callable, fake: Callable, formula: Ca
     """Registers an operator whose derivatives are those of formula(*arguments): the same in torch's own differentiable
     functions. Such are the operators that compute gradients: their derivatives are of second order, and rare."""
 
+    name = schema.partition("(")[0]
+
     def setup(ctx, inputs, output):
         keep(ctx, inputs)
         ctx.set_materialize_grads(False)
 
     def backward(ctx, *outer):
+        if is_transformed():
+            raise bitloom.UserError(f"{name}: expected no derivatives of second order in transforms of torch.func")
         again = torch.is_grad_enabled()  # whether derivatives of the results are wanted too
         arguments = arguments_of(ctx)
         with torch.enable_grad():

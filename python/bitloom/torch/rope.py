@@ -1,5 +1,6 @@
 """Rotary position embedding."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 import bitloom
 
+from .checks import check_constant, check_shapes
 from .operator import operator
 
 
@@ -17,10 +19,21 @@ def _tables(cos: Tensor, sections: int) -> Tensor:
     return cos.reshape(sections, -1, cos.shape[-1])
 
 
+def _check_positions(positions: Tensor, rows: int) -> None:
+    """On the CPU only: elsewhere it would take a wait for the device."""
+    if positions.device.type != "cpu" or not positions.numel():
+        return
+    least, most = (value.item() for value in positions.aminmax())
+    if least < 0 or most >= rows:
+        wrong = least if least < 0 else most
+        raise bitloom.UserError(f"rope: argument positions: expected 0 to {rows - 1} (rows of the tables), got {wrong}")
+
+
 def _rope(q, k, cos, sin, positions, rotated, interleaved, mrope, inverse):
     sections = 3 if mrope else 1
     first, second = (mrope[0], mrope[1]) if mrope else (0, 0)
     if positions is not None:
+        _check_positions(positions, cos.shape[-2])
         positions = positions.expand(q.shape[0], -1)[None] if not mrope else positions
     # In memory as q and k are, and no views: of views autograd keeps more.
     out_q, out_k = torch.empty_like(q), torch.empty_like(k)
@@ -62,6 +75,22 @@ _operator = operator(
 )
 
 
+def _check_tables(q: Tensor, cos: Tensor, sin: Tensor, in_place: bool, sections: int) -> None:
+    """in_place: their rows are the tokens', in order, rather than chosen by positions."""
+    if q.dim() != 4:
+        raise bitloom.UserError(f"rope: argument q: expected 4 dimensions, got {q.dim()}")
+    batch, _, t, _ = q.shape
+    count = math.prod(cos.shape[:-1])
+    if in_place and count != sections * t and count != sections * batch * t:
+        first = "3, " if sections == 3 else ""
+        raise bitloom.UserError(
+            f"rope: argument cos: expected ({first}{batch} or 1, {t}, width), got shape {tuple(cos.shape)}"
+        )
+    check_shapes("rope", sin=(sin, cos.shape))
+    check_constant("rope", "cos", cos)
+    check_constant("rope", "sin", sin)
+
+
 def rope(
     q: Tensor,
     k: Tensor,
@@ -82,14 +111,16 @@ def rope(
     head take part, from the first on; the tables' width by default, the rest is copied. mrope_sections: how many pairs
     take their angles from the first, second and third of three tables (3, batch or 1, t, width), with positions of (3,
     batch, t).
+    A position that is no row of the tables is an error on the CPU; on CUDA its angles' cosines and sines are 0.
     Gradients are for q and k. Returns two tensors like q and k, whose dimensions lie in memory in the same order.
     Raises UserError for other shapes and types.
     """
-    rotated = cos.shape[-1] if rotated is None else rotated
+    rotated = (cos.shape[-1] if cos.dim() else 0) if rotated is None else rotated
     sections = list(mrope_sections or ())
-    if sections and (len(sections) != 3 or sum(sections) != rotated // 2):
+    if sections and (len(sections) != 3 or sum(sections) != rotated // 2 or min(sections) < 0):
         raise bitloom.UserError(
             f"rope: argument mrope_sections: expected three numbers that add up to {rotated // 2} (rotated / 2), got "
             f"{sections}"
         )
+    _check_tables(q, cos, sin, positions is None, 3 if sections else 1)
     return _operator(q, k, cos, sin, positions, rotated, interleaved, sections, False)

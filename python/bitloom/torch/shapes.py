@@ -34,6 +34,14 @@ def as_type_of(x: Tensor, parameter: Tensor | None) -> Tensor | None:
     return parameter if parameter is None or parameter.dtype == x.dtype else parameter.to(x.dtype)
 
 
+def as_autocast_has(x: Tensor) -> Tensor:
+    """The input of a linear layer in the type that torch.autocast, where it is on, has such layers compute in."""
+    device = x.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
+
+
 def total(partials: Tensor, parameter: Tensor) -> Tensor:
     """The sum over the programs that each wrote a row, in the parameter's shape and type."""
     return bitloom.sum_partials(partials, out=like(parameter))

@@ -1,6 +1,8 @@
 """bitloom.Matmul: every format against float64, refusals, and BitBLAS's spelling."""
 
+import copy
 import inspect
+import pickle
 import types
 
 import bitloom
@@ -10,6 +12,7 @@ import torch
 from bitloom.low_bit import fragments
 from bitloom.low_bit.formats import E2M1, FORMATS, NF4
 from bitloom.low_bit.numbers import pack_zeros
+from torch._subclasses import FakeTensorMode
 
 TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ERRORS = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
@@ -144,6 +147,20 @@ def test_bytes_with_scales(name, group):
         assert relative(matmul(floats, weight, scale, zeros), floats.double() @ matrix.t()) < 2e-2
 
 
+@pytest.mark.parametrize("mode", ["original", "rescale"])
+@pytest.mark.parametrize("name", ["int3", "uint4", "int8"])
+def test_bytes_with_zeros_alone(name, mode):
+    """Zero points that are no whole numbers, without scales: nor are the sums whole numbers."""
+    config, matmul = make(
+        A_dtype="int8", W_dtype=name, accum_dtype="int32", group_size=64, with_zeros=True, zeros_mode=mode
+    )
+    codes, zeros = codes_of(name, 17, 199), torch.rand(17, config.groups)
+    weight, matrix = matmul.transform_weight(codes), dequantised(config, codes, None, zeros)
+    for m in (1, 9):
+        x = torch.randint(-128, 128, (m, 199), dtype=torch.int8)
+        assert relative(matmul(x, weight, None, zeros), x.double() @ matrix.t()) < 1e-5
+
+
 @pytest.mark.parametrize("layout", ["nt", "nn"])
 @pytest.mark.parametrize(
     ("dtype", "out"),
@@ -161,6 +178,21 @@ def test_plain_matrices(layout, dtype, out):
     expected = x.double() @ w.double().t()
     assert y.dtype == getattr(torch, out)
     assert torch.equal(y.double(), expected) if dtype == "int8" else relative(y, expected) < ERRORS[out]
+
+
+@pytest.mark.parametrize(("dtype", "target"), [("float32", "cpu"), ("float16", "cpu"), ("float16", "cuda")])
+def test_second_derivatives(dtype, target):
+    """The gradient is linear in what comes; as a product of dense matrices has it."""
+    config, _ = make(A_dtype=dtype, out_dtype="float32", accum_dtype="float32", W_dtype="int4", with_scaling=True)
+    matmul = bitloom.Matmul(config, target=target)
+    codes, scale = codes_of("int4", 17, 199), torch.rand(17, 1)
+    weight, matrix = matmul.transform_weight(codes), dequantised(config, codes, scale).float()
+    results = []
+    for function in (lambda x: matmul(x, weight, scale), lambda x: x.float() @ matrix.t()):
+        x = torch.linspace(-1, 1, 3 * 199).view(3, 199).to(TORCH[dtype]).requires_grad_()
+        (first,) = torch.autograd.grad((function(x) / 100).sin().sum(), x, create_graph=True)
+        results.append((first.detach().float(), *(g.float() for g in torch.autograd.grad(first.float().sum(), x))))
+    torch.testing.assert_close(*results, rtol=2e-2, atol=2e-2)
 
 
 def test_codes_of_the_other_layout_and_type():
@@ -267,6 +299,24 @@ def test_mistakes_are_named():
         with pytest.raises(bitloom.UserError) as caught:
             matmul.transform_weight(codes)
         assert message in str(caught.value)
+
+
+def test_copies():
+    """Made anew of the configuration, for the same target."""
+    _, matmul = make(W_dtype="int4")
+    weight, x = matmul.transform_weight(codes_of("int4", 17, 199)), torch.randn(3, 199)
+    for other in (copy.deepcopy(matmul), pickle.loads(pickle.dumps(matmul))):
+        assert other.config == matmul.config and other.target == "cpu"
+        assert torch.equal(other(x, weight), matmul(x, weight))
+
+
+def test_nothing_is_kept_of_calls_without_values():
+    _, matmul = make(W_dtype="int4", with_scaling=True)
+    weight, scale, x = matmul.transform_weight(codes_of("int4", 17, 199)), torch.rand(17, 1), torch.randn(3, 199)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert matmul(torch.empty(3, 199), weight, scale).shape == (3, 17)
+    assert type(matmul(x, weight, scale)) is torch.Tensor
+    assert torch.equal(matmul(x, weight, scale), bitloom.Matmul(matmul.config, target="cpu")(x, weight, scale))
 
 
 def test_explain():

@@ -137,6 +137,20 @@ def test_tokens_far_apart(kind, device):
     torch.testing.assert_close(y[3], x[3, :8], rtol=2**-4, atol=0.04)
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["int3", "uint4"])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_no_rows(zeros, name, kind, target):
+    config, _ = make(kind, name, group_size=64, with_zeros=zeros, out_dtype="float16")
+    matmul = bitloom.Matmul(config, target=target)
+    weight = matmul.transform_weight(codes_of(name, 17, 199))
+    numbers = torch.ones(17, 4) if zeros else None
+    for x in (torch.empty(0, 199).to(KINDS[kind]), torch.empty(0, 199)):
+        y = matmul(x, weight, None, numbers)
+        assert y.shape == (0, 17) and y.dtype == torch.float16
+
+
 def test_outputs_strides_and_nothing():
     config, matmul = make("int8", "int4", group_size=64, with_scaling=True, out_dtype="float16")
     codes, scale = codes_of("int4", 17, 199), torch.rand(17, 4) * 2**-4

@@ -1,11 +1,13 @@
 """bitloom.Linear: its buffers, the layers of GPTQ and AWQ, and transformers' models made of it."""
 
+import copy
 import io
 import types
 
 import bitloom
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from bitloom.transformers import quantize
@@ -98,6 +100,13 @@ def test_layers_that_are_refused():
         "argument scales: expected shape (64, 3), got (64, 4)",
         lambda: linear.load_and_transform_weight(codes, torch.ones(64, 4)),
     )
+    linear.repack_from_gptq(module)
+    before = {name: value.clone() for name, value in linear.state_dict().items()}
+    says(
+        "expected codes of uint4, from 0 to 15, got 16",
+        lambda: linear.load_and_transform_weight(codes + 16, torch.ones(64, 3), torch.ones(64, 3), torch.ones(64)),
+    )
+    assert all(torch.equal(value, before[name]) for name, value in linear.state_dict().items())
 
 
 def test_state_and_types():
@@ -112,6 +121,7 @@ def test_state_and_types():
     other.load_state_dict(torch.load(file))
     x = torch.randn(3, 96)
     assert torch.equal(other(x), linear(x)) and linear(x.half()).dtype == torch.float32
+    assert torch.equal(copy.deepcopy(linear)(x), linear(x))
     assert "96, 64, float32 x uint4, group_size=32" in repr(linear)
 
     plain = bitloom.Linear(96, 64, A_dtype="float16", W_dtype="float16", target="cpu")
@@ -182,6 +192,29 @@ def test_four_bits_are_near(W_dtype, method):
     assert generate(model).shape == (2, 16)
 
 
+def test_kept_in_files_and_copied(tmp_path):
+    """A state_dict loads into a model that is quantised alike."""
+    model, ids = llama(), torch.arange(1, 18)[None]
+    quantize(model, bits=3, group_size=32)
+    model.save_pretrained(tmp_path)
+    other = llama()
+    quantize(other, bits=3, group_size=32)
+    for buffer in other.buffers():
+        buffer.data = torch.zeros_like(buffer) if buffer.dtype == torch.int8 else buffer.data
+    other.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"), strict=False)
+    for each in (other, copy.deepcopy(model)):
+        assert torch.equal(each(ids).logits, model(ids).logits) and torch.equal(generate(each), generate(model))
+
+
+def test_which_layers():
+    """One that has several names stays one; names to skip may be one text; a format's own group size is taken."""
+    shared = torch.nn.Linear(32, 32)
+    model = torch.nn.ModuleDict({"a": shared, "b": shared, "c": torch.nn.Linear(32, 8)})
+    reports = quantize(model, W_dtype="mxfp4", skip="c")
+    assert reports.keys() == {"a", "b"} and model["a"] is model["b"] and model["a"].config.group_size == 32
+    assert isinstance(model["c"], torch.nn.Linear)
+
+
 def test_models_that_are_refused():
     model = llama()
     model.lm_head.weight.data[3, 5] = torch.nan
@@ -191,6 +224,11 @@ def test_models_that_are_refused():
     assert isinstance(model.model.layers[0].mlp.up_proj, torch.nn.Linear)
     with pytest.raises(bitloom.UserError, match="expected a linear layer in it, got none"):
         quantize(torch.nn.Sequential())
+    with pytest.raises(bitloom.UserError, match="expected a model with linear layers in it, got a Linear"):
+        quantize(torch.nn.Linear(32, 32))
+    attention = torch.nn.MultiheadAttention(32, 4)  # reads its layer's weight itself
+    with pytest.raises(bitloom.UserError, match="layer out_proj: expected a torch.nn.Linear, got a .*Quantizable"):
+        quantize(attention)
     with pytest.raises(bitloom.UserError, match="W_dtype: expected one of int1"):
         quantize(llama(), bits=9)
 

@@ -73,7 +73,7 @@ def test_tables_take_the_nearest(name):
     torch.testing.assert_close((found.dequantize() - w).abs(), nearest, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(1, 9))
 def test_half_quadratic(bits):
     """Better than it starts from in its own measure, in every group; the zero points are no whole numbers."""
     w = weight_of(33, 200)
@@ -106,7 +106,7 @@ def test_ternary_and_zero_rows():
     [
         ((torch.ones(3, 4), "int9"), "W_dtype: expected one of int1, int2"),
         ((torch.ones(3, 4), "int4", 128, "gptq"), "argument method: expected minmax or hqq, got 'gptq'"),
-        ((torch.ones(3, 4), "int4", 128, "hqq"), "argument W_dtype: expected uint2 to uint8 with hqq, got int4"),
+        ((torch.ones(3, 4), "int4", 128, "hqq"), "argument W_dtype: expected uint1 to uint8 with hqq, got int4"),
         ((torch.ones(3, 4), "int4", 0), "argument group_size: expected -1 or a number of 1 or more, got 0"),
         ((torch.ones(4),), "expected a matrix of float32, float16 or bfloat16, got torch.float32 of (4,)"),
         ((torch.ones(3, 4).double(),), "got torch.float64 of (3, 4)"),

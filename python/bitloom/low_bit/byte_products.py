@@ -91,10 +91,14 @@ class ByteProduct:
             yield "low_bit_matmul", arguments, given | self._options()
 
     def __call__(self, x: Tensor, *operands: Tensor | None) -> Tensor:
+        config = self.config
+        # Without scales sums are whole numbers, unless zero points are not.
+        whole = not config.with_zeros or config.out_dtype not in FLOATS
+        exact = (torch.int32 if whole else torch.float64) if x.dtype == torch.int8 and not config.with_scaling else None
+        if not len(x):
+            return like(x, (0, config.N), exact or torch.float32)
         parts = [bitloom.low_bit_matmul(*given, **options) for _, given, options in self.calls(x, *operands)]
-        if x.dtype == torch.int8 and not self.config.with_scaling:
-            return functools.reduce(torch.add, (part.to(torch.int32) for part in parts))
-        return parts[0]
+        return functools.reduce(torch.add, (part.to(exact) for part in parts)) if exact else parts[0]
 
 
 # ---- On tensor cores ---------------------------------------------------------------------------------------------
@@ -110,7 +114,7 @@ def _corrections(x8: Tensor, points: Tensor, unit: int) -> Tensor:
     groups = len(points)
     parts = _with_columns(x8, groups * unit) if groups > 1 else x8
     exact = parts.dtype == torch.int8
-    parts = (parts if exact else parts.float()).view(len(x8), groups, -1)
+    parts = (parts if exact else parts.float()).view(len(x8), groups, parts.shape[1] // groups)
     return parts.sum(-1, dtype=torch.int32 if exact else torch.float32).float()
 
 

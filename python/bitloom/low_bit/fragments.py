@@ -47,11 +47,24 @@ def _product_dx(dy, weight, scales, zeros, table, unit, columns, bits, group):
     return bitloom.matmul(dy.to(scales.dtype), matrix, scale_b=unit)
 
 
+def _setup_backward(ctx, inputs, output):
+    ctx.kind = inputs[0].dtype
+    _, *ctx.weight, _, ctx.bits, ctx.group = inputs
+
+
+def _again(ctx, ddx):
+    """The gradient is linear in dy: its own is the product once more."""
+    ddy = fragments_product(ddx, *ctx.weight, None, ctx.bits, ctx.group, ctx.kind != ddx.dtype)
+    return ddy.to(ctx.kind), *(None,) * 8
+
+
 _weight = "Tensor weight, Tensor scales, Tensor? zeros, Tensor? table, Tensor? unit"
 fragments_product_backward = operator(
     f"fragments_product_backward(Tensor dy, {_weight}, int columns, int bits, int group) -> Tensor",
     _product_dx,
     lambda dy, weight, scales, zeros, table, unit, columns, bits, group: like(dy, (len(dy), columns), scales.dtype),
+    _setup_backward,
+    _again,
 )
 
 

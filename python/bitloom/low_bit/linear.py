@@ -105,30 +105,33 @@ class Linear(nn.Module):
         buffers = self._buffers  # sooner found there than by nn.Module
         return buffers[name] if name in buffers else getattr(self, name)
 
-    def _set(self, name: str, value: Tensor | None) -> None:
-        """Puts a copy into a buffer's place, in the buffer's type where that loses nothing that was asked for."""
+    def _copy_for(self, name: str, value: Tensor | None) -> Tensor | None:
+        """What goes into a buffer's place, in the buffer's type where that loses nothing that was asked for."""
         if value is None:
-            return
+            return None
         mine = getattr(self, name, None)
         if mine is None:
             raise UserError(f"Linear: argument {name}: expected none, as the configuration says, got one")
         if value.shape != mine.shape:
             raise UserError(f"Linear: argument {name}: expected shape {tuple(mine.shape)}, got {tuple(value.shape)}")
         keep = name in ("scales", "zeros") and mine.dtype.is_floating_point and value.dtype.is_floating_point
-        setattr(self, name, value.detach().clone() if keep else value.detach().to(mine.dtype, copy=True))
+        return value.detach().clone() if keep else value.detach().to(mine.dtype, copy=True)
 
     def load_and_transform_weight(
         self, weight: Tensor, scales: Tensor | None = None, zeros: Tensor | None = None, bias: Tensor | None = None
     ) -> None:
         """Packs the codes (out_features, in_features) and takes the numbers beside them, copied. UserError as those of
-        Matmul.transform_weight and for other shapes; then the layer may hold some of them."""
+        Matmul.transform_weight and for other shapes; then the layer is as it was."""
         row = FORMATS.get(self.config.W_dtype)
         if scales is not None and scales.dtype == torch.uint8 and row is not None and row.scale:
             scales = scales.view(row.scale)
-        self._set("scales", scales)
-        self._set("zeros", zeros)
-        self._set("bias", bias)
-        setattr(self, "weight" if self.consistent else "qweight", self.bitblas_matmul.transform_weight(weight))
+        made = {
+            name: self._copy_for(name, value) for name, value in (("scales", scales), ("zeros", zeros), ("bias", bias))
+        }
+        made["weight" if self.consistent else "qweight"] = self.bitblas_matmul.transform_weight(weight)
+        for name, value in made.items():
+            if value is not None:
+                setattr(self, name, value)
 
     def load_packed(self, tensor: PackedTensor) -> None:
         """Takes a matrix of a PackedFile, whatever its packing: what bitloom.write_packed or `bitloom pack` wrote.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 import bitloom
 from bitloom import UserError
+from bitloom.torch.operator import is_eager
 from bitloom.torch.shapes import rows
 
 from .config import BYTES, DTYPES, FLOATS, MatmulConfig
@@ -96,6 +97,10 @@ class Matmul:
             return getattr(self.config, name)
         raise AttributeError(f"'Matmul' object has no attribute '{name}'")
 
+    def __reduce__(self):
+        """Copies and pickles are made anew: a product is what its configuration and target say."""
+        return Matmul, (self.config, self.name, self.target)
+
     def __repr__(self) -> str:
         config = self.config
         return f"bitloom.Matmul({config.A_dtype} x {config.W_dtype}, N={config.N}, K={config.K}, on {self.target})"
@@ -175,7 +180,7 @@ class Matmul:
         self._check_weight(W, bias, device)
         operands = self.product.operands(W, scale, zeros, device)
         given = [each for each in (scale, zeros) if each is not None]
-        if not torch.compiler.is_compiling() and not any(each.is_inference() for each in given):
+        if is_eager(W, *given) and not any(each.is_inference() for each in given):
             self._kept = _Kept(operands, device, W, scale, zeros, bias)
         return operands
 

@@ -76,11 +76,24 @@ def _product_dx(dy, weight, scales, zeros, table, columns, bits, group, dtype):
     return bitloom.matmul(dy.to(dtype), matrix)
 
 
+def _setup_backward(ctx, inputs, output):
+    ctx.kind = inputs[0].dtype
+    _, *ctx.weight, _, ctx.bits, ctx.group, _ = inputs
+
+
+def _again(ctx, ddx):
+    """The gradient is linear in dy: its own is the product once more."""
+    ddy = low_bit_product(ddx, *ctx.weight, ctx.bits, ctx.group, ctx.kind != ddx.dtype)
+    return ddy.to(ctx.kind), *(None,) * 8
+
+
 _numbers = "Tensor weight, Tensor scales, Tensor? zeros, Tensor? table"
 low_bit_product_backward = operator(
     f"low_bit_product_backward(Tensor dy, {_numbers}, int columns, int bits, int group, ScalarType dtype) -> Tensor",
     _product_dx,
     lambda dy, weight, scales, zeros, table, columns, bits, group, dtype: like(dy, (len(dy), columns), dtype),
+    _setup_backward,
+    _again,
 )
 
 

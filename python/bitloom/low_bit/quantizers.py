@@ -147,7 +147,7 @@ def quantize(weight: Tensor, W_dtype: str = "uint4", group_size: int = 128, meth
     weight: (n, k) of f32, f16 or bf16. W_dtype: of MatmulConfig. group_size: -1 for whole rows. method: minmax rounds
     to the nearest between the least and the largest value (int: the value furthest from zero is the lowest code; uint:
     the range is made to hold zero, and the zero point is a whole number); hqq goes on from there to the zero point that
-    is best for the sum of |error|^0.7, for uint2 to uint8. Tables are scaled so that the largest value fits, ternary by
+    is best for the sum of |error|^0.7, for uint1 to uint8. Tables are scaled so that the largest value fits, ternary by
     the mean magnitude; formats with blocks of their own have groups of those, and scales such as they store. Integers
     by minmax are those that `bitloom pack` writes.
     UserError: other names, types and shapes, and values that are not finite.
@@ -156,8 +156,8 @@ def quantize(weight: Tensor, W_dtype: str = "uint4", group_size: int = 128, meth
     if method not in METHODS:
         raise UserError(f"quantize: argument method: expected {' or '.join(METHODS)}, got {method!r}")
     unsigned = row.values is None and not row.signed
-    if method == "hqq" and (not unsigned or row.bits == 1):
-        raise UserError(f"quantize: argument W_dtype: expected uint2 to uint8 with hqq, got {W_dtype}")
+    if method == "hqq" and not unsigned:
+        raise UserError(f"quantize: argument W_dtype: expected uint1 to uint8 with hqq, got {W_dtype}")
     if weight.dim() != 2 or weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise UserError(
             "quantize: argument weight: expected a matrix of float32, float16 or bfloat16, got "

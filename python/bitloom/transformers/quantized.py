@@ -17,31 +17,38 @@ def quantize(
     *,
     W_dtype: str | None = None,
     method: str = "minmax",
-    skip: tuple[str, ...] = (),
+    skip: str | tuple[str, ...] = (),
 ) -> dict[str, ErrorReport]:
     """Puts a bitloom.Linear in the place of every linear layer of a model, in the model itself.
 
     bits: 1 to 8. group_size: columns of a weight that share a scale and a zero point; -1 for whole rows. W_dtype:
-    another format than uint<bits>, as MatmulConfig names them. method: of bitloom.quantize. skip: layers whose names
-    hold one of these stay as they are: skip=("lm_head",).
+    another format than uint<bits>, as MatmulConfig names them, perhaps with a group size of its own. method: of
+    bitloom.quantize. skip: layers whose names hold it, or one of several, stay as they are: skip=("lm_head",).
     Activations keep their type, gradients flow through the layers but not to their weights.
-    Returns by name what each layer's weight lost. UserError, and nothing is changed: no layer, or one that cannot be
-    quantised so.
+    Returns by name what each layer's weight lost. UserError, and nothing is changed: no layer, one of a class
+    derived from torch.nn.Linear, or one that cannot be quantised so.
     """
-    wanted = W_dtype or f"uint{bits}"
+    wanted, skip = W_dtype or f"uint{bits}", (skip,) if isinstance(skip, str) else skip
     found = {
         name: layer
-        for name, layer in model.named_modules()
+        for name, layer in model.named_modules(remove_duplicate=False)
         if isinstance(layer, nn.Linear) and not any(part in name for part in skip)
     }
+    if "" in found:
+        raise UserError(
+            f"quantize: argument model: expected a model with linear layers in it, got a {type(model).__name__}"
+        )
     if not found:
         raise UserError("quantize: argument model: expected a linear layer in it, got none")
-    made, reports = {}, {}
+    done = {}  # of each layer, which may have several names
     for name, layer in found.items():
         try:
-            made[name], reports[name] = _quantized(layer, wanted, group_size, method)
+            if layer not in done:
+                done[layer] = _quantized(layer, wanted, group_size, method)
         except UserError as error:
             raise UserError(f"layer {name}: {error}") from error
+    made = {name: done[layer][0] for name, layer in found.items()}
+    reports = {name: done[layer][1] for name, layer in found.items()}
     for name, layer in made.items():
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, layer)
@@ -49,6 +56,9 @@ def quantize(
 
 
 def _quantized(layer: nn.Linear, W_dtype: str, group_size: int, method: str) -> tuple[Linear, ErrorReport]:
+    if type(layer) is not nn.Linear:  # which may compute something else, or be read by others
+        kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+        raise UserError(f"expected a torch.nn.Linear, got a {kind}, which skip can leave as it is")
     weight = layer.weight.detach()
     if weight.dtype not in NAMES:
         raise UserError(f"expected a weight of {', '.join(NAMES.values())}, got {weight.dtype}")
@@ -62,7 +72,7 @@ def _quantized(layer: nn.Linear, W_dtype: str, group_size: int, method: str) -> 
         W_dtype=W_dtype,
         accum_dtype="float32",
         out_dtype=dtype,
-        group_size=group_size,
+        group_size=found.group_size,
         with_scaling=True,
         with_zeros=found.zeros is not None,
         opt_M=None,

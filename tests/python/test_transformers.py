@@ -151,6 +151,25 @@ def test_patches_over_each_other():
     assert functions("llama") == before
 
 
+def test_patches_of_one_model_over_each_other():
+    """In whatever order they are undone: the other stays, and nothing is left behind."""
+    model = make("llama")
+    for backwards in (False, True):
+        patch_of = [patches.apply_bitloom(model, rope=False), patches.apply_bitloom(model)]
+        first, second = reversed(patch_of) if backwards else patch_of
+        first.undo()
+        assert model(**batch()).logits is None
+        second.undo()
+        assert model(**batch()).logits is not None
+        assert not any("forward" in vars(part) for part in model.modules())
+    before = functions("llama")
+    first, second = patches.apply_bitloom_to_llama(), patches.apply_bitloom_to_llama()
+    first.undo()
+    assert model(**batch()).logits is None
+    second.undo()
+    assert functions("llama") == before
+
+
 def test_loss_arguments():
     model, labels = make("qwen3"), batch()["labels"]
     for more in (
@@ -253,8 +272,11 @@ MISTAKES = {
         lambda _: lambda: patches.apply_bitloom_to_qwen2(model=make("llama")),
         "apply_bitloom_to_qwen2: argument rope: expected a model with a Qwen2",
     ),
-    "a head that is no Linear": (other_head, "of LlamaForCausalLM: expected lm_head of type Linear"),
-    "such a head of a patched class": (other_head_later, "got lm_head of type Sequential: leave it out when applying"),
+    "a head that is no Linear": (other_head, "of LlamaForCausalLM: expected lm_head of type torch.nn.Linear"),
+    "such a head of a patched class": (
+        other_head_later,
+        "got lm_head of type torch.nn.modules.container.Sequential: leave it out when applying",
+    ),
     "an activation": (
         lambda _: lambda: patches.apply_bitloom(make("llama", hidden_act="relu")),
         "expected activation silu, gelu or gelu_pytorch_tanh, got ReLU",

@@ -18,13 +18,14 @@ def check_head(model) -> None:
     """Raises UserError where something of a model keeps the loss from being fused with its head."""
     got = None
     if type(model.lm_head) is not torch.nn.Linear:
-        got = f"lm_head of type {type(model.lm_head).__name__}"
+        got = f"lm_head of type {type(model.lm_head).__module__}.{type(model.lm_head).__name__}"
     elif model.loss_function is not ForCausalLMLoss:
         got = "a loss function of the model's own"
     if got:
         raise bitloom.UserError(
-            f"fused_linear_cross_entropy of {type(model).__name__}: expected lm_head of type Linear and transformers' "
-            f"loss for causal language models, got {got}: leave it out when applying (fused_linear_cross_entropy=False)"
+            f"fused_linear_cross_entropy of {type(model).__name__}: expected lm_head of type torch.nn.Linear and "
+            f"transformers' loss for causal language models, got {got}: leave it out when applying "
+            "(fused_linear_cross_entropy=False)"
         )
 
 

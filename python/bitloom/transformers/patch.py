@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import types
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import transformers
 
@@ -13,30 +15,43 @@ from .forms import Form, fingerprint, original_of
 from .models import MODELS, Model
 
 _ABSENT = object()
-_ours: dict[Callable, Callable] = {}  # replacements in classes and modules, to what they replaced
+_ours: dict[Callable, Callable] = {}  # replacements in classes and modules, to what transformers had there
+_live: weakref.WeakSet = weakref.WeakSet()  # of Patch: those that may be undone yet
+
+
+@dataclass
+class _Change:
+    owner: object
+    name: str
+    before: object  # what undo() puts back
+    after: object
 
 
 class Patch:
     """What one call of apply_bitloom_to_... replaced. Also a context manager, which undoes it at the end."""
 
     def __init__(self):
-        self._changes: list[tuple[object, str, object, object]] = []
+        self._changes: list[_Change] = []
+        _live.add(self)
 
     def _set(self, owner: object, name: str, value: object) -> None:
-        self._changes.append((owner, name, vars(owner).get(name, _ABSENT), value))
+        self._changes.append(_Change(owner, name, vars(owner).get(name, _ABSENT), value))
         setattr(owner, name, value)
 
     def undo(self) -> None:
-        """Puts back what was there before. What has been replaced again since stays. Twice is once."""
+        """Puts back what was there before. What has been replaced again since stays, until that is undone. Twice is
+        once."""
         while self._changes:
-            owner, name, before, after = self._changes.pop()
-            _ours.pop(after, None)
-            if vars(owner).get(name) is not after:
-                continue
-            if before is _ABSENT:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
+            change = self._changes.pop()
+            _ours.pop(change.after, None)
+            if vars(change.owner).get(change.name) is change.after:
+                if change.before is _ABSENT:
+                    delattr(change.owner, change.name)
+                else:
+                    setattr(change.owner, change.name, change.before)
+            for other in (other for patch in _live for other in patch._changes):
+                if other.before is change.after and other.owner is change.owner and other.name == change.name:
+                    other.before = change.before
 
     def __enter__(self):
         return self
@@ -79,9 +94,8 @@ def _replacement(model: Model, module: types.ModuleType, form: Form) -> Callable
 def _patch_classes(patch: Patch, model: Model, module: types.ModuleType, form: Form) -> None:
     owner, name, current = _found(model, module, form.target)
     replacement = _replacement(model, module, form)
-    if current not in _ours:
-        _ours[replacement] = current
-        patch._set(owner, name, replacement)
+    _ours[replacement] = _ours.get(current, current)
+    patch._set(owner, name, replacement)
 
 
 def _with_global(function: Callable, name: str, value: object) -> Callable:
@@ -171,5 +185,5 @@ def apply_bitloom(model, **options: bool) -> Patch:
     for row in MODELS.values():
         if kind in (row.types or (row.name,)):
             return applier(row)(model=model, **options)
-    known = ", ".join(MODELS)
+    known = ", ".join(kind for row in MODELS.values() for kind in row.types or (row.name,))
     raise UserError(f"apply_bitloom: argument model: expected one of {known}, got {kind or type(model).__name__}")

@@ -1,6 +1,8 @@
 """The patches of transformers' models: what they change, that undo() puts it back, and what they refuse."""
 
 import importlib
+import subprocess
+import sys
 
 import bitloom
 import pytest
@@ -293,6 +295,14 @@ def test_refusals_change_nothing(name, monkeypatch):
         run()
     assert message in str(caught.value)
     assert functions("llama") == before
+
+
+def test_a_release_that_lacks_what_is_imported():
+    code = "import sys; sys.modules['transformers.loss.loss_utils'] = None; import bitloom.transformers"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    version = transformers.__version__
+    message = f"ImportError: bitloom.transformers: expected a transformers that it knows, got {version}: "
+    assert done.returncode and message in done.stderr
 
 
 def test_unknown_options():

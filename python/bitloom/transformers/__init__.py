@@ -9,10 +9,17 @@ There is one such function a model, ``apply_bitloom(model)`` for one model of an
 UserError, and nothing is changed. ``quantize(model)`` puts layers of low-bit weights in place of the linear ones.
 """
 
-from .auto import AutoBitloomForCausalLM
-from .models import MODELS
-from .patch import Patch, applier, apply_bitloom
-from .quantized import quantize
+import transformers
+
+try:
+    from .auto import AutoBitloomForCausalLM
+    from .models import MODELS
+    from .patch import Patch, applier, apply_bitloom
+    from .quantized import quantize
+except ImportError as error:
+    raise ImportError(
+        f"bitloom.transformers: expected a transformers that it knows, got {transformers.__version__}: {error}"
+    ) from error
 
 __all__ = ["AutoBitloomForCausalLM", "Patch", "apply_bitloom", "quantize"]
 

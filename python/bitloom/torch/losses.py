@@ -109,7 +109,7 @@ def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduct
     dlogits = next(results).view_as(logits) if gradient else None
     losses = reduced(next(results), target, scale, reduction)
     z_losses = reduced(next(results), target, scale, reduction) if z_loss else None
-    predicted = next(results).clamp_(max=flat.shape[1] - 1).view_as(target) if best else None  # of NaN: any class
+    predicted = next(results).clamp_(max=logits.shape[-1] - 1).view_as(target) if best else None  # of NaN: any class
     accuracy = share(next(results), classes, ignore_index) if correct else None
     return losses, z_losses, accuracy, predicted, dlogits
 

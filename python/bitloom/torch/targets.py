@@ -22,10 +22,10 @@ def error_word(name: str, device: torch.device) -> Tensor:
     call of the operator has found one since."""
     if device.type == "cpu":
         return torch.zeros(1, dtype=torch.int32)
-    if device.type != "cuda":
-        raise bitloom.UserError(f"{name}: expected tensors on cpu or cuda, got one on {device}")
     key = name, device
     if key not in _words:
+        if device.type != "cuda":
+            raise bitloom.UserError(f"{name}: expected tensors on cpu or cuda, got one on {device}")
         there = torch.zeros(1, dtype=torch.int32, device=device)
         _words[key] = there, torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=True)
     there, seen = _words[key]

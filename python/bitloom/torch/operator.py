@@ -24,16 +24,19 @@ is_transformed = torch._C._are_functorch_transforms_active  # whether a transfor
 _any_requires_grad = torch._C._any_requires_grad
 
 
-def is_eager(*arguments) -> bool:
-    """Whether a call is of plain values, a tensor first, with nobody who traces or intercepts it."""
+def _is_plain(*arguments) -> bool:
     return not (
         _is_compiling()
         or not _PLAIN.issuperset(map(type, arguments))
         or _modes()
         or is_transformed()
         or forward_ad._current_level >= 0
-        or arguments[0].is_meta
     )
+
+
+def is_eager(*arguments) -> bool:
+    """Whether a call is of plain values, a tensor first, with nobody who traces or intercepts it."""
+    return _is_plain(*arguments) and not arguments[0].is_meta
 
 
 def _is_dual(value) -> bool:
@@ -123,19 +126,23 @@ def operator(
         )
 
     def call(*arguments):
-        if not is_eager(*arguments):
-            if _is_compiling():
-                return op(*arguments)
-            if forward_ad._current_level >= 0 and any(map(_is_dual, arguments)):
-                raise bitloom.UserError(f"{name}: expected no derivatives in forward mode, got a tensor with a tangent")
-            if type(arguments[0]) in _PLAIN and arguments[0].is_meta:
-                _check_meta(name, op, arguments)
-            if backward and is_transformed():  # torch.func's, which torch.library.register_autograd does not know
-                return transformed.apply(*arguments)
+        if _is_plain(*arguments):
+            try:
+                if apply and _any_requires_grad(*arguments) and torch.is_grad_enabled():
+                    return apply(*arguments)
+                return forward(*arguments)
+            except bitloom.UserError:  # asking each tensor beforehand takes longer
+                if not arguments[0].is_meta:
+                    raise
+            _check_meta(name, op, arguments)
             return op(*arguments)
-        if apply and _any_requires_grad(*arguments) and torch.is_grad_enabled():
-            return apply(*arguments)
-        return forward(*arguments)
+        if _is_compiling():
+            return op(*arguments)
+        if forward_ad._current_level >= 0 and any(map(_is_dual, arguments)):
+            raise bitloom.UserError(f"{name}: expected no derivatives in forward mode, got a tensor with a tangent")
+        if backward and is_transformed():  # torch.func's, which torch.library.register_autograd does not know
+            return transformed.apply(*arguments)
+        return op(*arguments)
 
     call.__name__ = call.__qualname__ = name
     return call

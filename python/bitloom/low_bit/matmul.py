@@ -99,7 +99,7 @@ class Matmul:
 
     def __reduce__(self):
         """Copies and pickles are made anew: a product is what its configuration and target say."""
-        return Matmul, (self.config, self.name, self.target)
+        return type(self), (self.config, self.name, self.target)
 
     def __repr__(self) -> str:
         config = self.config

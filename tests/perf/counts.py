@@ -29,9 +29,9 @@ def command(*words, **options):
     return done.stdout
 
 
-def executed(kernel, dtype, sets, tensors, extents, target):
-    """Instructions executed in the kernel's function. `tensors`: element type and count of each, in call order, or a
-    number for a scalar; `extents` follow them in the call."""
+def executed(kernel, dtype, sets, tensors, extents, target, processors=("max",)):
+    """Instructions executed in the kernel's function on each processor. `tensors`: element type and count of each, in
+    call order, or a number for a scalar; `extents` follow them in the call."""
     name = f"{kernel}_{dtype}"
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"{key}={value}" for key, value in sets.items()]
@@ -50,9 +50,12 @@ def executed(kernel, dtype, sets, tensors, extents, target):
         command(*compiler, "-lm", "-lpthread", cwd=folder)
         # One instruction a block, so that the log of blocks is one of instructions.
         single = "-one-insn-per-tb" if "-one-insn-per-tb" in command("qemu-aarch64", "-help") else "-singlestep"
-        command("qemu-aarch64", "-cpu", "max", single, "-d", "exec,nochain", "-D", "log", "./main", cwd=folder)
-        with open(Path(folder, "log")) as log:
-            return sum(line.rstrip().endswith(f" {name}_programs") for line in log)
+        counts = []
+        for processor in processors:
+            command("qemu-aarch64", "-cpu", processor, single, "-d", "exec,nochain", "-D", "log", "./main", cwd=folder)
+            with open(Path(folder, "log")) as log:
+                counts.append(sum(line.rstrip().endswith(f" {name}_programs") for line in log))
+        return counts
 
 
 def rows_of_a_norm(dtype):

@@ -346,6 +346,7 @@ private:
   ProductSums productsInSegments(DotOp dot, const Contraction &contraction, const RegisterTile &tile);
   Value pointerTo(Value bytes, const Place &place);
   Value inEachSegment(Value vector);
+  Value inRegister(Value constant);
   // Read from memory where they are there.
   Value sumAt(ProductSums &products, int64_t number);
   Value ofLeft(ProductSums &products, int64_t block);

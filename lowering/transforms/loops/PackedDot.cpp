@@ -50,7 +50,10 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const ll
     Value &known = loaded[size_t(number)];
     return known ? known : known = byteAt(number);
   };
-  auto splat = [&](Value like, int value) { return splatLike(like, builder.getI8IntegerAttr(int8_t(value))); };
+  auto splat = [&](Value like, int value) {
+    Value all = splatLike(like, builder.getI8IntegerAttr(int8_t(value)));
+    return cast<VectorType>(like.getType()).isScalable() ? inRegister(all) : all;
+  };
   auto masked = [&](Value value, int mask) {
     return (mask & 0xff) == 0xff ? value : index<arith::AndIOp>(value, splat(value, mask));
   };

@@ -66,6 +66,20 @@ Value KernelLowering::inEachSegment(Value vector) {
   return callIntrinsic("llvm.aarch64.sve.dupq.lane.nxv16i8", any, {first, i64(0)});
 }
 
+// A constant of which LLVM does not know that it could be an immediate: with those, SVE's operations on bits write over
+// their operand, which most often is wanted once more. Outside of the loop that reads memory.
+Value KernelLowering::inRegister(Value constant) {
+  Key key = {4, int64_t(constant.getAsOpaquePointer())};
+  if (Value known = find(key))
+    return known;
+  at(memoryFloor - 1);
+  auto dialect = LLVM::AsmDialectAttr::get(builder.getContext(), LLVM::AsmDialect::AD_ATT);
+  return remember(key, LLVM::InlineAsmOp::create(builder, loc, constant.getType(), constant, "", "=w,0",
+                                                 /*has_side_effects=*/false, /*is_align_stack=*/false,
+                                                 LLVM::tailcallkind::TailCallKind::None, dialect, ArrayAttr())
+                           .getResult(0));
+}
+
 KernelLowering::ProductSums KernelLowering::productsInSegments(DotOp dot, const Contraction &contraction,
                                                                const RegisterTile &tile) {
   UnpackOp weight = weightOf(dot);
@@ -133,7 +147,8 @@ KernelLowering::ProductSums KernelLowering::productsInSegments(DotOp dot, const 
         }
         if (addsLeft && (!byElement || i == 0)) {
           Value &sum = sums[size_t(chains * perChain + block)];
-          sum = sumOfLeft(atom, left, sum);
+          Value first = pure<LLVM::vector_extract>(everywhere, left.getType(), everywhere, 0); // so that it is read once
+          sum = sumOfLeft(atom, first, sum);
         }
       }
     }

@@ -27,6 +27,14 @@ CASES = [
     ("aarch64+dotprod+i8mm", 2, 8, "none", 16, 128, 8),
     ("aarch64+dotprod+i8mm", 2, 8, "none", 16, 512, 8),
     ("aarch64+dotprod+i8mm", 4, 4, "low", 1, 48, 1),
+    # Under qemu with vectors of 16, 32, 64 and 256 bytes; units of 32, 64 bytes and more together.
+    ("aarch64+sve2", 4, 4, "low", 1, 128, 1, 64),
+    ("aarch64+sve2", 4, 4, "none", 1, 48, 1, 128),
+    ("aarch64+sve2", 4, 4, "low", 5, 32, 1, 128),
+    ("aarch64+i8mm+sve2", 4, 4, "none", 1, 32, 1, 128),
+    ("aarch64+i8mm+sve2", 2, 8, "none", 16, 128, 8, 64),
+    ("aarch64+i8mm+sve2", 2, 8, "none", 17, 48, 8, 32),
+    ("aarch64+i8mm+sve2", 2, 8, "none", 3, 16, 1, 128),
 ]
 EMULATED = shutil.which("qemu-aarch64") and shutil.which("aarch64-linux-gnu-gcc")
 

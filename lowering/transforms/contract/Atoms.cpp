@@ -190,7 +190,11 @@ std::optional<SegmentShape> segmentShapeFor(const Target &target, const Atom &at
   if (!target.scalableVectors || !*atom.scalable || plan.unit.bytes != 1 || units < 2)
     return {};
   constexpr int64_t longest = 64, accumulators = 16; // bytes of the vectors that gain; registers for the sums
-  SegmentShape shape{.tile = {}, .vectors = std::clamp<int64_t>(units * segment / longest, 1, 2), .operands = plan.operands()};
+  // NEON loads four vectors by one instruction: where each is multiplied once, half as many products save nothing.
+  SegmentShape shape{.tile = {},
+                     .vectors = std::clamp<int64_t>(units * segment / longest, 1, 2),
+                     .operands = plan.operands(),
+                     .fewest = plan.operands() == 1 ? 4 : 2};
   int64_t blocks = std::min<int64_t>(int64_t(std::bit_ceil(uint64_t((rows + atom.rows - 1) / atom.rows))), 8);
   const bool isLadder = plan.method == FieldPlan::Method::Ladder; // which wants all of its sums
   auto sums = [&] { return blocks * shape.vectors * shape.operands; };

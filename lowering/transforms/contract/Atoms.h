@@ -66,6 +66,7 @@ struct SegmentShape {
   TileShape tile;
   int64_t vectors;  // of bytes at a time, whatever their length: `tile` is that many of 64 bytes
   int64_t operands; // of a unit, that are multiplied in one pass over the inner dimension
+  int64_t fewest;   // segments of a vector with which that is worth it
 };
 // None where the target has no such vectors, the atom no such form, or a panel's block has less than 32 bytes, or units
 // of several, which lie one after the other.

@@ -125,9 +125,13 @@ std::string KernelLowering::describe(DotOp dot, const Contraction &contraction) 
                                                                   : "moved to the top of a byte";
   const std::string why = *atom.feature ? target.name + " has " + atom.feature
                                         : "no instruction of " + target.name + " takes this packing or these numbers";
+  std::string longer;
+  if (contraction.segments)
+    longer = ", in vectors of any length where they have " + std::to_string(contraction.segments->fewest * 16) +
+             " bytes or more";
   return "dot of " + std::to_string(shape[0]) + " x " + std::to_string(shape[1]) + " with a weight of " +
          std::to_string(plan.bits) + " bits: " + atom.name + ", " + std::to_string(contraction.tile.rows) + " x " +
-         std::to_string(contraction.tile.columns) + " at once, values " + method + ", since " + why;
+         std::to_string(contraction.tile.columns) + " at once" + longer + ", values " + method + ", since " + why;
 }
 
 bool KernelLowering::lowerContraction(scf::ForOp op) {
@@ -244,7 +248,8 @@ void KernelLowering::contractTile(scf::ForOp op, const Contraction &contraction,
     if (plan.method == FieldPlan::Method::Ladder)
       sums = std::max(sums, carried.fragments / plan.unit.values * plan.operands() + plan.needsSum());
   }
-  if (contraction.inSegments || (*atom.intrinsic && sums + tiles * carried.fragments + across + others > target.vectorRegisters)) {
+  if (contraction.inSegments ||
+      (*atom.intrinsic && sums + tiles * carried.fragments + across + others > target.vectorRegisters)) {
     carried.memory =
         allocate({tiles * carried.fragments * carried.lanes}, getElementTypeOrSelf(carried.values[0].getType()));
     moveCarried(carried, /*toMemory=*/true);

@@ -251,12 +251,12 @@ private:
     SmallVector<LoadOp> loads;        // of tiles that it reads
     Atom atom;
     TileShape tile;
-    int64_t panel = 0;              // columns of whole units; a tile's may be a part of one
-    int64_t atOnce = 1;             // iterations
+    int64_t panel = 0;                      // columns of whole units; a tile's may be a part of one
+    int64_t atOnce = 1;                     // iterations
     std::optional<SegmentShape> segments{}; // in vectors of any length, where that can be
     bool inSegments = false;                // and so it is now
-    StoreOp store;                  // of the results, done with them; or none
-    SmallVector<LoadOp> storeLoads; // that are read for it
+    StoreOp store;                          // of the results, done with them; or none
+    SmallVector<LoadOp> storeLoads;         // that are read for it
   };
   struct Carried { // the fragments of a tile, one tile after the other
     Values values{};
@@ -310,10 +310,10 @@ private:
   struct ProductSums {
     Atom atom;
     FieldPlan plan;
-    int64_t across, firstValue; // the tile's vectors of values, and the place of the first one in a unit
-    int64_t perBlock;           // operands
-    bool byLanes;               // those of the left operand are to be added up over the lanes
-    Values sums, ofLeft;        // by [row block][operand], and by row block; none: not yet read from memory
+    int64_t across, firstValue;     // the tile's vectors of values, and the place of the first one in a unit
+    int64_t perBlock;               // operands
+    bool byLanes;                   // those of the left operand are to be added up over the lanes
+    Values sums, ofLeft;            // by [row block][operand], and by row block; none: not yet read from memory
     std::optional<Buffer> memory{}; // of i32, by [row block][operand of a unit][unit][lane], then of the left operand
     std::map<std::pair<int64_t, int>, Value> corrections{}; // by row block and factor
   };

@@ -50,9 +50,12 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const ll
     Value &known = loaded[size_t(number)];
     return known ? known : known = byteAt(number);
   };
+  // SVE's operations with immediates write over their operand, which most often is wanted once more. And beside code
+  // for it, LLVM would form the ladder's masks anew for each use.
+  const bool besideIt = target.scalableVectors && plan.method == FieldPlan::Method::Ladder && plan.unit.bytes == 1;
   auto splat = [&](Value like, int value) {
     Value all = splatLike(like, builder.getI8IntegerAttr(int8_t(value)));
-    return cast<VectorType>(like.getType()).isScalable() ? inRegister(all) : all;
+    return besideIt || cast<VectorType>(like.getType()).isScalable() ? inRegister(all) : all;
   };
   auto masked = [&](Value value, int mask) {
     return (mask & 0xff) == 0xff ? value : index<arith::AndIOp>(value, splat(value, mask));

@@ -1,5 +1,5 @@
-// What the sums of products with a packed weight stand for: where a value's pieces were multiplied by themselves, they are
-// put together, and what fields are stored too large is made up for.
+// What the sums of products with a packed weight stand for: where a value's pieces were multiplied by themselves, they
+// are put together, and what fields are stored too large is made up for.
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 using namespace mlir;
@@ -38,7 +38,8 @@ Value KernelLowering::correctionOf(ProductSums &products, int64_t block, int fac
   const bool isFloat = isa<FloatType>(element);
   Value times = isFloat ? constant(builder.getFloatAttr(element, factor), lanesOf(all))
                         : constant(builder.getI32IntegerAttr(factor), lanesOf(all));
-  return known = isFloat ? pure<arith::MulFOp>({all, times}, all, times) : pure<arith::MulIOp>({all, times}, all, times);
+  return known =
+             isFloat ? pure<arith::MulFOp>({all, times}, all, times) : pure<arith::MulIOp>({all, times}, all, times);
 }
 
 void KernelLowering::formSums(DotOp dot, ProductSums &products, ArrayRef<Fragment> fragments, FragmentValues &values) {

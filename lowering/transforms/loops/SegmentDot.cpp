@@ -4,7 +4,7 @@
 // order whatever the length; what they stand for is formed from there.
 //
 // Where vectors have 16 bytes, NEON's instructions are fewer, which load up to four of them and add immediate offsets:
-// the processor's length decides between the two, once a program.
+// the processor's length decides between the two, once a program (segmentShapeFor).
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 using namespace mlir;
@@ -38,7 +38,8 @@ void KernelLowering::contractByLength(scf::ForOp op, const Contraction &contract
   longer.tile = contraction.segments->tile;
   longer.panel = longer.tile.columns;
   longer.atOnce = 1;
-  Value isLonger = compare(arith::CmpIPredicate::ugt, pure<LLVM::vscale>({}, builder.getI64Type()), i64(1));
+  Value isLonger = compare(arith::CmpIPredicate::uge, pure<LLVM::vscale>({}, builder.getI64Type()),
+                           i64(contraction.segments->fewest));
   here();
   auto branch = scf::IfOp::create(builder, loc, TypeRange(), isLonger, /*addThenBlock=*/true, /*addElseBlock=*/true);
   for (bool known : {true, false}) {
@@ -66,8 +67,7 @@ Value KernelLowering::inEachSegment(Value vector) {
   return callIntrinsic("llvm.aarch64.sve.dupq.lane.nxv16i8", any, {first, i64(0)});
 }
 
-// A constant of which LLVM does not know that it could be an immediate: with those, SVE's operations on bits write over
-// their operand, which most often is wanted once more. Outside of the loop that reads memory.
+// A constant that LLVM neither makes an immediate nor forms anew, outside of the loop that reads memory.
 Value KernelLowering::inRegister(Value constant) {
   Key key = {4, int64_t(constant.getAsOpaquePointer())};
   if (Value known = find(key))
@@ -104,8 +104,8 @@ KernelLowering::ProductSums KernelLowering::productsInSegments(DotOp dot, const 
                      .ofLeft = Values(size_t(plan.needsSum() ? blocks : 0))};
   result.memory = allocate({int64_t(result.sums.size() + result.ofLeft.size()) * segment / 4}, word);
   Coord inPanel = dividedBy(modulo(tile.column, packing.rows), perUnit * atom.lanes);
-  Value weights = pointerTo(weight.getBytes(),
-                            Place{{dividedBy(tile.column, packing.rows), times(inPanel, segment)}, 1, segment});
+  Value weights =
+      pointerTo(weight.getBytes(), Place{{dividedBy(tile.column, packing.rows), times(inPanel, segment)}, 1, segment});
   Value length = mul(pure<LLVM::vscale>({}, builder.getI64Type()), i64(segment));
 
   auto doPass = [&](int64_t pass, Value from, ArrayRef<Value> at, ArrayRef<Value> byteMasks) {
@@ -136,18 +136,21 @@ KernelLowering::ProductSums KernelLowering::productsInSegments(DotOp dot, const 
       for (int64_t block = 0; block < blocks; ++block) {
         Coord row = tile.row + block * atom.rows;
         // Of a vector that several steps share, an element each.
-        Value left = byElement ? evaluate(dot.getA(), Place{{row, times(Coord{step.dyn, 0, together}, atom.block)}, 1, segment})
-                               : leftOperand(dot, atom, row, column, 0);
+        Value left =
+            byElement ? evaluate(dot.getA(), Place{{row, times(Coord{step.dyn, 0, together}, atom.block)}, 1, segment})
+                      : leftOperand(dot, atom, row, column, 0);
         Value everywhere = inEachSegment(left);
         for (auto [number, right] : llvm::enumerate(rights)) {
           Value &sum = sums[size_t((i % chains) * perChain + block * int64_t(rights.size())) + number];
-          sum = callIntrinsic(atom.scalable, sumType,
-                              byElement ? Values{sum, right, everywhere, constant(builder.getI32IntegerAttr(int32_t(i)))}
-                                        : Values{sum, everywhere, right});
+          sum =
+              callIntrinsic(atom.scalable, sumType,
+                            byElement ? Values{sum, right, everywhere, constant(builder.getI32IntegerAttr(int32_t(i)))}
+                                      : Values{sum, everywhere, right});
         }
         if (addsLeft && (!byElement || i == 0)) {
           Value &sum = sums[size_t(chains * perChain + block)];
-          Value first = pure<LLVM::vector_extract>(everywhere, left.getType(), everywhere, 0); // so that it is read once
+          Value first =
+              pure<LLVM::vector_extract>(everywhere, left.getType(), everywhere, 0); // so that it is read once
           sum = sumOfLeft(atom, first, sum);
         }
       }
@@ -184,7 +187,8 @@ KernelLowering::ProductSums KernelLowering::productsInSegments(DotOp dot, const 
         sums[size_t(i)] = added(sums[size_t(i)], sums[size_t(i + width * perChain)]);
     for (int64_t i = 0; i < perChain; ++i) {
       const int64_t vector = i % perBlock / shape.operands, operand = pass * shape.operands + i % shape.operands;
-      Value there = address(address(to, i64((i / perBlock * plan.operands() + operand) * bytes), byte), at[size_t(vector)], byte);
+      Value there =
+          address(address(to, i64((i / perBlock * plan.operands() + operand) * bytes), byte), at[size_t(vector)], byte);
       here();
       LLVM::MaskedStoreOp::create(builder, loc, sums[size_t(i)], there, wordMasks[size_t(vector)], 4);
     }

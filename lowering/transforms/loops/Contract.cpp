@@ -361,7 +361,10 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
     for (auto [dot, sums] : llvm::zip(contraction.dots, products))
       formSums(dot, sums, some, values);
   };
-  if (!contraction.inSegments) // from memory, a few at a time
+  // What is in memory comes a few fragments at a time: these sums, or what they are added to.
+  auto adds = [](DotOp dot) { return !dot.getAcc().getDefiningOp<arith::ConstantOp>(); };
+  const bool gradually = contraction.inSegments || (carried.memory && llvm::any_of(contraction.dots, adds));
+  if (!gradually)
     form(fragments);
   if (!carried.memory) {
     Values next;
@@ -378,8 +381,6 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
     return address(own, i64(int64_t(tile * count + f) * lanes), carried.memory->element);
   };
   for (size_t f = 0; f < count; f += together) {
-    if (contraction.inSegments)
-      form(fragments.slice(f, together));
     for (size_t i = 0; i < tiles; ++i) {
       Value from = placeOf(i, f);
       hoistRead(from);
@@ -390,6 +391,8 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
         know(i, f + part, together == 1 ? both : shuffle(both, both, llvm::to_vector(own)));
       }
     }
+    if (gradually)
+      form(fragments.slice(f, together));
     for (size_t i = 0; i < tiles; ++i) {
       Value all = evaluateFragment(op.getYieldedValues()[i], fragments[f], values);
       if (together == 2) {

@@ -1,4 +1,4 @@
-"""Products with packed weights, built ahead of time: one weight for every AArch64 processor, each with its instructions."""
+"""Products with packed weights, built ahead of time: one weight for all AArch64 processors, each with its own code."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ PROCESSORS = [
     ("max,sve=off", "aarch64+i8mm"),
     *((f"max,sve-default-vector-length={length}", "aarch64+i8mm+sve2") for length in (16, 32, 64, 256)),
 ]
-# Rows of the activations, which lie row by row; of the weight: lanes, depth, rows together, whether low fields are biased.
+# Rows of the activations; of the weight: lanes, depth, rows together, whether low fields are biased.
 SHAPES = [(1, 4, 4, 64, 1), (17, 2, 8, 16, 0)]
 
 pytestmark = pytest.mark.skipif(

@@ -248,8 +248,10 @@ void KernelLowering::contractTile(scf::ForOp op, const Contraction &contraction,
     if (plan.method == FieldPlan::Method::Ladder)
       sums = std::max(sums, carried.fragments / plan.unit.values * plan.operands() + plan.needsSum());
   }
-  if (contraction.inSegments ||
-      (*atom.intrinsic && sums + tiles * carried.fragments + across + others > target.vectorRegisters)) {
+  // Sums in vectors of any length have the other half of them.
+  const int64_t registers = contraction.inSegments ? target.vectorRegisters / 2 : target.vectorRegisters;
+  const int64_t besides = contraction.inSegments ? 0 : sums + across + others;
+  if (*atom.intrinsic && besides + tiles * carried.fragments > registers) {
     carried.memory =
         allocate({tiles * carried.fragments * carried.lanes}, getElementTypeOrSelf(carried.values[0].getType()));
     moveCarried(carried, /*toMemory=*/true);
@@ -367,11 +369,12 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
   if (!gradually)
     form(fragments);
   if (!carried.memory) {
-    Values next;
-    for (Value value : op.getYieldedValues())
-      for (const Fragment &fragment : fragments)
-        next.push_back(evaluateFragment(value, fragment, values));
-    carried.values = next;
+    for (size_t f = 0; f < count; ++f) {
+      if (gradually)
+        form(fragments[f]);
+      for (size_t i = 0; i < tiles; ++i)
+        carried.values[i * count + f] = evaluateFragment(op.getYieldedValues()[i], fragments[f], values);
+    }
     return;
   }
   Value own = carried.at = opaque(carried.at)[0];

@@ -69,7 +69,7 @@ Value KernelLowering::inEachSegment(Value vector) {
 
 // A constant that LLVM neither makes an immediate nor forms anew, outside of the loop that reads memory.
 Value KernelLowering::inRegister(Value constant) {
-  Key key = {4, int64_t(constant.getAsOpaquePointer())};
+  Key key = {6, int64_t(constant.getAsOpaquePointer())};
   if (Value known = find(key))
     return known;
   at(memoryFloor - 1);

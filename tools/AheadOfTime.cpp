@@ -4,7 +4,6 @@
 #include "bitloom/dsl/Example.h"
 #include "bitloom/lowering/Pipeline.h"
 #include "bitloom/lowering/codegen/Aot.h"
-#include "bitloom/tools/Process.h"
 
 #include <algorithm>
 #include <cstring>
@@ -109,10 +108,13 @@ static std::string driverOf(const Call &call, const std::string &name) {
          "  return fclose(out) ? 3 : 0;\n}\n";
 }
 
-void runEmulated(const Call &call, const Target &target) {
+// Those that processors have, and the longest that there may be.
+std::vector<int> EmulatedProgram::vectorLengths(const Target &target) {
+  return target.scalableVectors ? std::vector<int>{16, 32, 64, 256} : std::vector<int>{0};
+}
+
+EmulatedProgram::EmulatedProgram(const Call &call, const Target &target) : call(call) {
   const std::string name = "kernel";
-  TemporaryFolder folder;
-  auto path = [&](const std::string &file) { return folder.path() + "/" + file; };
   std::vector<std::string> fixed; // whatever the sizes say, these are the values that the call has
   for (const Parameter &parameter : call.variant().parameters)
     if (parameter.kind == Parameter::Kind::Meta)
@@ -134,7 +136,14 @@ void runEmulated(const Call &call, const Target &target) {
   link.push_back("-lm");
   if (Finished linked = runProgram(link); linked.status != 0)
     throw UserError("could not link for " + target.name + ":\n" + linked.output);
-  if (Finished ran = runProgram({emulator(), "-cpu", "max", path("main"), path("in"), path("out")}); ran.status != 0)
+}
+
+void EmulatedProgram::run(int vectorBytes) const {
+  std::string processor = "max";
+  if (vectorBytes)
+    processor += ",sve-default-vector-length=" + std::to_string(vectorBytes);
+  Finished ran = runProgram({emulator(), "-cpu", processor, path("main"), path("in"), path("out")});
+  if (ran.status != 0)
     throw UserError(ran.status == 4 ? "the header refused the extents that it was made for"
                                     : "the program under " + emulator() + " ended with status " +
                                           std::to_string(ran.status) + "\n" + ran.output);

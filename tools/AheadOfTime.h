@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bitloom/tools/KernelChoice.h"
+#include "bitloom/tools/Process.h"
 
 #include <map>
 
@@ -23,8 +24,21 @@ std::vector<std::string> buildAheadOfTime(const std::vector<NamedCall> &calls, c
 // why not.
 std::string whyNotEmulated(const Target &target);
 
-// Builds the call with its own tensors, which are on the host, and runs it in the emulator; its outputs are written
-// back. UserError: the program could not be built, or it failed.
-void runEmulated(const Call &call, const Target &target);
+// A program that makes the call on its own tensors, which are on the host.
+class EmulatedProgram {
+public:
+  // UserError: it could not be built.
+  EmulatedProgram(const Call &call, const Target &target);
+  // By the emulator, for vectors of so many bytes where they may have any length, which is 0 otherwise. The outputs are
+  // written back. UserError: it failed.
+  void run(int vectorBytes) const;
+  // The lengths that say whether a target's code is right for all: 0 alone where it is for one.
+  static std::vector<int> vectorLengths(const Target &target);
+
+private:
+  TemporaryFolder folder;
+  Call call;
+  std::string path(const std::string &file) const { return folder.path() + "/" + file; }
+};
 
 } // namespace bitloom::tools

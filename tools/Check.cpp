@@ -53,13 +53,18 @@ public:
       }
       Run actual(resolved, seed, place == Place::Device ? Device{Device::Kind::Cuda, device} : Device{});
       if (place == Place::Emulator) {
-        runEmulated(actual.call, target);
-      } else {
-        DeviceScope scope(actual.call.device());
-        actual.call.launch(target, nullptr);
-        if (place == Place::Device)
-          cuda::synchronize();
+        const EmulatedProgram program(actual.call, target);
+        for (int vectorBytes : EmulatedProgram::vectorLengths(target)) {
+          row.back() = named.name + (vectorBytes ? ", " + std::to_string(vectorBytes) + " bytes" : "");
+          program.run(vectorBytes);
+          compareOutputs(row, reference, actual);
+        }
+        return;
       }
+      DeviceScope scope(actual.call.device());
+      actual.call.launch(target, nullptr);
+      if (place == Place::Device)
+        cuda::synchronize();
       compareOutputs(row, reference, actual);
     } catch (const std::exception &error) {
       fail(withResult(row, "", "", "", "failed"), error.what());
@@ -206,8 +211,8 @@ static std::string helpText() {
       "checked. Outputs hold a\npattern first, so that an element never written is found, and guards "
       "around them find writes outside.\n"
       "\nThe host and a GPU of this machine run the code as it is. AArch64 code is built ahead of time, linked "
-      "by\naarch64-linux-gnu-gcc and run by qemu-aarch64. For a GPU that is not here it is assembled by "
-      "ptxas and not run.\n"
+      "by\naarch64-linux-gnu-gcc and run by qemu-aarch64, with SVE2 once each for vectors of 16, 32, 64 and 256 "
+      "bytes.\nFor a GPU that is not here it is assembled by ptxas and not run.\n"
       "\nIntegers are equal, bit for bit. Floats differ by at most the tolerance times the sum of the element's "
       "magnitude\nand the mean magnitude of its tensor:";
   for (DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16, DType::f8e4m3, DType::f8e5m2}) {

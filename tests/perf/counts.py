@@ -29,9 +29,9 @@ def command(*words, **options):
     return done.stdout
 
 
-def executed(kernel, dtype, sets, tensors, extents, target):
-    """Instructions executed in the kernel's function. `tensors`: element type and count of each, in call order, or a
-    number for a scalar; `extents` follow them in the call."""
+def executed(kernel, dtype, sets, tensors, extents, target, processors=("max",)):
+    """Instructions executed in the kernel's function on each processor. `tensors`: element type and count of each, in
+    call order, or a number for a scalar; `extents` follow them in the call."""
     name = f"{kernel}_{dtype}"
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"{key}={value}" for key, value in sets.items()]
@@ -50,9 +50,12 @@ def executed(kernel, dtype, sets, tensors, extents, target):
         command(*compiler, "-lm", "-lpthread", cwd=folder)
         # One instruction a block, so that the log of blocks is one of instructions.
         single = "-one-insn-per-tb" if "-one-insn-per-tb" in command("qemu-aarch64", "-help") else "-singlestep"
-        command("qemu-aarch64", "-cpu", "max", single, "-d", "exec,nochain", "-D", "log", "./main", cwd=folder)
-        with open(Path(folder, "log")) as log:
-            return sum(line.rstrip().endswith(f" {name}_programs") for line in log)
+        counts = []
+        for processor in processors:
+            command("qemu-aarch64", "-cpu", processor, single, "-d", "exec,nochain", "-D", "log", "./main", cwd=folder)
+            with open(Path(folder, "log")) as log:
+                counts.append(sum(line.rstrip().endswith(f" {name}_programs") for line in log))
+        return counts
 
 
 def rows_of_a_norm(dtype):
@@ -110,6 +113,16 @@ def products():
         yield SMMLA, 16, bits, 128, bar
 
 
+LENGTHS = (16, 32, 64)  # of SVE's vectors, in bytes
+
+
+def scalable():
+    """Targets with and without SVE2, rows of the activations, bits and group: where SVE has a form of its own."""
+    for without, m in ((SDOT, 1), (SMMLA, 16)):
+        for bits, group in ((4, 32), (1, 128), (2, 128), (4, 128), (8, 128)):
+            yield f"{without}+sve2", without, m, bits, group
+
+
 MCA = shutil.which("llvm-mca-22") or shutil.which("llvm-mca")
 # MACs a cycle: target, rows of the activations, and for each processor the bar.
 PROCESSORS = ("neoverse-v2", "neoverse-n2", "cortex-a510")
@@ -150,13 +163,21 @@ def main():
     version = re.search(r"version (\S+)", command("qemu-aarch64", "--version"))[1]
     rows = []
     for name, ((*case, units), unit) in CASES.items():
-        rows.append([name, unit, *(f"{executed(*case, target) / units:.3f}" for target in TARGETS)])
+        rows.append([name, unit, *(f"{executed(*case, target)[0] / units:.3f}" for target in TARGETS)])
     ours = []
     for target, m, bits, group, bar in products():
         *case, units = quantised(bits, group, m, target)
         *full, _ = quantised(bits, group, m, target, full=True)
-        counts = [executed(*each, target) / units for each in (case, full)]
+        counts = [executed(*each, target)[0] / units for each in (case, full)]
         ours.append([f"M={m} W{bits} g{group}", target, *(f"{count:.4f}" for count in counts), f"{bar:.3f}"])
+    lengths, processors = [], [f"max,sve-default-vector-length={length}" for length in LENGTHS]
+    for target, without, m, bits, group in scalable():
+        *case, units = quantised(bits, group, m, without)
+        counts = executed(*case, without)
+        *case, units = quantised(bits, group, m, target)
+        counts += executed(*case, target, processors)
+        lengths.append([f"M={m} W{bits} g{group}", target, *(f"{count / units:.4f}" for count in counts)])
+    vectors = ["the same, by the length of SVE's vectors", "target", "NEON", *(f"{length} bytes" for length in LENGTHS)]
     header = ["low_bit_matmul, N=256 K=512", "target", "per MAC", "asymmetric, bias, clamp", "bar"]
     loops = []
     for target, m, bars in CYCLES if MCA else ():
@@ -165,13 +186,15 @@ def main():
             loops.append([f"M={m} W4", processor, *(f"{rate:.1f}" for rate in rates), f"{bar}"])
     cycles = ["MACs a cycle by llvm-mca", "processor", "g512", "g128", "bar"]
     if options.json:
-        tables = [(["kernel", "per", *TARGETS], rows), (header, ours), (cycles, loops)]
+        tables = [(["kernel", "per", *TARGETS], rows), (header, ours), (vectors, lengths), (cycles, loops)]
         print(json.dumps([dict(zip(names, row)) for names, lines in tables for row in lines], indent=1))
         return
     print(f"instructions per element or multiplication (MAC), under qemu-aarch64 {version}")
     table(["kernel", "per", *TARGETS], rows)
     print()
     table(header, ours)
+    print()
+    table(vectors, lengths)
     if loops:
         print()
         table(cycles, loops)

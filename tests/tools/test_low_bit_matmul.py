@@ -27,6 +27,14 @@ CASES = [
     ("aarch64+dotprod+i8mm", 2, 8, "none", 16, 128, 8),
     ("aarch64+dotprod+i8mm", 2, 8, "none", 16, 512, 8),
     ("aarch64+dotprod+i8mm", 4, 4, "low", 1, 48, 1),
+    # Units of 32, 64 bytes and more together.
+    ("aarch64+sve2", 4, 4, "low", 1, 128, 1, 64),
+    ("aarch64+sve2", 4, 4, "none", 1, 48, 1, 128),
+    ("aarch64+sve2", 4, 4, "low", 5, 32, 1, 128),
+    ("aarch64+i8mm+sve2", 4, 4, "none", 1, 32, 1, 128),
+    ("aarch64+i8mm+sve2", 2, 8, "none", 16, 128, 8, 64),
+    ("aarch64+i8mm+sve2", 2, 8, "none", 17, 48, 8, 32),
+    ("aarch64+i8mm+sve2", 2, 8, "none", 3, 16, 1, 128),
 ]
 EMULATED = shutil.which("qemu-aarch64") and shutil.which("aarch64-linux-gnu-gcc")
 
@@ -48,4 +56,5 @@ def test_products(case, bits, asymmetric):
     command = [BITLOOM, "check", "low_bit_matmul", "--dtype", "bf16", "--target", target, "--set", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 checked, 0 wrong" in done.stdout
+    lengths = 4 if target.endswith("sve2") else 1  # of vectors
+    assert f"{lengths} checked, 0 wrong" in done.stdout

@@ -43,7 +43,8 @@ static constexpr Atom table[] = {
      .lanes = 2,
      .block = 8,
      .rows = 2,
-     .unsignedRight = false},
+     .unsignedRight = false,
+     .scalable = "llvm.aarch64.sve.smmla.nxv4i32"},
     {.name = "ummla",
      .family = Family::Cpu_aarch64,
      .feature = "i8mm",
@@ -82,7 +83,8 @@ static constexpr Atom table[] = {
      .lanes = 4,
      .block = 4,
      .rows = 1,
-     .unsignedRight = true},
+     .unsignedRight = true,
+     .scalable = "llvm.aarch64.sve.usdot.lane.nxv4i32"},
     {.name = "sdot",
      .family = Family::Cpu_aarch64,
      .feature = "dotprod",
@@ -91,7 +93,8 @@ static constexpr Atom table[] = {
      .lanes = 4,
      .block = 4,
      .rows = 1,
-     .unsignedRight = false},
+     .unsignedRight = false,
+     .scalable = "llvm.aarch64.sve.sdot.lane.nxv4i32"},
     {.name = "udot",
      .family = Family::Cpu_aarch64,
      .feature = "dotprod",
@@ -178,6 +181,31 @@ TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &pa
   const int64_t busy = sums * blocks * registers;
   while (busy * shape.chains < 8 && busy * shape.chains * 2 <= budget)
     shape.chains *= 2;
+  return shape;
+}
+
+std::optional<SegmentShape> segmentShapeFor(const Target &target, const Atom &atom, const Packing &packing,
+                                            const FieldPlan &plan, int64_t rows) {
+  const int64_t segment = int64_t{atom.lanes} * atom.block, units = packing.rows / (plan.unit.values * packing.lanes);
+  if (!target.scalableVectors || !*atom.scalable || plan.unit.bytes != 1 || units < 2)
+    return {};
+  constexpr int64_t longest = 64, accumulators = 16; // bytes of the vectors that gain; registers for the sums
+  // NEON loads four vectors by one instruction: where each is multiplied once, half as many products save nothing.
+  SegmentShape shape{.tile = {},
+                     .vectors = std::clamp<int64_t>(units * segment / longest, 1, 2),
+                     .operands = plan.operands(),
+                     .fewest = plan.operands() == 1 ? 4 : 2};
+  int64_t blocks = std::min<int64_t>(int64_t(std::bit_ceil(uint64_t((rows + atom.rows - 1) / atom.rows))), 8);
+  const bool isLadder = plan.method == FieldPlan::Method::Ladder; // which wants all of its sums
+  auto sums = [&] { return blocks * shape.vectors * shape.operands; };
+  while (!isLadder && shape.operands > 1 && sums() > accumulators)
+    shape.operands /= 2;
+  while (blocks > 1 && sums() > accumulators)
+    blocks /= 2;
+  const int64_t columns = std::min(units, shape.vectors * longest / segment) * plan.unit.values * atom.lanes;
+  shape.tile = {.rows = blocks * atom.rows, .columns = columns, .chains = 1};
+  while (sums() * shape.tile.chains < 8 && shape.tile.chains < 4)
+    shape.tile.chains *= 2;
   return shape;
 }
 

@@ -29,6 +29,8 @@ struct Atom {
   bool unsignedLeft = false; // the same; the activations of packed weights are signed
   bool words = false;        // multiplies numbers of 16 bits, to which bytes are extended
   bool bfloats = false;      // multiplies numbers of bf16 and adds to f32
+  // LLVM's for vectors of any length, which multiplies so in each segment of 16 bytes; "": none.
+  const char *scalable = "";
 };
 
 // What the numbers of a product with a packed weight are: those of the weight signed or not, and the others 8-bit
@@ -57,5 +59,18 @@ struct TileShape {
 // For a product of so many rows. Columns are those of whole units of the plan, or half, a quarter … of one.
 TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &packing, const FieldPlan &plan,
                        int64_t rows);
+
+// A product in vectors of any length. A vector's segments of 16 bytes are neighbouring units of a panel, so that the
+// sums for one of a unit's values are as many registers' worth of rows of the result.
+struct SegmentShape {
+  TileShape tile;
+  int64_t vectors;  // of bytes at a time, whatever their length: `tile` is that many of 64 bytes
+  int64_t operands; // of a unit, that are multiplied in one pass over the inner dimension
+  int64_t fewest;   // segments of a vector with which that is worth it
+};
+// None where the target has no such vectors, the atom no such form, or a panel's block has less than 32 bytes, or units
+// of several, which lie one after the other.
+std::optional<SegmentShape> segmentShapeFor(const Target &target, const Atom &atom, const Packing &packing,
+                                            const FieldPlan &plan, int64_t rows);
 
 } // namespace bitloom::loops

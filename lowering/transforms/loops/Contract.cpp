@@ -86,6 +86,7 @@ std::optional<KernelLowering::Contraction> KernelLowering::contractionOf(scf::Fo
     depth += shapeOf(dot.getA().getType())[1];
   while (result.atOnce < 4 && *result.atom.intrinsic && depth * result.atOnce * 2 <= 128)
     result.atOnce *= 2;
+  result.segments = segmentsOf(result);
   findStore(op, result);
   return result;
 }
@@ -124,9 +125,13 @@ std::string KernelLowering::describe(DotOp dot, const Contraction &contraction) 
                                                                   : "moved to the top of a byte";
   const std::string why = *atom.feature ? target.name + " has " + atom.feature
                                         : "no instruction of " + target.name + " takes this packing or these numbers";
+  std::string longer;
+  if (contraction.segments)
+    longer = ", in vectors of any length where they have " + std::to_string(contraction.segments->fewest * 16) +
+             " bytes or more";
   return "dot of " + std::to_string(shape[0]) + " x " + std::to_string(shape[1]) + " with a weight of " +
          std::to_string(plan.bits) + " bits: " + atom.name + ", " + std::to_string(contraction.tile.rows) + " x " +
-         std::to_string(contraction.tile.columns) + " at once, values " + method + ", since " + why;
+         std::to_string(contraction.tile.columns) + " at once" + longer + ", values " + method + ", since " + why;
 }
 
 bool KernelLowering::lowerContraction(scf::ForOp op) {
@@ -140,24 +145,32 @@ bool KernelLowering::lowerContraction(scf::ForOp op) {
     done.insert(found->store);
   else
     results = buffersFor(op.getResultTypes());
-  ArrayRef<int64_t> shape = shapeOf(op.getResult(0).getType());
-  auto contractColumns = [&](Coord column) {
-    for (int64_t block = found->tile.rows, row = 0; row < shape[0];) {
-      while (block > found->atom.rows && row + block > shape[0])
-        block /= 2;
-      int64_t end = row + std::max<int64_t>((shape[0] - row) / block, 1) * block;
-      loop(row, end, block,
-           [&](Coord at) { contractTile(op, *found, {at, column, block, found->tile.columns}, results); });
-      row = end;
-    }
-  };
-  loop(0, shape[1], found->panel, [&](Coord first) {
-    for (int64_t part = 0; part < found->panel; part += found->tile.columns)
-      contractColumns(first + part);
-  });
+  if (found->segments)
+    contractByLength(op, *found, results);
+  else
+    contractTiles(op, *found, results);
   for (size_t i = 0; i < results.size(); ++i)
     scopes.back()->buffers[op.getResult(unsigned(i))] = results[i];
   return true;
+}
+
+void KernelLowering::contractTiles(scf::ForOp op, const Contraction &contraction, ArrayRef<Buffer> results) {
+  ArrayRef<int64_t> shape = shapeOf(op.getResult(0).getType());
+  const TileShape &tile = contraction.tile;
+  auto contractColumns = [&](Coord column) {
+    for (int64_t block = tile.rows, row = 0; row < shape[0];) {
+      while (block > contraction.atom.rows && row + block > shape[0])
+        block /= 2;
+      int64_t end = row + std::max<int64_t>((shape[0] - row) / block, 1) * block;
+      loop(row, end, block,
+           [&](Coord at) { contractTile(op, contraction, {at, column, block, tile.columns}, results); });
+      row = end;
+    }
+  };
+  loop(0, shape[1], contraction.panel, [&](Coord first) {
+    for (int64_t part = 0; part < contraction.panel; part += tile.columns)
+      contractColumns(first + part);
+  });
 }
 
 //===- A tile of the result ---------------------------------------------------------------------------------------===//
@@ -235,7 +248,10 @@ void KernelLowering::contractTile(scf::ForOp op, const Contraction &contraction,
     if (plan.method == FieldPlan::Method::Ladder)
       sums = std::max(sums, carried.fragments / plan.unit.values * plan.operands() + plan.needsSum());
   }
-  if (*atom.intrinsic && sums + tiles * carried.fragments + across + others > target.vectorRegisters) {
+  // Sums in vectors of any length have the other half of them.
+  const int64_t registers = contraction.inSegments ? target.vectorRegisters / 2 : target.vectorRegisters;
+  const int64_t besides = contraction.inSegments ? 0 : sums + across + others;
+  if (*atom.intrinsic && besides + tiles * carried.fragments > registers) {
     carried.memory =
         allocate({tiles * carried.fragments * carried.lanes}, getElementTypeOrSelf(carried.values[0].getType()));
     moveCarried(carried, /*toMemory=*/true);
@@ -338,14 +354,27 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
   for (size_t i = 0; !carried.memory && i < tiles; ++i)
     for (size_t f = 0; f < count; ++f)
       know(i, f, carried.values[i * count + f]);
+  SmallVector<ProductSums, 1> products;
   for (DotOp dot : contraction.dots)
-    contract(dot, contraction, tile, fragments, values, /*together=*/carried.memory.has_value());
+    products.push_back(contraction.inSegments
+                           ? productsInSegments(dot, contraction, tile)
+                           : productsOf(dot, contraction, tile, /*together=*/carried.memory.has_value()));
+  auto form = [&](ArrayRef<Fragment> some) {
+    for (auto [dot, sums] : llvm::zip(contraction.dots, products))
+      formSums(dot, sums, some, values);
+  };
+  // What is in memory comes a few fragments at a time: these sums, or what they are added to.
+  auto adds = [](DotOp dot) { return !dot.getAcc().getDefiningOp<arith::ConstantOp>(); };
+  const bool gradually = contraction.inSegments || (carried.memory && llvm::any_of(contraction.dots, adds));
+  if (!gradually)
+    form(fragments);
   if (!carried.memory) {
-    Values next;
-    for (Value value : op.getYieldedValues())
-      for (const Fragment &fragment : fragments)
-        next.push_back(evaluateFragment(value, fragment, values));
-    carried.values = next;
+    for (size_t f = 0; f < count; ++f) {
+      if (gradually)
+        form(fragments[f]);
+      for (size_t i = 0; i < tiles; ++i)
+        carried.values[i * count + f] = evaluateFragment(op.getYieldedValues()[i], fragments[f], values);
+    }
     return;
   }
   Value own = carried.at = opaque(carried.at)[0];
@@ -365,6 +394,8 @@ void KernelLowering::contractIteration(scf::ForOp op, const Contraction &contrac
         know(i, f + part, together == 1 ? both : shuffle(both, both, llvm::to_vector(own)));
       }
     }
+    if (gradually)
+      form(fragments.slice(f, together));
     for (size_t i = 0; i < tiles; ++i) {
       Value all = evaluateFragment(op.getYieldedValues()[i], fragments[f], values);
       if (together == 2) {

@@ -77,6 +77,11 @@ Value Emitter::constant(TypedAttr scalar, int64_t lanes) {
   return literal(scalar);
 }
 
+Value Emitter::splatLike(Value vector, TypedAttr scalar) {
+  auto type = cast<VectorType>(vector.getType()).cloneWith({}, scalar.getType());
+  return literal(DenseElementsAttr::get(cast<ShapedType>(type), Attribute(scalar)));
+}
+
 Value Emitter::zero(Type element, int64_t lanes) { return constant(builder.getZeroAttr(element), lanes); }
 
 Value Emitter::valueOf(const Coord &coord) {

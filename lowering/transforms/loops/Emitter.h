@@ -113,6 +113,7 @@ public:
   Value literal(mlir::TypedAttr value); // known from the function's beginning
   // A scalar or a vector of `lanes` copies.
   Value constant(mlir::TypedAttr scalar, int64_t lanes = 1);
+  Value splatLike(Value vector, mlir::TypedAttr scalar); // as many copies as the vector has lanes
   Value zero(Type element, int64_t lanes = 1);
   Value add(Value a, Value b) { return index<mlir::arith::AddIOp>(a, b); }
   Value sub(Value a, Value b) { return index<mlir::arith::SubIOp>(a, b); }

@@ -251,10 +251,12 @@ private:
     SmallVector<LoadOp> loads;        // of tiles that it reads
     Atom atom;
     TileShape tile;
-    int64_t panel = 0;              // columns of whole units; a tile's may be a part of one
-    int64_t atOnce = 1;             // iterations
-    StoreOp store;                  // of the results, done with them; or none
-    SmallVector<LoadOp> storeLoads; // that are read for it
+    int64_t panel = 0;                      // columns of whole units; a tile's may be a part of one
+    int64_t atOnce = 1;                     // iterations
+    std::optional<SegmentShape> segments{}; // in vectors of any length, where that can be
+    bool inSegments = false;                // and so it is now
+    StoreOp store;                          // of the results, done with them; or none
+    SmallVector<LoadOp> storeLoads;         // that are read for it
   };
   struct Carried { // the fragments of a tile, one tile after the other
     Values values{};
@@ -296,6 +298,7 @@ private:
   void contractRange(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
                      ArrayRef<Fragment> fragments, Value from, Value to, Value step, Carried &carried, int64_t times,
                      bool inside);
+  void contractTiles(mlir::scf::ForOp op, const Contraction &contraction, ArrayRef<Buffer> results);
   void contractIteration(mlir::scf::ForOp op, const Contraction &contraction, const RegisterTile &tile,
                          ArrayRef<Fragment> fragments, Carried &carried);
   Values opaque(ValueRange values);
@@ -303,8 +306,19 @@ private:
 
   //===- PackedDot.cpp -----------------------------------------------------------------------------------------===//
 
-  void contract(DotOp dot, const Contraction &contraction, const RegisterTile &tile, ArrayRef<Fragment> fragments,
-                FragmentValues &values, bool together);
+  // The sums of a dot's products for a tile.
+  struct ProductSums {
+    Atom atom;
+    FieldPlan plan;
+    int64_t across, firstValue;     // the tile's vectors of values, and the place of the first one in a unit
+    int64_t perBlock;               // operands
+    bool byLanes;                   // those of the left operand are to be added up over the lanes
+    Values sums, ofLeft;            // by [row block][operand], and by row block; none: not yet read from memory
+    std::optional<Buffer> memory{}; // of i32, by [row block][operand of a unit][unit][lane], then of the left operand
+    std::map<std::pair<int64_t, int>, Value> corrections{}; // by row block and factor
+  };
+  // `together`: none is used before all are complete.
+  ProductSums productsOf(DotOp dot, const Contraction &contraction, const RegisterTile &tile, bool together);
   // For the rows of the atom from `row` on and its columns from `column` on, the part-th of a vector that is shared.
   Value leftOperand(DotOp dot, const Atom &atom, Coord row, Coord column, int64_t part);
   Value multiply(const Atom &atom, Value left, Value right, Value sum);
@@ -316,6 +330,26 @@ private:
   // Bytes shifted left (right when negative) over those of `into`, whose other bits stay.
   Value insertBits(Value into, Value from, int shift);
   Value callIntrinsic(llvm::StringRef name, Type result, ValueRange operands); // a pure one
+
+  //===- ProductSums.cpp ---------------------------------------------------------------------------------------===//
+
+  void formSums(DotOp dot, ProductSums &products, ArrayRef<Fragment> fragments, FragmentValues &values);
+  Value added(Value a, Value b);
+  Value joined(const Atom &atom, Value sum);
+  Value correctionOf(ProductSums &products, int64_t block, int factor);
+
+  //===- SegmentDot.cpp: products in vectors of any length -----------------------------------------------------===//
+
+  std::optional<SegmentShape> segmentsOf(const Contraction &contraction);
+  // In vectors of any length where they are longer than NEON's.
+  void contractByLength(mlir::scf::ForOp op, const Contraction &contraction, ArrayRef<Buffer> results);
+  ProductSums productsInSegments(DotOp dot, const Contraction &contraction, const RegisterTile &tile);
+  Value pointerTo(Value bytes, const Place &place);
+  Value inEachSegment(Value vector);
+  Value inRegister(Value constant);
+  // Read from memory where they are there.
+  Value sumAt(ProductSums &products, int64_t number);
+  Value ofLeft(ProductSums &products, int64_t block);
 
   //===- Fragments.cpp -----------------------------------------------------------------------------------------===//
 

@@ -1,4 +1,5 @@
-// One product of a tile with a packed weight: the weight's bytes are taken apart, and multiplied by the atom.
+// One product of a tile with a packed weight: the weight's bytes are taken apart, and multiplied by the atom. What the
+// sums stand for is ProductSums.cpp's.
 #include "bitloom/lowering/transforms/loops/KernelLowering.h"
 
 #include "mlir/Dialect/Math/IR/Math.h"
@@ -49,12 +50,17 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const ll
     Value &known = loaded[size_t(number)];
     return known ? known : known = byteAt(number);
   };
-  int64_t lanes = 0;
-  auto splat = [&](int value) { return constant(builder.getI8IntegerAttr(int8_t(value)), lanes); };
-  auto masked = [&](Value value, int mask) {
-    return (mask & 0xff) == 0xff ? value : index<arith::AndIOp>(value, splat(mask));
+  // SVE's operations with immediates write over their operand, which most often is wanted once more. And beside code
+  // for it, LLVM would form the ladder's masks anew for each use.
+  const bool besideIt = target.scalableVectors && plan.method == FieldPlan::Method::Ladder && plan.unit.bytes == 1;
+  auto splat = [&](Value like, int value) {
+    Value all = splatLike(like, builder.getI8IntegerAttr(int8_t(value)));
+    return besideIt || cast<VectorType>(like.getType()).isScalable() ? inRegister(all) : all;
   };
-  auto raised = [&](Value value, int by) { return by ? index<arith::ShLIOp>(value, splat(by)) : value; };
+  auto masked = [&](Value value, int mask) {
+    return (mask & 0xff) == 0xff ? value : index<arith::AndIOp>(value, splat(value, mask));
+  };
+  auto raised = [&](Value value, int by) { return by ? index<arith::ShLIOp>(value, splat(value, by)) : value; };
   const int bits = plan.bits, all = (1 << bits) - 1, top = all << (8 - bits);
   Values result;
   for (int i = 0; i < plan.operands(); ++i) {
@@ -63,9 +69,7 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const ll
       continue;
     }
     if (plan.method == FieldPlan::Method::Ladder) {
-      Value whole = byte(plan.rungs[i].byte);
-      lanes = bytesIn(whole);
-      result.push_back(masked(whole, plan.rungs[i].mask));
+      result.push_back(masked(byte(plan.rungs[i].byte), plan.rungs[i].mask));
       continue;
     }
     SmallVector<Packing::UnitPiece> pieces;
@@ -74,15 +78,14 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const ll
         pieces.push_back(piece);
     const Packing::UnitPiece &low = pieces.front(), &high = pieces.back();
     Value value = byte(low.byte);
-    lanes = bytesIn(value);
     const bool flips = plan.fields[i].flips;
     if (plan.method == FieldPlan::Method::Masked) {
       value = masked(value, all << low.shift);
-      result.push_back(flips ? index<arith::XOrIOp>(value, splat(1 << (bits - 1 + low.shift))) : value);
+      result.push_back(flips ? index<arith::XOrIOp>(value, splat(value, 1 << (bits - 1 + low.shift))) : value);
       continue;
     }
     if (bits == 1) { // a comparison gives all ones, which is -1
-      Value bit = index<arith::AndIOp>(value, splat(1 << low.shift)), none = zero(builder.getI8Type(), lanes);
+      Value bit = index<arith::AndIOp>(value, splat(value, 1 << low.shift)), none = splat(value, 0);
       Value set = compare(flips ? arith::CmpIPredicate::eq : arith::CmpIPredicate::ne, bit, none);
       result.push_back(pure<arith::ExtSIOp>(set, value.getType(), set));
       continue;
@@ -103,7 +106,7 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const ll
       if (low.shift)
         value = masked(value, top);
     }
-    result.push_back(flips ? index<arith::XOrIOp>(value, splat(0x80)) : value);
+    result.push_back(flips ? index<arith::XOrIOp>(value, splat(value, 0x80)) : value);
   }
   return result;
 }
@@ -211,8 +214,8 @@ Value KernelLowering::sumOfLeft(const Atom &atom, Value left, Value sum) {
   return pure<arith::AddIOp>({left, sum}, left, sum);
 }
 
-void KernelLowering::contract(DotOp dot, const Contraction &contraction, const RegisterTile &tile,
-                              ArrayRef<Fragment> fragments, FragmentValues &values, bool together) {
+KernelLowering::ProductSums KernelLowering::productsOf(DotOp dot, const Contraction &contraction,
+                                                       const RegisterTile &tile, bool together) {
   UnpackOp weight = weightOf(dot);
   const Packing packing = Packing::parse(weight.getPacking().getSpelling());
   Type element = elementOf(dot.getType());
@@ -343,81 +346,17 @@ void KernelLowering::contract(DotOp dot, const Contraction &contraction, const R
       if (isUsed(i))
         sums[i] = used[next++];
   }
-  // The sums of a result: over chains, and over the lanes of a block.
-  auto added = [&](Value a, Value b) {
-    return isa<FloatType>(element) ? pure<arith::AddFOp>({a, b}, a, b) : pure<arith::AddIOp>({a, b}, a, b);
-  };
-  auto joined = [&](Value sum) {
-    for (int64_t half = repeated ? atom.block / 2 : 0; half; half /= 2) {
-      SmallVector<int64_t> low, high;
-      for (int64_t i = 0; i < lanesOf(sum) / 2; ++i) {
-        low.push_back(i / half * 2 * half + i % half);
-        high.push_back(low.back() + half);
-      }
-      sum = added(shuffle(sum, sum, low), shuffle(sum, sum, high));
-    }
-    return sum;
-  };
   for (int64_t width = chains / 2; width; width /= 2)
     for (int64_t i = 0; i < width * perChain; ++i)
       sums[i] = added(sums[i], sums[i + width * perChain]);
-  std::map<std::pair<int64_t, int>, Value> corrections; // by row block and factor
-  auto correction = [&](int64_t block, int factor) {
-    Value &known = corrections[{block, factor}];
-    if (known)
-      return known;
-    Value all = joined(sums[chains * perChain + block]);
-    if (shares)
-      for (int i = 0; i < 2; ++i)
-        all = callIntrinsic("llvm.aarch64.neon.addp.v4i32", all.getType(), {all, all});
-    Value times = isa<FloatType>(element) ? constant(builder.getFloatAttr(element, factor), lanesOf(all))
-                                          : constant(builder.getI32IntegerAttr(factor), lanesOf(all));
-    known = isa<FloatType>(element) ? pure<arith::MulFOp>({all, times}, all, times)
-                                    : pure<arith::MulIOp>({all, times}, all, times);
-    return known;
-  };
-  const bool fromZero = matchPattern(dot.getAcc(), m_Zero()) || matchPattern(dot.getAcc(), m_AnyZeroFloat());
-  for (const Fragment &fragment : fragments) {
-    const int64_t block = fragment.number / across, value = firstValue + fragment.number % across;
-    const Field &field = plan.fields[value % perUnit];
-    const int64_t first = block * perStep + value / perUnit * plan.operands();
-    Value sum;
-    if (plan.method != FieldPlan::Method::Ladder) {
-      sum = joined(sums[first + value % perUnit]);
-    } else {
-      SmallVector<Field::Part, 7> parts =
-          field.parts; // the furthest to the left first, and all of them shifted together
-      llvm::sort(parts, [](auto &a, auto &b) { return a.shift > b.shift; });
-      for (size_t i = 0; i < parts.size(); ++i) {
-        Value own = joined(sums[first + parts[i].rung]);
-        if (plan.rungs[size_t(parts[i].rung)].overlaps) {
-          Value before = joined(sums[first + parts[i].rung - 1]);
-          own = pure<arith::SubIOp>({own, before}, own, before);
-        }
-        if (parts[i].isNegative) {
-          Value none = sum ? sum : zero(element, lanesOf(own));
-          sum = pure<arith::SubIOp>({none, own}, none, own);
-        } else {
-          sum = sum ? added(sum, own) : own;
-        }
-        const int below = i + 1 < parts.size() ? parts[i + 1].shift : 0;
-        if (int by = parts[i].shift - below) {
-          Value times = constant(builder.getI32IntegerAttr(by), lanesOf(sum));
-          sum = pure<arith::ShLIOp>({sum, times}, sum, times);
-        }
-      }
-    }
-    if (field.offset)
-      sum = added(sum, correction(block, field.offset << field.scale));
-    FragmentSum result{sum, field.scale};
-    if (!fromZero || isa<FloatType>(element)) {
-      Value whole = scaled(result, element);
-      if (!fromZero)
-        whole = added(whole, evaluateFragment(dot.getAcc(), fragment, values));
-      result = {whole, 0};
-    }
-    values.sums[{dot.getResult(), fragment.number}] = result;
-  }
+  return {.atom = atom,
+          .plan = plan,
+          .across = across,
+          .firstValue = firstValue,
+          .perBlock = perStep,
+          .byLanes = shares,
+          .sums = Values(ArrayRef(sums).take_front(size_t(perChain))),
+          .ofLeft = Values(ArrayRef(sums).drop_front(size_t(chains * perChain)))};
 }
 
 } // namespace bitloom::loops

@@ -32,9 +32,17 @@ TEST(PackingFor, MatricesNeedRows) {
   EXPECT_EQ(activationPackingFor(matrices, 16).toString(), "bits=8,order=columns,block=8,rows=8,lanes=2,bias=none");
 }
 
+// A block of a panel fills vectors of 64 bytes, where values share single bytes.
+TEST(PackingFor, VectorsOfAnyLengthHaveSeveralUnits) {
+  EXPECT_EQ(spelled("aarch64+sve2", 4, 1), spelled("aarch64+dotprod", 4, 1));
+  EXPECT_EQ(spelled("aarch64+sve2", 3, 1), spelled("aarch64+dotprod", 3, 1));
+  EXPECT_EQ(spelled("aarch64+sve2", 1, 1), "bits=1,order=columns,block=4,rows=128,lanes=4,bias=none");
+  EXPECT_EQ(spelled("aarch64+i8mm+sve2", 4, 16), "bits=4,order=columns,block=8,rows=16,lanes=2,bias=none");
+}
+
 TEST(PackingFor, IsLegalForEveryWidth) {
-  for (const char *target : {"aarch64", "aarch64+dotprod", "aarch64+dotprod+i8mm", "x86-64", "x86-64-v3", "x86-64-v4",
-                             "x86-64-v4+avx512vnni"})
+  for (const char *target : {"aarch64", "aarch64+dotprod", "aarch64+dotprod+i8mm", "aarch64+i8mm+sve2", "x86-64",
+                             "x86-64-v3", "x86-64-v4", "x86-64-v4+avx512vnni"})
     for (int bits = 1; bits <= 8; ++bits)
       for (int64_t rows : {1, 2, 64})
         EXPECT_EQ(packingFor(parseTarget(target), bits, rows).bits, bits);

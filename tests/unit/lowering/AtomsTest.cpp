@@ -62,6 +62,29 @@ TEST(Atoms, ProductsOfMatrices) {
   EXPECT_EQ(matricesOf("x86-64-v4+avx512bf16", {true, false, false}), "none");
 }
 
+// In vectors of any length: whole units, of single bytes; sums in half of the registers, in whole passes.
+TEST(Atoms, VectorsOfAnyLength) {
+  for (const char *name : {"aarch64+sve2", "aarch64+i8mm+sve2", "aarch64+i8mm"})
+    for (int bits = 1; bits <= 8; ++bits)
+      for (int64_t rows : {1, 3, 17})
+        for (bool isSigned : {true, false}) {
+          const Target target = parseTarget(name);
+          const Packing packing = packingFor(target, bits, rows);
+          SCOPED_TRACE(target.name + ", " + std::to_string(rows) + " rows, " + packing.toString());
+          const Atom atom = atomFor(target, packing, {isSigned, false});
+          const FieldPlan plan = planFields(packing, isSigned, atom.unsignedRight, rows == 1, /*floats=*/false);
+          auto shape = segmentShapeFor(target, atom, packing, plan, rows);
+          ASSERT_EQ(shape.has_value(), target.scalableVectors && packing.unit().bytes == 1);
+          if (!shape)
+            continue;
+          EXPECT_LE(shape->tile.rows / atom.rows * shape->vectors * shape->operands * shape->tile.chains, 16);
+          EXPECT_EQ(plan.operands() % shape->operands, 0);
+          EXPECT_EQ(packing.rows % shape->tile.columns, 0);
+          EXPECT_EQ(shape->tile.columns % (plan.unit.values * atom.lanes), 0);
+          EXPECT_EQ(shape->fewest, bits == 8 ? 4 : 2);
+        }
+}
+
 // What the sums over a ladder's rungs are put together to is the product with the packed number, for every value beside
 // any others in the same bytes.
 TEST(Fields, LaddersAreExact) {

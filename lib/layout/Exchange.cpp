@@ -334,16 +334,28 @@ std::optional<ShufflePlan> planShuffles(const LinearLayout &places, const Linear
   plan.places = LinearLayout(ins, {places.outs()[regOut], places.outs()[laneOut]});
   const uint64_t startLane = uint64_t(start[laneOut]);
   plan.start = {int32_t(uint64_t(start[regOut]) ^ x(startLane)), int32_t(startLane)};
-  plan.isOwn = startLane == 0 && isZero(l) && isZero(laneOfWarp) && n == units(laneBits);
+  plan.isXor = isZero(laneOfWarp) && n == units(laneBits);
   return plan;
 }
 
-int64_t ShufflePlan::rounds() const {
-  return isOwn ? 0 : int64_t{1} << (places.inBits(reg) - std::popcount(uint32_t(places.freeBits(reg))));
+// The rounds that differ.
+static int64_t roundsOf(const LinearLayout &places) {
+  return int64_t{1} << (places.inBits(reg) - std::popcount(uint32_t(places.freeBits(reg))));
 }
 
-int64_t ShufflePlan::selects() const {
-  return int64_t(before.size() + after.size()) << (places.inBits(reg) - std::popcount(uint32_t(places.freeBits(reg))));
+int64_t ShufflePlan::shuffles() const {
+  const int64_t rounds = roundsOf(places);
+  if (!isXor)
+    return rounds;
+  Vectors lanes;
+  for (int bit = 0; bit < places.inBits(reg); ++bit)
+    lanes.push_back(uint64_t(places.basis(reg, bit)[1]));
+  Span reached;
+  reached.add(lanes);
+  const int64_t own = rounds >> reached.rank();
+  return reached.add(uint64_t(start[1])) ? rounds : rounds - own;
 }
+
+int64_t ShufflePlan::selects() const { return int64_t(before.size() + after.size()) * roundsOf(places); }
 
 } // namespace bitloom

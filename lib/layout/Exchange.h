@@ -50,10 +50,10 @@ struct ShufflePlan {
   std::vector<Selection> before, after;
   LinearLayout places;        // (register, lane, warp) → (register, lane): the source's of a round, less `start`
   LinearLayout::Vector start; // what is added to that
-  bool isOwn = false;         // whether every lane gets its own word: there is nothing to shuffle
+  bool isXor = false;         // whether a round's lane is one's own xor what `places` gives for the round
 
-  int64_t rounds() const;  // that shuffle
-  int64_t selects() const; // of words
+  int64_t shuffles() const; // of words
+  int64_t selects() const;
 };
 
 // places: from (register, lane, warp) of the result to those of the source, with `start` added to them (in the order of

@@ -200,7 +200,8 @@ TEST(Exchange, Shuffles) {
     int32_t packedResult = 0;
     for (auto [of, at] : plan->packed)
       packedResult |= 1 << of;
-    packed += !plan->packed.empty(), arranged += plan->before.size() && plan->after.size(), own += plan->isOwn;
+    packed += !plan->packed.empty(), arranged += plan->before.size() && plan->after.size(),
+        own += plan->shuffles() == 0;
     auto flip = [](const std::vector<Selection> &selections, int lane, int warp) {
       int32_t all = 0;
       for (const Selection &one : selections)
@@ -208,6 +209,7 @@ TEST(Exchange, Shuffles) {
           all ^= one.flip;
       return all;
     };
+    std::set<std::pair<Vector, bool>> shuffled; // rounds, and whether they move anything
     for (int warp = 0; warp < 1 << warpBits; ++warp)
       for (int lane = 0; lane < 32; ++lane)
         for (int r = 0; r < to.inSize("register"); ++r) {
@@ -215,8 +217,9 @@ TEST(Exchange, Shuffles) {
           const Vector thread = plan->places.apply({{"register", round}, {"lane", lane}, {"warp", warp}});
           const Vector sent = plan->places.apply({{"register", round}});
           const int sender = thread[1] ^ plan->start[1];
-          if (plan->isOwn)
-            ASSERT_EQ(sender, lane);
+          if (plan->isXor)
+            ASSERT_EQ(sender, lane ^ sent[1] ^ plan->start[1]);
+          shuffled.insert({sent, sender != lane});
           int source = sent[0] ^ plan->start[0] ^ flip(plan->before, sender, warp);
           for (auto [of, at] : plan->packed)
             source |= (r >> of & 1) << at;
@@ -226,6 +229,10 @@ TEST(Exchange, Shuffles) {
           ASSERT_EQ(from.apply({{"register", source}, {"lane", sender}, {"warp", warp}}), from.apply(wanted))
               << from.toString() << " to " << to.toString() << ", register " << r << " of lane " << lane;
         }
+    const auto moving = std::ranges::count_if(shuffled, [](const auto &round) { return round.second; });
+    EXPECT_LE(moving, plan->shuffles());
+    if (plan->isXor)
+      EXPECT_EQ(moving, plan->shuffles());
   }
   EXPECT_GT(packed, 300);
   EXPECT_GT(arranged, 200);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <tuple>
 
 namespace bitloom {
 namespace {
@@ -66,6 +67,14 @@ Vectors intersection(const Vectors &a, const Vectors &b) {
   return both;
 }
 
+// The sum of those of the vectors that the bits of `which` name.
+uint64_t sumOf(const Vectors &vectors, uint64_t which) {
+  uint64_t sum = 0;
+  for (; which; which &= which - 1)
+    sum ^= vectors[size_t(std::countr_zero(which))];
+  return sum;
+}
+
 Vectors units(int bits) {
   Vectors vectors;
   for (int bit = 0; bit < bits; ++bit)
@@ -126,74 +135,117 @@ SharedAccess sharedAccess(const LinearLayout &tile, const LinearLayout &order, i
   return access;
 }
 
+namespace {
+
 // The tile's bits are a space over GF(2), an order a basis of it, from the offset's lowest bit on: V, the vector; the
 // rest of the line of all banks; I, which line.
 //
-// A vector must consist of registers on both sides, and no thread's place may permute it: V meets the span of what
-// threads add only in 0. Then there is a complement of V that has all of that in it, and all else happens there: below,
-// everything is taken modulo V in coordinates of that complement.
+// A side moves vectors where V consists of its registers, and no thread's place permutes V: then V meets the span of
+// what its threads add only in 0. There is a complement of V that has all of that in it; I and the line are chosen in
+// this complement.
 //
 // Lanes meet at a bank if a sum of their images lies in I, or within a word. With E and F the images of the lanes that
-// a wavefront serves on the two sides, so neither side has conflicts if I meets E and F in 0 alone. Let e be a basis of
-// E modulo F, f one of F modulo E, and D a basis of the space modulo E + F: then the vectors e_k + f_k and D span such
-// an I. (A sum of them in E has no part in D, and no f_k either, since these are independent modulo E; so it is 0. And
-// likewise for F.) So do fewer of them, which leaves the others to fill the line: where an element is smaller than a
-// word, the first of these tell the elements of a word apart, and best are those that a register of a side decides.
-LinearLayout swizzledOrder(const LinearLayout &from, const LinearLayout &to, int64_t elementBytes) {
-  const Images writer(from), reader(to);
-  const int bits = from.totalOutBits();
-  const Vectors threads = joined(joined(writer.lanes, reader.lanes), joined(writer.warps, reader.warps));
+// a wavefront serves on the two sides, together with a vector or a word there, so neither side has conflicts if I meets
+// E and F in 0 alone. In the complement, let e be a basis of E modulo F, f one of F modulo E, and D a basis of the
+// space modulo E + F: then the vectors e_k + f_k and D span such an I. (A sum of them in E has no part in D, and no f_k
+// either, since these are independent modulo E; so it is 0. And likewise for F.) So do fewer of them, which leaves the
+// others to fill the line: where V is smaller than a word, the first of these tell the elements of a word apart, and
+// best are those that a register of a side decides.
+//
+// If both sides move V, then E and F are as large as the rest of a line, or smaller, and that always works. If one
+// does, it does if the other's lanes reach all of V.
+struct Sides {
+  Images writer, reader;
+  int bits;
+  int64_t elementBytes;
+  Vectors threads() const { return joined(joined(writer.lanes, writer.warps), joined(reader.lanes, reader.warps)); }
+};
 
-  Span span;
-  span.add(threads);
-  Vectors basis; // V, then its complement
-  Vectors common = intersection(writer.registers, reader.registers);
-  std::ranges::sort(common);
-  for (uint64_t vector : common)
-    if (int(basis.size()) < log2Of(mostBytes / elementBytes) && span.add(vector))
-      basis.push_back(vector);
-  const int run = int(basis.size());
+Vectors orderWith(const Sides &sides, const Vectors &vector, bool writes, bool reads) {
+  const int run = int(vector.size());
+  Vectors basis = vector; // then its complement
   Span all;
   all.add(basis);
-  for (const Vectors &more : {threads, units(bits)})
-    basis = joined(basis, all.add(more));
+  for (const Images *side : {writes ? &sides.writer : &sides.reader, reads ? &sides.reader : &sides.writer})
+    basis = joined(basis, all.add(joined(side->lanes, side->warps)));
+  basis = joined(basis, all.add(units(sides.bits)));
+  const Vectors complement(basis.begin() + run, basis.end());
   const Elimination coordinates(basis);
-  auto moduloV = [&](Vectors vectors) {
-    for (uint64_t &vector : vectors)
-      vector = *coordinates.preimage(vector) >> run;
-    return vectors;
+  auto inComplement = [&](const Vectors &vectors) { // without what they have of V
+    Vectors projected;
+    for (uint64_t image : vectors)
+      projected.push_back(*coordinates.preimage(image) >> run);
+    return projected;
   };
-
-  const int64_t bytes = elementBytes << run;
-  const Vectors e = moduloV(served(writer.lanes, bytes)), f = moduloV(served(reader.lanes, bytes));
+  auto reached = [&](const Images &side, bool moves) {
+    const Vectors lanes = served(side.lanes, moves ? sides.elementBytes << run : sides.elementBytes);
+    if (moves)
+      return inComplement(lanes);
+    const size_t word = std::min(size_t(run), size_t(log2Of(std::max<int64_t>(wordBytes / sides.elementBytes, 1))));
+    return inComplement(intersection(joined(lanes, Vectors(vector.begin(), vector.begin() + long(word))), complement));
+  };
+  const Vectors e = reached(sides.writer, writes), f = reached(sides.reader, reads);
   Span ofE, both;
   ofE.add(e);
-  Vectors line = both.add(f), ownF = ofE.add(f), ownE = both.add(e), pairs;
+  Vectors line = both.add(f), ownF = ofE.add(f), ownE = both.add(e), lines;
   for (size_t k = 0; k < ownE.size(); ++k)
     if (k < ownF.size())
-      pairs.push_back(ownE[k] ^ ownF[k]);
+      lines.push_back(ownE[k] ^ ownF[k]);
     else
       line.push_back(ownE[k]);
-  const Vectors ofThreads = both.add(moduloV(threads)), // first, so that others hold for all threads
-      ofRegisters = both.add(joined(moduloV(reader.registers), moduloV(writer.registers))),
-                rest = both.add(units(bits - run));
-  Vectors lines = joined(joined(ofRegisters, rest), joined(ofThreads, pairs));
-  const size_t room = size_t(log2Of(lineBytes / elementBytes) - run) - line.size();
-  const auto filled = lines.begin() + std::min(room, lines.size());
-  line.insert(line.begin(), lines.begin(), filled);
-  lines.erase(lines.begin(), filled);
+  const Vectors ofThreads = both.add(inComplement(sides.threads())); // first, so that the others hold for all threads
+  const Vectors ofRegisters = both.add(inComplement(joined(sides.reader.registers, sides.writer.registers)));
+  lines = joined(joined(ofRegisters, both.add(units(sides.bits - run))), joined(ofThreads, lines));
+  const size_t room = size_t(std::max(0, log2Of(lineBytes / sides.elementBytes) - run));
+  const size_t filled = std::min(room - std::min(room, line.size()), lines.size());
+  line.insert(line.begin(), lines.begin(), lines.begin() + long(filled));
+  lines.erase(lines.begin(), lines.begin() + long(filled));
 
-  std::vector<LinearLayout::Vector> offsets;
-  for (int bit = 0; bit < run; ++bit)
-    offsets.push_back({int32_t(basis[size_t(bit)])});
-  for (uint64_t vector : joined(line, lines)) {
-    uint64_t image = 0;
-    for (size_t bit = size_t(run); bit < basis.size(); ++bit)
-      if (vector >> (bit - size_t(run)) & 1)
-        image ^= basis[bit];
-    offsets.push_back({int32_t(image)});
+  Vectors order = vector;
+  for (uint64_t image : joined(line, lines))
+    order.push_back(sumOf(complement, image));
+  return order;
+}
+
+} // namespace
+
+LinearLayout swizzledOrder(const LinearLayout &from, const LinearLayout &to, int64_t elementBytes) {
+  const Sides sides{Images(from), Images(to), from.totalOutBits(), elementBytes};
+  const size_t most = size_t(log2Of(mostBytes / elementBytes));
+  Vectors common = intersection(sides.writer.registers, sides.reader.registers);
+  std::ranges::sort(common);
+  // Of these, as many as a vector has, that the threads do not permute.
+  auto vectorOf = [&](Vectors vectors, const Vectors &threads) {
+    Span span;
+    span.add(threads);
+    vectors = span.add(vectors);
+    vectors.resize(std::min(vectors.size(), most));
+    return vectors;
+  };
+  auto layoutOf = [&](const Vectors &order) {
+    std::vector<LinearLayout::Vector> offsets;
+    for (uint64_t image : order)
+      offsets.push_back({int32_t(image)});
+    return LinearLayout({{"offset", offsets}}, LinearLayout::axes({int32_t{1} << sides.bits})).reshapeOuts(from.outs());
+  };
+  const Vectors ofBoth = vectorOf(common, sides.threads());
+  LinearLayout best = layoutOf(orderWith(sides, ofBoth, true, true));
+  auto costOf = [&](const LinearLayout &order) { // none where lanes meet
+    const SharedAccess write = sharedAccess(from, order, elementBytes), read = sharedAccess(to, order, elementBytes);
+    return std::tuple(write.wavefronts > write.least || read.wavefronts > read.least,
+                      write.wavefronts + read.wavefronts, write.instructions + read.instructions);
+  };
+  for (bool writes : {false, true}) {
+    const Images &side = writes ? sides.writer : sides.reader, &other = writes ? sides.reader : sides.writer;
+    const Vectors reached = intersection(side.registers, other.lanes);
+    const Vectors vector = vectorOf(joined(ofBoth, joined(reached, side.registers)), joined(side.lanes, side.warps));
+    for (size_t size = ofBoth.size() + 1; size <= vector.size(); ++size) {
+      const Vectors part(vector.begin(), vector.begin() + long(size));
+      if (LinearLayout order = layoutOf(orderWith(sides, part, writes, !writes)); costOf(order) < costOf(best))
+        best = order;
+    }
   }
-  return LinearLayout({{"offset", offsets}}, LinearLayout::axes({int32_t{1} << bits})).reshapeOuts(from.outs());
+  return best;
 }
 
 //===- Within warps -----------------------------------------------------------------------------------------------===//
@@ -214,14 +266,6 @@ std::vector<Selection> selectionsOf(const Vectors &flips) {
     selections.push_back({int32_t(flips[bit]), int32_t(threads & ((1 << laneBits) - 1)), int32_t(threads >> laneBits)});
   }
   return selections;
-}
-
-// The sum of those of the vectors that the bits of `which` name.
-uint64_t sumOf(const Vectors &vectors, uint64_t which) {
-  uint64_t sum = 0;
-  for (; which; which &= which - 1)
-    sum ^= vectors[size_t(std::countr_zero(which))];
-  return sum;
 }
 
 // The inputs that a map takes to 0, as a basis: a sum of bits each.

@@ -25,9 +25,9 @@ struct SharedAccess {
 // order: (offset) → the tile's dims, a bijection; offsets in elements, whose size is a power of two of at most 8 bytes.
 SharedAccess sharedAccess(const LinearLayout &tile, const LinearLayout &order, int64_t elementBytes);
 
-// The order in which a tile that is written as `from` has it and read as `to` has it wants to lie: with the widest
-// vectors that both have in registers, and without bank conflicts on either side. `from` is surjective; `to` has the
-// same output dims.
+// The order in which a tile that is written as `from` has it and read as `to` has it wants to lie: without bank
+// conflicts on either side, and of such orders, which move as vectors what both sides have in registers or what one
+// has, that of the fewest wavefronts. `from` is surjective; `to` has the same output dims.
 LinearLayout swizzledOrder(const LinearLayout &from, const LinearLayout &to, int64_t elementBytes);
 
 //===- Within warps -----------------------------------------------------------------------------------------------===//

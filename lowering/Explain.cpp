@@ -11,9 +11,13 @@
 namespace bitloom {
 
 void explainChoice(mlir::Operation *op, llvm::function_ref<std::string()> choice) {
+  explainChoice(op, op->getLoc(), choice);
+}
+
+void explainChoice(mlir::Operation *op, mlir::Location where, llvm::function_ref<std::string()> choice) {
   auto module = op->getParentOfType<mlir::ModuleOp>();
   if (module && module->hasAttr(explainAttr))
-    op->emitRemark(choice());
+    mlir::emitRemark(where) << choice();
 }
 
 // The width of what it works on, where the name does not say.

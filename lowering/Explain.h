@@ -11,6 +11,7 @@
 #include <vector>
 
 namespace mlir {
+class Location;
 class Operation;
 } // namespace mlir
 
@@ -29,7 +30,9 @@ Explanation explain(const Program &program, const Target &target);
 // Of a text of assembly, as above.
 std::vector<std::pair<std::string, int>> tellingInstructions(llvm::StringRef assembly, Family family);
 
-// For lowerings: says what was chosen for `op`, when someone asks; otherwise `choice` is not called.
+// For lowerings: says what was chosen for `op`, when someone asks; otherwise `choice` is not called. Or for something
+// within it, at a location of its own.
 void explainChoice(mlir::Operation *op, llvm::function_ref<std::string()> choice);
+void explainChoice(mlir::Operation *op, mlir::Location where, llvm::function_ref<std::string()> choice);
 
 } // namespace bitloom

@@ -9,6 +9,7 @@ struct PtxEmulator::Impl {
   std::map<uint64_t, uint64_t> allowed;
   std::string printed;
   std::pair<uint64_t, size_t> watched{};
+  ptx::BankCounter banks;
   ptx::Machine machine;
   explicit Impl(const std::string &text) : module(text), machine(module, allowed, printed) {
     for (auto &[name, data] : module.globals)
@@ -25,6 +26,10 @@ void PtxEmulator::allow(const void *memory, size_t bytes) {
   if (bytes)
     impl->allowed[uint64_t(memory)] = uint64_t(memory) + bytes;
 }
+
+void PtxEmulator::countBanks() { impl->machine.countBanks(impl->banks); }
+int64_t PtxEmulator::wavefronts() const { return impl->banks.wavefronts; }
+int64_t PtxEmulator::leastWavefronts() const { return impl->banks.least; }
 
 void PtxEmulator::watch(const void *memory, size_t bytes) {
   allow(memory, bytes);

@@ -39,6 +39,11 @@ public:
   // range, a race on shared memory, threads that do not meet or wait for ever, or a failed assertion.
   void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, int sharedBytes,
               std::span<const TensorMap> maps = {});
+  // From here on, what the loads and stores of shared memory take of its banks: wavefronts, and how many these would be
+  // without conflicts. Copies and tensor cores are not counted.
+  void countBanks();
+  int64_t wavefronts() const;
+  int64_t leastWavefronts() const;
   int threads() const;                // of a block, as .reqntid says
   const std::string &printed() const; // what vprintf was called with: its formats
 

@@ -144,8 +144,11 @@ void Machine::runCluster() {
     for (auto &block : cluster)
       for (Thread &t : block->threads)
         isDone &= t.status == Thread::Done;
-    if (isDone)
+    if (isDone) {
+      if (banks)
+        banks->finish();
       return;
+    }
     if (!hasMoved)
       explainDeadlock();
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bitloom/lib/runtime/TensorMap.h"
+#include "bitloom/tests/emulator/BankCounter.h"
 #include "bitloom/tests/emulator/PtxModule.h"
 #include "bitloom/tests/emulator/SharedMemory.h"
 
@@ -90,6 +91,7 @@ public:
 
   Machine(const Module &module, const std::map<uint64_t, uint64_t> &allowed, std::string &printed);
   void run(const Launch &launch);
+  void countBanks(BankCounter &counter) { banks = &counter; } // where that is wanted: it takes time
 
 private:
   using Step = void (Machine::*)(Thread &, const Instruction &);
@@ -101,6 +103,7 @@ private:
   std::vector<Step> steps;
   std::vector<MeetingStep> meetingSteps;
   Launch launch;
+  BankCounter *banks = nullptr;
   std::vector<std::unique_ptr<Block>> cluster;
   std::vector<char> isAsyncSlot;
   NamedBarrier clusterBarrier;

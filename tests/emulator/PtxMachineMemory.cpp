@@ -65,6 +65,8 @@ void Machine::watchGlobal(Thread &t, uint64_t address, size_t bytes, bool isWrit
 // By the instruction's space; a generic address says itself where it lies.
 uint8_t *Machine::memoryAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i) {
   bool isShared = i.isShared || (!i.has("global") && address >= sharedWindow);
+  if (isShared && banks)
+    banks->note(t.slot - t.id, t.id, size_t(&i - module.code.data()), address, bytes); // its first thread's slot
   if (isShared)
     return sharedAt(t, address, bytes, isWrite, i);
   watchGlobal(t, address, bytes, isWrite, i);

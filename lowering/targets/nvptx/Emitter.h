@@ -350,6 +350,11 @@ Registers exchange(Emitter &, const Registers &source, mlir::Type element, const
 // Writes the tile to `base` in row-major order of its real shape, each element once.
 void storeShared(Emitter &, const Registers &source, const LinearLayout &from, llvm::ArrayRef<int64_t> shape,
                  mlir::Value base);
+// What lies there in that order, of a tile of this shape, as `to` wants it: the elements at its coordinates plus start.
+Registers loadShared(Emitter &, mlir::Type element, const LinearLayout &to, llvm::ArrayRef<int64_t> shape,
+                     const LinearLayout::Vector &start, mlir::Value base);
+// What lies in shared memory as its layout says, as the result's layout wants it.
+Registers loadConverted(Emitter &, tile::ConvertLayoutOp);
 // Sum over dims of coordinate · stride, i32.
 mlir::Value flatIndex(Emitter &, llvm::ArrayRef<mlir::Value> coordinates, llvm::ArrayRef<int64_t> shape);
 

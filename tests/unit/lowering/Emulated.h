@@ -93,6 +93,9 @@ public:
         EXPECT_EQ(word, 0u) << "counters end as they began";
   }
   int threads() const { return emulator->threads(); }
+  void countBanks() { emulator->countBanks(); }
+  int64_t wavefronts() const { return emulator->wavefronts(); } // of what was launched since then
+  int64_t leastWavefronts() const { return emulator->leastWavefronts(); }
 
   std::string ptx;
   int warps = 0, sharedBytes = 0, cluster = 1, workspaceBytes = 0;
@@ -176,6 +179,7 @@ struct Emulation {
   std::vector<int> warps = {1, 4};     // that compute, one lowering each; 0: as many as the pipeline likes
   std::vector<int> blocks = {1, 2, 3}; // or clusters, of a persistent kernel, that run at once
   std::string target = "sm_90a";
+  bool countsBanks = false;
 };
 
 // Runs the kernel in both and compares the memory of every view; the arguments are afterwards what they were before.
@@ -224,6 +228,8 @@ inline std::unique_ptr<EmulatedKernel> agrees(const std::string &text, const std
     EXPECT_EQ(kernel->threads(), 32 * kernel->warps);
     if (warps)
       EXPECT_EQ(kernel->warps, warps + (kernel->isPersistent ? 4 : 0)) << "a producer is a warpgroup more";
+    if (how.countsBanks)
+      kernel->countBanks();
     for (const TensorRef *view : views)
       kernel->allow(memoryOf(*view).data(), memoryOf(*view).size());
     const int64_t programs = how.grid[0] * how.grid[1] * how.grid[2];

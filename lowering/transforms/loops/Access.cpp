@@ -271,15 +271,35 @@ void KernelLowering::lowerStore(StoreOp op) {
   }
   if (stores.empty())
     return;
+  ValueRange carried;
+  ArrayRef<Buffer> into;
+  if (scf::YieldOp end = fusion.carriedWith(op)) {
+    done.insert(end);
+    carried = end.getOperands();
+    into = carriers.at(end);
+  }
+  SmallVector<Buffer> buffers; // of the tiles behind those that are stored
+  for (auto [value, buffer] : llvm::zip(carried, into))
+    if (isTile(value) && !isIn(value, buffer)) {
+      tiles.push_back(value);
+      buffers.push_back(buffer);
+      cost += fusion.cost(value);
+      keeps |= keepsSomething(value);
+    }
   ArrayRef<int64_t> shape = shapeOf(tile.getType());
   int dim = vectorDim(shape);
   int64_t width = dim < 0 ? 1 : lanesFor(tiles, shape[dim]);
   StoreHints hints;
-  hints.clips = !keeps; // what is kept for later is wanted in full
+  hints.clips = !keeps && buffers.empty(); // what is kept for later is wanted in full
   nest(
       shape, width, cost > 40 ? 2 : 4,
       [&](const Place &place) { return llvm::map_to_vector(tiles, [&](Value each) { return evaluate(each, place); }); },
-      [&](const Place &place, ValueRange values) { storeAll(stores, place, values, hints); }, {}, &hints);
+      [&](const Place &place, ValueRange values) {
+        storeAll(stores, place, values.take_front(stores.size()), hints);
+        for (auto [buffer, value] : llvm::zip(buffers, values.drop_front(stores.size())))
+          write(buffer, place, value);
+      },
+      {}, &hints);
 }
 
 void KernelLowering::storeAll(ArrayRef<StoreOp> stores, const Place &place, ValueRange values, StoreHints &hints) {

@@ -118,6 +118,7 @@ private:
   //===- Kept.cpp: tiles in memory -----------------------------------------------------------------------------===//
 
   const Buffer *bufferOf(Value tile);
+  bool isIn(Value tile, const Buffer &buffer);
   const Buffer &materialise(Value tile); // before the present statement's loops
   Value read(const Buffer &buffer, const Place &place);
   void write(const Buffer &buffer, const Place &place, Value value);
@@ -389,7 +390,8 @@ private:
   bool streams = false;                            // some store does
   llvm::DenseMap<Operation *, Buffer> inPlace;     // dots that may write to their accumulator's memory
   llvm::DenseMap<Operation *, Operation *> adding; // of those, what adds the product to what is there
-  llvm::SmallPtrSet<Operation *, 4> done;          // reductions lowered together with one before
+  llvm::SmallPtrSet<Operation *, 4> done;          // sinks lowered together with one before
+  llvm::DenseMap<Operation *, SmallVector<Buffer>> carriers; // of loops being written, by their ends: a tile's each
   int names = 0;
 };
 

@@ -105,7 +105,8 @@ void Fusion::keepWhatIsShared(Value tile) {
   places[tile] = found;
   if (!isCostly(tile) || isa<arith::ConstantOp, tensor::SplatOp>(tile.getDefiningOp()))
     return;
-  if (found.size() > 1)
+  constexpr int64_t keeping = 8; // of a store, a load and room in the cache, which rows want
+  if (found.size() > 1 && cost(tile) >= keeping)
     kept.insert(tile);
   Block *home = tile.getParentBlock();
   for (Operation *sink : found) {

@@ -379,6 +379,7 @@ private:
   int statement = 0;                                             // the depth at which the present statement began
   Operation *statementOp = nullptr;                              // in the kernel
   llvm::DenseMap<Operation *, Operation *> readFirst, readAgain; // the first two statements that read a load's tile
+  Operation *asking = nullptr;                                   // the last one that asks for rows ahead
   Block *statementBlock = nullptr;                               // the block that holds it, in the kernel
   SmallVector<int64_t> nestShape;                                // of the nest being written
   std::optional<Place> nestPlace;                                // the chunk it visits

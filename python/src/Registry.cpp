@@ -212,7 +212,9 @@ void bindRegistry(py::module_ &module) {
         return all;
       },
       "The registered kernels, by name.");
-  module.def("_function", [](const KernelRow &row) { return functionOf(row, "bitloom"); });
+  module.def(
+      "_function", [](const KernelRow &row, bool anyRank) { return functionOf(row, "bitloom", anyRank); },
+      py::arg("kernel"), py::arg("any_rank") = false);
   module.def("_load_kernels", [](const std::string &path) {
     std::vector<std::string> names;
     for (const KernelRow *row : loadKernels(path))

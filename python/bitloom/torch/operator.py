@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from bitloom._bitloom import _function, kernels
+
 library = torch.library.Library("bitloom", "DEF")
 
 # What the short road takes; other kinds (fake tensors, DTensor, symbolic numbers) need the dispatcher.
@@ -20,6 +22,14 @@ _is_compiling = torch.compiler.is_compiling
 _modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._are_functorch_transforms_active
 _any_requires_grad = torch._C._any_requires_grad
+_is_grad_enabled = torch.is_grad_enabled
+
+
+def of_any_rank(name: str) -> Callable:
+    """The kernel of that name, whose views of its highest rank take tensors of any: the first dimensions of those that
+    have more count as one. Given its outputs, of x's shape, it needs no views of tensors, which cost as much as itself.
+    """
+    return _function(kernels()[name], any_rank=True)
 
 
 def is_eager(*arguments) -> bool:
@@ -98,7 +108,7 @@ def operator(
     def call(*arguments):
         if not is_eager(*arguments):
             return op(*arguments)
-        if apply and _any_requires_grad(*arguments) and torch.is_grad_enabled():
+        if apply and _is_grad_enabled() and _any_requires_grad(*arguments):
             return apply(*arguments)
         return forward(*arguments)
 

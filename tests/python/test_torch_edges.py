@@ -8,6 +8,9 @@ import torch
 from bitloom.torch import functional as F
 from test_torch_ops import angles, class_weights, classes, cross_entropy, derivatives, rope, tensors
 
+# ---- rows in memory ----------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3, 5])
 @pytest.mark.parametrize("form", ["contiguous", "transposed", "every other", "one row for all"])
 def test_rows_of_any_rank_and_strides(rank, form):

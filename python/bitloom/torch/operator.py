@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from bitloom._bitloom import _function, kernels
+from bitloom._bitloom import _all_of, _function, kernels
 
 library = torch.library.Library("bitloom", "DEF")
 
 # What the short road takes; other kinds (fake tensors, DTensor, symbolic numbers) need the dispatcher.
-_PLAIN = frozenset((Tensor, torch.nn.Parameter, float, int, bool, str, list, type(None)))
+_are_plain = _all_of((Tensor, torch.nn.Parameter, float, int, bool, str, list, type(None)))
 _is_compiling = torch.compiler.is_compiling
 _modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._are_functorch_transforms_active
@@ -34,7 +34,7 @@ def of_any_rank(name: str) -> Callable:
 
 def is_eager(*arguments) -> bool:
     """Whether a call is of plain values, with nobody who traces or intercepts it."""
-    return not (_is_compiling() or not _PLAIN.issuperset(map(type, arguments)) or _modes() or _transforms())
+    return not (_is_compiling() or not _are_plain(*arguments) or _modes() or _transforms())
 
 
 def _filled(function: Callable) -> Callable:

@@ -1,7 +1,5 @@
 """Targets that are no class, ids that are no row: found by the kernels and reported without a wait for the device."""
 
-import threading
-
 import torch
 from torch import Tensor
 
@@ -9,7 +7,6 @@ import bitloom
 
 _TARGETS = "target: expected classes of the logits or ignore_index"
 _words: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}  # (on the device, its copy on the host)
-_of_thread = threading.local()  # on the CPU, an operator's word each
 
 
 def _complain(name: str, row: int, when: str) -> None:
@@ -21,10 +18,7 @@ def error_word(name: str, device: torch.device) -> Tensor:
     """An i32 of value 0, where a kernel writes 1 + the row of a bad target. On CUDA, raises UserError where an earlier
     call of the operator has found one since."""
     if device.type == "cpu":
-        words = _of_thread.__dict__
-        if name not in words:
-            words[name] = torch.zeros(1, dtype=torch.int32)
-        return words[name]
+        return torch.zeros(1, dtype=torch.int32)
     key = name, device
     if key not in _words:
         there = torch.zeros(1, dtype=torch.int32, device=device)
@@ -41,7 +35,6 @@ def look_at(name: str, word: Tensor) -> None:
     """After the kernels. Raises UserError where targets are on the CPU; on CUDA, lets a later call do so."""
     if word.device.type == "cpu":
         if row := word.item():
-            del _of_thread.__dict__[name]
             _complain(name, row, "")
     else:
         _words[name, word.device][1].copy_(word, non_blocking=True)

@@ -67,8 +67,10 @@ struct KernelFunction::Arguments {
   };
   std::vector<Given> given;
   std::vector<py::object> made;
-  uint64_t unwanted = 0;           // a bit a parameter: outputs that are no results
-  const ArrayType *like = nullptr; // the type of the first view
+  using Shape = std::array<int64_t, 2 * maxRank>; // extents and strides
+  std::vector<Shape> shapes;                      // of tensors that were given another rank; stays where it is
+  uint64_t unwanted = 0;                          // a bit a parameter: outputs that are no results
+  const ArrayType *like = nullptr;                // the type of the first view
   Device device;
   CallStream stream; // of a launch on a GPU
 
@@ -83,8 +85,10 @@ KernelFunction::KernelFunction(const KernelRow &row) : row(row), shape(row) {
                     std::to_string(row.variants.front().parameters.size()));
   for (const Signature::Entry &entry : shape.entries)
     names.push_back(PyUnicode_InternFromString(row.variants.front().parameters[entry.parameter].name.c_str()));
-  for (const Parameter &parameter : row.variants.front().parameters)
+  for (const Parameter &parameter : row.variants.front().parameters) {
     where.push_back(row.name + ": argument " + parameter.name);
+    rank = std::max(rank, parameter.rank);
+  }
   doc = row.name + shape.text + "\n--\n\n" + shape.documentation; // the form that inspect.signature reads
 }
 
@@ -126,8 +130,52 @@ void KernelFunction::read(Arguments &arguments, size_t parameter, PyObject *valu
   }
 }
 
-void KernelFunction::bind(Arguments &arguments, PyObject *const *values, Py_ssize_t byPosition,
-                          PyObject *keywords) const {
+// The tensor with `rank` dimensions, whose extents and strides go to `shape`: its first ones as one, or after ones
+// of 1. False where the first ones do not lie one after the other.
+static bool reshape(dlpack::Tensor &tensor, int rank, std::array<int64_t, 2 * maxRank> &shape) {
+  const int merged = std::max(tensor.rank - rank, 0), added = std::max(rank - tensor.rank, 0);
+  int64_t *extents = shape.data(), *strides = shape.data() + rank;
+  for (int i = added; i < rank; ++i) {
+    extents[i] = tensor.extents[i - added + merged];
+    strides[i] = tensor.strides[i - added + merged];
+  }
+  for (int i = added - 1; i >= 0; --i) {
+    extents[i] = 1;
+    strides[i] = i + 1 < rank ? extents[i + 1] * strides[i + 1] : 1;
+  }
+  const bool empty = std::find(tensor.extents, tensor.extents + tensor.rank, 0) != tensor.extents + tensor.rank;
+  for (int i = merged - 1; i >= 0; --i) {
+    const int64_t extent = tensor.extents[i], stride = tensor.strides[i];
+    if (extents[0] == 1)
+      strides[0] = stride;
+    else if (extent != 1 && stride != extents[0] * strides[0] && !empty)
+      return false;
+    extents[0] *= extent;
+  }
+  tensor.rank = rank;
+  tensor.extents = extents;
+  tensor.strides = strides;
+  return true;
+}
+
+void KernelFunction::giveRank(Arguments &arguments, size_t parameter) const {
+  const Parameter &declared = row.variants.front().parameters[parameter];
+  Arguments::Given &one = arguments.given[parameter];
+  const int more = one.tensor.given.rank - rank;
+  if (!more || !rank || declared.rank != rank || !one.tensor.given.strides)
+    return;
+  arguments.shapes.reserve(arguments.given.size());
+  if (reshape(one.tensor.given, rank, arguments.shapes.emplace_back()))
+    return;
+  if (declared.output)
+    throw UserError(where[parameter] + ": expected first dimensions that lie one after the other, got others");
+  arguments.made.push_back(py::handle(one.object).attr("flatten")(0, more));
+  one.object = arguments.made.back().ptr();
+  one.tensor.borrow(one.object, arguments.stream, where[parameter]);
+}
+
+void KernelFunction::bind(Arguments &arguments, PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords,
+                          bool anyRank) const {
   const std::vector<Signature::Entry> &entries = shape.entries;
   uint64_t given = 0; // a bit an entry
   auto take = [&](size_t e, PyObject *value) {
@@ -178,6 +226,8 @@ void KernelFunction::bind(Arguments &arguments, PyObject *const *values, Py_ssiz
       arguments.like = one.tensor.type;
       arguments.device = one.tensor.device();
     }
+    if (anyRank && one.tensor.type->isTorch)
+      giveRank(arguments, i);
   }
 }
 
@@ -369,9 +419,9 @@ py::object KernelFunction::results(Arguments &arguments) const {
   return all;
 }
 
-py::object KernelFunction::call(PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords) {
+py::object KernelFunction::call(PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords, bool anyRank) {
   Arguments arguments(where.size());
-  bind(arguments, values, byPosition, keywords);
+  bind(arguments, values, byPosition, keywords, anyRank);
   if (destination.interpreter) {
     Call call = resolved(arguments);
     makeOutputs(arguments, missingOutputs(call));
@@ -432,18 +482,20 @@ std::pair<Call, Target> KernelFunction::described(PyObject *const *values, Py_ss
   return {call, targetFor(arguments.device, row.name)};
 }
 
+template <bool anyRank>
 static PyObject *callKernel(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords) {
   return orRaise([&] {
     auto *function = static_cast<KernelFunction *>(PyCapsule_GetPointer(self, nullptr));
-    return function->call(arguments, PyVectorcall_NARGS(size_t(count)), keywords).release().ptr();
+    return function->call(arguments, PyVectorcall_NARGS(size_t(count)), keywords, anyRank).release().ptr();
   });
 }
 
-py::object functionOf(const KernelRow &row, const std::string &module) {
+py::object functionOf(const KernelRow &row, const std::string &module, bool anyRank) {
   KernelFunction &function = KernelFunction::of(row);
-  PyMethodDef *method = function.method();
+  PyMethodDef *method = function.method(anyRank);
   method->ml_name = row.name.c_str();
-  method->ml_meth = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(callKernel));
+  auto *entry = anyRank ? callKernel<true> : callKernel<false>;
+  method->ml_meth = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry));
   method->ml_flags = METH_FASTCALL | METH_KEYWORDS;
   method->ml_doc = function.help().c_str();
   py::capsule self(&function, [](void *) {});

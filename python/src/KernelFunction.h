@@ -32,10 +32,12 @@ public:
 
   const Signature &signature() const { return shape; }
   const std::string &help() const { return doc; }
-  PyMethodDef *method() { return &definition; }
+  PyMethodDef *method(bool anyRank) { return &definitions[anyRank]; }
 
-  // By Python's vectorcall convention. Throws; gives the outputs, as a tuple when there are several.
-  py::object call(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names);
+  // By Python's vectorcall convention. Throws; gives the outputs, as a tuple when there are several. anyRank: views of
+  // the kernel's highest rank take torch's tensors of any, of more dimensions with the first ones as one, of fewer with
+  // first ones of extent 1. Of an output these must lie so in memory; an input is copied where they do not.
+  py::object call(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names, bool anyRank = false);
   // What such a call would run and why, as bitloom::explain says it; nothing runs.
   std::string explain(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names);
   // Such a call, resolved, and what it would run on; nothing runs.
@@ -70,7 +72,9 @@ private:
   };
   struct KeyBuffer;
 
-  void bind(Arguments &arguments, PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords) const;
+  void bind(Arguments &arguments, PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords,
+            bool anyRank = false) const;
+  void giveRank(Arguments &arguments, size_t parameter) const;
   void read(Arguments &arguments, size_t parameter, PyObject *value) const;
   void makeOutputs(Arguments &arguments, const std::vector<Output> &missing) const;
   Call resolved(const Arguments &arguments) const;
@@ -87,12 +91,13 @@ private:
   Signature shape;
   std::vector<PyObject *> names;  // of the signature's entries, interned
   std::vector<std::string> where; // "rms_norm: argument x", by parameter
+  int rank = 0;                   // the highest of a view
   std::string doc;
-  PyMethodDef definition{};
+  PyMethodDef definitions[2] = {};                                               // the second takes any rank
   std::unordered_map<Key, std::shared_ptr<const Plan>, KeyHash, KeyEqual> plans; // guarded by the GIL
 };
 
 // The function object, whose __module__ is `module`.
-py::object functionOf(const KernelRow &row, const std::string &module);
+py::object functionOf(const KernelRow &row, const std::string &module, bool anyRank);
 
 } // namespace bitloom::python

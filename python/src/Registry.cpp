@@ -128,6 +128,20 @@ static py::dict tuneCall(const Call &call, const Target &target, int rounds, std
                   "file"_a = *file);
 }
 
+// By Python's fast convention of calls: all that stands between a call of an operator and its kernel asks this.
+static PyObject *allOf(PyObject *types, PyObject *const *arguments, Py_ssize_t count) {
+  const Py_ssize_t known = PyTuple_GET_SIZE(types);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    auto *type = reinterpret_cast<PyObject *>(Py_TYPE(arguments[i]));
+    Py_ssize_t k = 0;
+    while (k < known && PyTuple_GET_ITEM(types, k) != type)
+      ++k;
+    if (k == known)
+      Py_RETURN_FALSE;
+  }
+  Py_RETURN_TRUE;
+}
+
 void bindRegistry(py::module_ &module) {
   py::class_<Parameter>(module, "Parameter", "A parameter of a kernel, as declared.")
       .def_property_readonly(
@@ -212,7 +226,14 @@ void bindRegistry(py::module_ &module) {
         return all;
       },
       "The registered kernels, by name.");
-  module.def("_function", [](const KernelRow &row) { return functionOf(row, "bitloom"); });
+  module.def(
+      "_function", [](const KernelRow &row, bool anyRank) { return functionOf(row, "bitloom", anyRank); },
+      py::arg("kernel"), py::arg("any_rank") = false);
+  module.def("_all_of", [](const py::tuple &types) {
+    static PyMethodDef definition{"all_of", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(allOf)),
+                                  METH_FASTCALL, "Whether the type of every argument is one of some."};
+    return py::reinterpret_steal<py::object>(PyCFunction_New(&definition, types.ptr()));
+  });
   module.def("_load_kernels", [](const std::string &path) {
     std::vector<std::string> names;
     for (const KernelRow *row : loadKernels(path))

@@ -8,6 +8,59 @@ import torch
 from bitloom.torch import functional as F
 from test_torch_ops import angles, class_weights, classes, cross_entropy, derivatives, rope, tensors
 
+# ---- rows in memory ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 5])
+@pytest.mark.parametrize("form", ["contiguous", "transposed", "every other", "one row for all"])
+def test_rows_of_any_rank_and_strides(rank, form):
+    """The first dimensions are rows, wherever they lie in memory; so are those of the gradient that comes."""
+    if rank == 1 and form != "contiguous":
+        pytest.skip("has no first dimensions")
+    shape = (*(2, 1, 3, 2)[: rank - 1], 17)
+
+    def formed(x):
+        if form == "transposed":
+            return x.reshape(*reversed(shape[:-1]), 17).permute(*reversed(range(rank - 1)), rank - 1)
+        if form == "every other":
+            return torch.stack((x, x), -1).flatten(-2)[..., ::2]
+        return x[(slice(1),) * (rank - 1)].expand(shape) if form == "one row for all" else x
+
+    weight, bias = torch.randn(17), torch.randn(17)
+    pairs = {
+        "layer_norm": (F.layer_norm, lambda x, w, b: torch.nn.functional.layer_norm(x, (17,), w, b)),
+        "rms_norm": (lambda x, w, b: F.rms_norm(x, w), lambda x, w, b: torch.nn.functional.rms_norm(x, (17,), w, 1e-6)),
+        "softmax": (lambda x, w, b: F.softmax(x), lambda x, w, b: torch.softmax(x, -1)),
+        "relu_squared": (lambda x, w, b: F.relu_squared(x), lambda x, w, b: torch.relu(x).square()),
+        "swiglu": (lambda x, w, b: F.swiglu(x, x), lambda x, w, b: torch.nn.functional.silu(x) * x),
+    }
+    for name, functions in pairs.items():
+        x, dy = torch.randn(shape), torch.randn(shape)
+        found = []
+        for function in functions:
+            leaves = [value.clone().requires_grad_() for value in (x, weight, bias)]
+            y = function(formed(leaves[0]), *leaves[1:])
+            y.backward(formed(dy))
+            found.append([y, *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+        for mine, other in zip(*found, strict=True):
+            assert mine.shape == other.shape, name
+            assert torch.allclose(mine, other, atol=1e-5), name
+
+
+def test_a_weight_of_two_dimensions_is_no_row():
+    with pytest.raises(bitloom.UserError, match="rms_norm: argument weight: expected .* dimension"):
+        F.rms_norm(torch.randn(3, 16), torch.randn(1, 16))
+
+
+def test_after_a_mistake_good_targets_count():
+    logits = torch.randn(3, 17)
+    for _ in range(2):
+        with pytest.raises(bitloom.UserError, match="got another in row 2"):
+            F.cross_entropy(logits, torch.tensor([0, 1, 17]))
+        good = torch.tensor([0, 1, 16])
+        assert torch.allclose(F.cross_entropy(logits, good), torch.nn.functional.cross_entropy(logits, good))
+
+
 # ---- norms -------------------------------------------------------------------------------------------------------
 
 

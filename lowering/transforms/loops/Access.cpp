@@ -218,12 +218,15 @@ std::optional<Value> KernelLowering::inNextRound(Value original, scf::ForOp loop
 }
 
 // The first statement that reads a row waits for memory; a later one finds it in a cache and leaves memory idle. There
-// the row that the loop around it, or without one the next program, has in this one's place is asked for.
+// the row that the loop around it, or without one the next program, has in this one's place is asked for. With it come
+// rows that this statement alone reads.
 void KernelLowering::prefetchNext(LoadOp op, Value pointer, const Place &place) {
   Type element = elementOf(op.getType());
   int64_t bytes = bytesOf(element), line = 64;
   Operation *first = readFirst.try_emplace(op, statementOp).first->second;
-  if (first == statementOp || readAgain.try_emplace(op, statementOp).first->second != statementOp)
+  bool again = first != statementOp && readAgain.try_emplace(op, statementOp).first->second == statementOp;
+  bool along = first == statementOp && asking == statementOp && fusion.sinks(op).size() == 1;
+  if (!again && !along)
     return;
   const Coord &start = place.at[place.vec];
   if (!currentSplit || !start.dyn || start.dyn != currentSplit->iv ||
@@ -236,6 +239,7 @@ void KernelLowering::prefetchNext(LoadOp op, Value pointer, const Place &place) 
       steps.push_back(mul(sub(*next, scalar(offset)), stride));
   if (steps.empty())
     return;
+  asking = statementOp;
   Value ahead = sum(steps);
   for (int64_t at = 0; at < place.width * bytes; at += line) {
     Value target = address(address(pointer, ahead, element), i64(at / bytes), element);
@@ -271,15 +275,35 @@ void KernelLowering::lowerStore(StoreOp op) {
   }
   if (stores.empty())
     return;
+  ValueRange carried;
+  ArrayRef<Buffer> into;
+  if (scf::YieldOp end = fusion.carriedWith(op)) {
+    done.insert(end);
+    carried = end.getOperands();
+    into = carriers.at(end);
+  }
+  SmallVector<Buffer> buffers; // of the tiles behind those that are stored
+  for (auto [value, buffer] : llvm::zip(carried, into))
+    if (isTile(value) && !isIn(value, buffer)) {
+      tiles.push_back(value);
+      buffers.push_back(buffer);
+      cost += fusion.cost(value);
+      keeps |= keepsSomething(value);
+    }
   ArrayRef<int64_t> shape = shapeOf(tile.getType());
   int dim = vectorDim(shape);
   int64_t width = dim < 0 ? 1 : lanesFor(tiles, shape[dim]);
   StoreHints hints;
-  hints.clips = !keeps; // what is kept for later is wanted in full
+  hints.clips = !keeps && buffers.empty(); // what is kept for later is wanted in full
   nest(
       shape, width, cost > 40 ? 2 : 4,
       [&](const Place &place) { return llvm::map_to_vector(tiles, [&](Value each) { return evaluate(each, place); }); },
-      [&](const Place &place, ValueRange values) { storeAll(stores, place, values, hints); }, {}, &hints);
+      [&](const Place &place, ValueRange values) {
+        storeAll(stores, place, values.take_front(stores.size()), hints);
+        for (auto [buffer, value] : llvm::zip(buffers, values.drop_front(stores.size())))
+          write(buffer, place, value);
+      },
+      {}, &hints);
 }
 
 void KernelLowering::storeAll(ArrayRef<StoreOp> stores, const Place &place, ValueRange values, StoreHints &hints) {

@@ -19,7 +19,8 @@ KernelLowering::Values KernelLowering::lowerRegion(Block &block, ValueRange valu
   lowerBlock(block);
   int outerStatement = std::exchange(statement, depth()), outerFloor = std::exchange(memoryFloor, depth());
   Block *outerBlock = std::exchange(statementBlock, &block);
-  carry(values, into, arguments);
+  if (!done.contains(block.getTerminator()))
+    carry(values, into, arguments);
   Values scalars;
   for (Value value : values)
     if (!isTile(value))
@@ -34,10 +35,7 @@ KernelLowering::Values KernelLowering::lowerRegion(Block &block, ValueRange valu
 // All values are computed from the old contents. One that is read elsewhere than at the element that it overwrites, or
 // after it was overwritten, goes through memory of its own.
 void KernelLowering::carry(ValueRange values, ArrayRef<Buffer> into, ValueRange arguments) {
-  auto changes = [&](size_t i) {
-    const Buffer *known = bufferOf(values[i]);
-    return isTile(values[i]) && !(known && known->pointer == into[i].pointer);
-  };
+  auto changes = [&](size_t i) { return isTile(values[i]) && !isIn(values[i], into[i]); };
   SmallVector<ArrayRef<int64_t>> shapes; // in the order in which they are written: accumulators before their statistics
   for (size_t i = 0; i < values.size(); ++i)
     if (changes(i) && !llvm::is_contained(shapes, ArrayRef<int64_t>(into[i].shape)))
@@ -133,6 +131,7 @@ void KernelLowering::lowerFor(scf::ForOp op) {
       adding[added] = yielded[i].getDefiningOp();
     }
   }
+  carriers.try_emplace(op.getBody()->getTerminator(), buffers);
   Values scalars = lowerRegion(*op.getBody(), yielded, buffers, op.getRegionIterArgs());
   if (!inits.empty())
     scf::YieldOp::create(builder, op.getLoc(), scalars);

@@ -2,7 +2,6 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Math/IR/Math.h"
-#include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 #include "llvm/ADT/TypeSwitch.h"
 
@@ -106,7 +105,8 @@ void Fusion::keepWhatIsShared(Value tile) {
   places[tile] = found;
   if (!isCostly(tile) || isa<arith::ConstantOp, tensor::SplatOp>(tile.getDefiningOp()))
     return;
-  if (found.size() > 1)
+  constexpr int64_t keeping = 8; // of a store, a load and room in the cache, which rows want
+  if (found.size() > 1 && cost(tile) >= keeping)
     kept.insert(tile);
   Block *home = tile.getParentBlock();
   for (Operation *sink : found) {
@@ -193,29 +193,41 @@ static bool mayOverwrite(Operation *access, Operation *write) {
   return !(rectangle && other && disjoint(*rectangle, *other));
 }
 
-// Whether `tile` reads `load` only at the element that it computes.
-static bool readsInPlace(Value tile, Operation *load) {
+// Whether `tile` reads `source`, which something else may write, only at the element that it computes.
+static bool readsInPlace(Value tile, Value source) {
   Operation *op = tile.getDefiningOp();
-  if (!op || op == load || !isInline(op))
+  if (!op || tile == source || !isInline(op))
     return true;
   if (OpTrait::hasElementwiseMappableTraits(op))
     return llvm::all_of(op->getOperands(),
-                        [&](Value operand) { return !isTile(operand) || readsInPlace(operand, load); });
-  SetVector<Operation *> seen;
-  seen.insert(op);
-  for (size_t i = 0; i < seen.size(); ++i) // any path to the load goes through an operation that moves elements
-    for (Value operand : seen[i]->getOperands())
-      if (Operation *next = operand.getDefiningOp(); next && isTile(operand) && isInline(next))
-        seen.insert(next);
-  return !seen.contains(load);
+                        [&](Value operand) { return !isTile(operand) || readsInPlace(operand, source); });
+  SetVector<Value> seen;
+  seen.insert(tile);
+  for (size_t i = 0; i < seen.size(); ++i) // any path to the source goes through an operation that moves elements
+    if (Operation *next = seen[i].getDefiningOp(); next && isInline(next))
+      for (Value operand : next->getOperands())
+        if (isTile(operand))
+          seen.insert(operand);
+  return !seen.contains(source);
+}
+
+// The tiles that a store or the end of a loop computes; none of other sinks.
+static SmallVector<Value> tilesOf(Operation *sink) {
+  SmallVector<Value> tiles;
+  if (auto store = dyn_cast<StoreOp>(sink))
+    tiles.push_back(store.getValue());
+  else if (isa<scf::YieldOp>(sink))
+    llvm::copy_if(sink->getOperands(), std::back_inserter(tiles), isTile);
+  return tiles;
 }
 
 // Whether each element of the load that a sink, done together with the write, reads is read before it is written, if it
 // is at all.
 static bool isInPlace(Operation *load, Operation *write, Operation *sink) {
   auto rectangle = rectangleOf(load), other = rectangleOf(write);
-  auto store = dyn_cast<StoreOp>(sink);
-  return rectangle && other && store && sameOrApart(*rectangle, *other) && readsInPlace(store.getValue(), load);
+  SmallVector<Value> tiles = tilesOf(sink);
+  return rectangle && other && !tiles.empty() && sameOrApart(*rectangle, *other) &&
+         llvm::all_of(tiles, [&](Value tile) { return readsInPlace(tile, load->getResult(0)); });
 }
 
 void Fusion::keepWhatIsOverwritten(Operation *load, ArrayRef<Operation *> writes) {
@@ -257,23 +269,35 @@ static bool isPureScalar(Operation *op) {
          llvm::none_of(op->getResults(), isTile);
 }
 
-// `between`: what the text loads between the group's first store and the next.
-bool Fusion::mayJoin(ArrayRef<StoreOp> group, StoreOp next, ArrayRef<Operation *> between) {
-  Type tile = next.getValue().getType();
-  SmallVector<StoreOp> all(group);
-  if (tile != all[0].getValue().getType())
-    return false;
-  all.push_back(next);
-  for (StoreOp earlier : group)
-    if (mayOverwrite(earlier, next) && !sameOrApart(*rectangleOf(earlier), *rectangleOf(next)))
-      return false;
-  for (StoreOp write : all) {
+scf::YieldOp Fusion::carriedWith(StoreOp store) const { return carried.lookup(store); }
+
+bool Fusion::mayJoin(ArrayRef<StoreOp> stores, scf::YieldOp carries, ArrayRef<Operation *> between) {
+  SmallVector<Operation *> all(stores.begin(), stores.end());
+  SmallVector<Value> written; // besides views: what is carried is written in its place
+  if (carries) {
+    all.push_back(carries);
+    llvm::copy_if(cast<scf::ForOp>(carries->getParentOp()).getRegionIterArgs(), std::back_inserter(written), isTile);
+  }
+  Type first = StoreOp(stores[0]).getValue().getType();
+  for (Operation *reader : all)
+    for (Value tile : tilesOf(reader)) {
+      if (isa<StoreOp>(reader) ? tile.getType() != first : shapeOf(tile.getType()) != shapeOf(first))
+        return false;
+      if (!llvm::all_of(written, [&](Value carried) { return readsInPlace(tile, carried); }))
+        return false;
+    }
+  for (StoreOp write : stores) {
+    for (StoreOp other : stores)
+      if (other->isBeforeInBlock(write) && mayOverwrite(other, write) &&
+          !sameOrApart(*rectangleOf(other), *rectangleOf(write)))
+        return false;
     if (llvm::any_of(between, [&](Operation *load) { return mayOverwrite(load, write); }))
       return false;
-    for (StoreOp reader : all) {
+    for (Operation *reader : all) {
       SetVector<Operation *> seen;
-      if (Operation *op = reader.getValue().getDefiningOp())
-        seen.insert(op);
+      for (Value tile : tilesOf(reader))
+        if (Operation *op = tile.getDefiningOp())
+          seen.insert(op);
       for (size_t i = 0; i < seen.size(); ++i) {
         if (!isInline(seen[i]))
           continue;
@@ -302,12 +326,20 @@ void Fusion::groupStores(Block &block) {
   };
   for (Operation &op : block) {
     if (auto store = dyn_cast<StoreOp>(op); store && isTile(store.getValue())) {
-      if (!group.empty() && !mayJoin(group, store, between))
-        end();
       group.push_back(store);
+      if (!mayJoin(group, {}, between)) {
+        group.pop_back();
+        end();
+        group.push_back(store);
+      }
     } else if (isInline(&op)) {
       if (!group.empty() && isa<LoadOp, GatherOp>(op))
         between.push_back(&op);
+    } else if (auto yield = dyn_cast<scf::YieldOp>(op); yield && isa<scf::ForOp>(block.getParentOp())) {
+      if (!group.empty() && !tilesOf(yield).empty() && mayJoin(group, yield, between)) {
+        firstOf[yield] = group[0];
+        carried[group[0]] = yield;
+      }
     } else if (!isPureScalar(&op)) {
       end();
     }

@@ -15,6 +15,11 @@ const Buffer *KernelLowering::bufferOf(Value tile) {
   return nullptr;
 }
 
+bool KernelLowering::isIn(Value tile, const Buffer &buffer) {
+  const Buffer *known = bufferOf(tile);
+  return known && known->pointer == buffer.pointer;
+}
+
 const Buffer &KernelLowering::materialise(Value tile) {
   // Leave the loops of the present statement; what is written goes before them.
   SmallVector<std::unique_ptr<Scope>> inner;

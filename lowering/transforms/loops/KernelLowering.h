@@ -118,6 +118,7 @@ private:
   //===- Kept.cpp: tiles in memory -----------------------------------------------------------------------------===//
 
   const Buffer *bufferOf(Value tile);
+  bool isIn(Value tile, const Buffer &buffer);
   const Buffer &materialise(Value tile); // before the present statement's loops
   Value read(const Buffer &buffer, const Place &place);
   void write(const Buffer &buffer, const Place &place, Value value);
@@ -412,6 +413,7 @@ private:
   int statement = 0;                                             // the depth at which the present statement began
   Operation *statementOp = nullptr;                              // in the kernel
   llvm::DenseMap<Operation *, Operation *> readFirst, readAgain; // the first two statements that read a load's tile
+  Operation *asking = nullptr;                                   // the last one that asks for rows ahead
   Block *statementBlock = nullptr;                               // the block that holds it, in the kernel
   SmallVector<int64_t> nestShape;                                // of the nest being written
   std::optional<Place> nestPlace;                                // the chunk it visits
@@ -423,7 +425,8 @@ private:
   bool streams = false;                            // some store does
   llvm::DenseMap<Operation *, Buffer> inPlace;     // dots that may write to their accumulator's memory
   llvm::DenseMap<Operation *, Operation *> adding; // of those, what adds the product to what is there
-  llvm::SmallPtrSet<Operation *, 4> done;          // reductions lowered together with one before
+  llvm::SmallPtrSet<Operation *, 4> done;          // sinks lowered together with one before
+  llvm::DenseMap<Operation *, SmallVector<Buffer>> carriers; // of loops being written, by their ends: a tile's each
   int names = 0;
 };
 

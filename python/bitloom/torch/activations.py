@@ -8,21 +8,24 @@ from torch import Tensor
 import bitloom
 
 from .checks import check_choice, check_floats, check_shapes
-from .operator import formula_operator, operator
-from .shapes import flattened, like, rows
+from .operator import formula_operator, of_any_rank, operator
+from .shapes import like, rows
 
 # ---- softmax -----------------------------------------------------------------------------------------------------
 
+_run_softmax = of_any_rank("softmax")
+_run_softmax_backward = of_any_rank("softmax_backward")
+
 softmax_backward = formula_operator(
     "softmax_backward(Tensor dy, Tensor y) -> Tensor",
-    lambda dy, y: bitloom.softmax_backward(rows(dy), rows(y)).view_as(y),
+    lambda dy, y: _run_softmax_backward(dy, y, dx=like(y)),
     lambda dy, y: like(y),
     lambda dy, y: y * (dy - (dy * y).sum(-1, keepdim=True)),
 )
 
 _softmax = operator(
     "softmax(Tensor x) -> Tensor",
-    lambda x: bitloom.softmax(rows(x)).view_as(x),
+    lambda x: _run_softmax(x, out=like(x)),
     like,
     lambda ctx, inputs, output: ctx.save_for_backward(output),
     lambda ctx, dy: softmax_backward(dy, *ctx.saved_tensors),
@@ -45,16 +48,19 @@ def softmax(x: Tensor, dim: int = -1) -> Tensor:
 
 # ---- relu_squared ------------------------------------------------------------------------------------------------
 
+_run_relu_squared = of_any_rank("relu_squared")
+_run_relu_squared_backward = of_any_rank("relu_squared_backward")
+
 relu_squared_backward = formula_operator(
     "relu_squared_backward(Tensor dy, Tensor x) -> Tensor",
-    lambda dy, x: bitloom.relu_squared_backward(flattened(dy), flattened(x)).view_as(x),
+    lambda dy, x: _run_relu_squared_backward(dy, x, dx=like(x)),
     lambda dy, x: like(x),
     lambda dy, x: 2 * dy * torch.relu(x),
 )
 
 _relu_squared = operator(
     "relu_squared(Tensor x) -> Tensor",
-    lambda x: bitloom.relu_squared(flattened(x)).view_as(x),
+    lambda x: _run_relu_squared(x, out=like(x)),
     like,
     lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
     lambda ctx, dy: relu_squared_backward(dy, *ctx.saved_tensors),
@@ -78,7 +84,7 @@ def _halves(packed):
 
 def _gated(name: str, activation: Callable) -> tuple[Callable, Callable]:
     """The operators of a gate: of two tensors, and of one that holds both."""
-    run, run_backward = getattr(bitloom, name), getattr(bitloom, f"{name}_backward")
+    run, run_backward = of_any_rank(name), of_any_rank(f"{name}_backward")
 
     def formula(gate, up, before, after):
         return (activation(gate.float() * before) * up.float() * after).to(gate.dtype)
@@ -94,8 +100,7 @@ def _gated(name: str, activation: Callable) -> tuple[Callable, Callable]:
         return dy * slope * up * before, dy * value
 
     def backward(dy, gate, up, before, after):
-        dgate, dup = run_backward(rows(dy), rows(gate), rows(up), before, after)
-        return dgate.view_as(gate), dup.view_as(gate)
+        return run_backward(dy, gate, up, before, after, dgate=like(gate), dup=like(up))
 
     def backward_formula(dy, gate, up, before, after):
         return tuple(value.to(gate.dtype) for value in slopes(dy, gate, up, before, after))
@@ -110,7 +115,7 @@ def _gated(name: str, activation: Callable) -> tuple[Callable, Callable]:
     def packed_backward(dy, packed, before, after):
         out = like(packed)
         dgate, dup = _halves(out)
-        run_backward(rows(dy), *_halves(packed), before, after, dgate=dgate, dup=dup)
+        run_backward(dy, *_halves(packed), before, after, dgate=dgate, dup=dup)
         return out
 
     backward_of_one = formula_operator(
@@ -126,7 +131,7 @@ def _gated(name: str, activation: Callable) -> tuple[Callable, Callable]:
 
     two = operator(
         f"{name}(Tensor gate, Tensor up, float before, float after) -> Tensor",
-        lambda gate, up, before, after: run(rows(gate), rows(up), before, after).view_as(gate),
+        lambda gate, up, before, after: run(gate, up, before, after, out=like(gate)),
         lambda gate, up, before, after: like(gate),
         setup,
         lambda ctx, dy: (*backward_of_two(dy, *ctx.saved_tensors, ctx.before, ctx.after), None, None),
@@ -137,7 +142,7 @@ def _gated(name: str, activation: Callable) -> tuple[Callable, Callable]:
 
     one = operator(
         f"{name}_packed(Tensor packed, float before, float after) -> Tensor",
-        lambda packed, before, after: run(*_halves(packed), before, after).view(halved(packed)),
+        lambda packed, before, after: run(*_halves(packed), before, after, out=like(packed, halved(packed))),
         lambda packed, before, after: like(packed, halved(packed)),
         setup,
         lambda ctx, dy: (backward_of_one(dy, *ctx.saved_tensors, ctx.before, ctx.after), None, None),

@@ -8,7 +8,7 @@ from torch import Tensor
 import bitloom
 
 from .checks import check_choice, check_constant, check_floats, check_range, check_shapes, check_targets
-from .operator import constant, formula_operator, gradients_of, is_eager, operator
+from .operator import constant, formula_operator, gradients_of, is_eager, of_any_rank, operator
 from .shapes import flattened, like, per_row, rows
 from .targets import error_word, look_at
 
@@ -59,13 +59,16 @@ def cross_entropy_formula(logits, target, weight, ignore_index, smoothing, z, so
     return loss.sum() * (mean_scale(target, weight, ignore_index)[0] if reduction == "mean" else 1)
 
 
+_run = of_any_rank("cross_entropy")
+
+
 def _gradient_of(grad, logits, target, weight, ignore_index, smoothing, z, softcap, reduction):
-    flat, target = rows(logits), flattened(target)
-    scale = per_row(grad, len(flat))
+    target = flattened(target)
+    scale = per_row(grad, len(target))
     if reduction == "mean":
         scale = scale * mean_scale(target, weight, ignore_index)
     numbers = ignore_index, smoothing or None, z or None, softcap or None
-    return bitloom.cross_entropy(flat, target, weight, scale, None, *numbers, with_gradient=True)[0].view_as(logits)
+    return _run(logits, target, weight, scale, None, *numbers, dlogits=like(logits))[0]
 
 
 _arguments = (
@@ -81,14 +84,14 @@ cross_entropy_backward = formula_operator(
 
 
 def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduction, gradient, z_loss, correct, best):
-    flat, classes = rows(logits), flattened(target)
+    classes = flattened(target)
     scale = _mean_scale(classes, weight, ignore_index) if reduction == "mean" else None
     # Gradients of 16 bits without an exponent's range keep theirs until the mean's factor comes with the loss's scale.
-    early = scale.expand(flat.shape[0]) if gradient and scale is not None and logits.dtype != torch.float16 else None
+    early = scale.expand(len(classes)) if gradient and scale is not None and logits.dtype != torch.float16 else None
     word = error_word("cross_entropy", logits.device)
     results = iter(
-        bitloom.cross_entropy(
-            flat,
+        _run(
+            logits,
             classes,
             weight,
             early,
@@ -97,7 +100,7 @@ def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduct
             smoothing or None,
             z or None,
             softcap or None,
-            with_gradient=gradient,
+            dlogits=like(logits) if gradient else None,
             with_z_loss=z_loss,
             with_predicted=best,
             with_correct=correct,
@@ -106,7 +109,7 @@ def _forward(logits, target, weight, ignore_index, smoothing, z, softcap, reduct
     )
     look_at("cross_entropy", word)
 
-    dlogits = next(results).view_as(logits) if gradient else None
+    dlogits = next(results) if gradient else None
     losses = reduced(next(results), target, scale, reduction)
     z_losses = reduced(next(results), target, scale, reduction) if z_loss else None
     predicted = next(results).clamp_(max=logits.shape[-1] - 1).view_as(target) if best else None  # of NaN: any class

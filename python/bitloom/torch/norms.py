@@ -5,11 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-import bitloom
-
 from .checks import check_shapes
-from .operator import constant, formula_operator, gradients_of, is_eager, operator
-from .shapes import as_type_of, like, rows, total
+from .operator import constant, formula_operator, gradients_of, is_eager, of_any_rank, operator
+from .shapes import as_type_of, like, total
 
 # ---- rms_norm ----------------------------------------------------------------------------------------------------
 
@@ -20,11 +18,16 @@ def _rms_formula(x, weight, eps, offset):
     return (wide if weight is None else wide * (weight.float() + offset)).to(x.dtype)
 
 
+_run_rms = of_any_rank("rms_norm")
+_run_rms_backward = of_any_rank("rms_norm_backward")
+
+
 def _rms_backward(dy, x, weight, eps, offset, dx=None):
+    dx = like(x) if dx is None else dx
     if weight is None:
-        return bitloom.rms_norm_backward(rows(dy), rows(x), None, None, eps, offset, dx=dx).view_as(x), None
-    dx, dweight = bitloom.rms_norm_backward(rows(dy), rows(x), weight, None, eps, offset, dx=dx, weighted=True)
-    return dx.view_as(x), total(dweight, weight)
+        return _run_rms_backward(dy, x, None, None, eps, offset, dx=dx), None
+    _, dweight = _run_rms_backward(dy, x, weight, None, eps, offset, dx=dx, weighted=True)
+    return dx, total(dweight, weight)
 
 
 def _may_be_written(dy: Tensor) -> bool:
@@ -52,14 +55,14 @@ def _rms_setup(ctx, inputs, output):
 def _rms_gradient(ctx, dy):
     x, weight = ctx.saved_tensors
     if ctx.in_place and _may_be_written(dy):
-        dx, dweight = _rms_backward(dy, x, weight, ctx.eps, ctx.offset, rows(dy))
+        dx, dweight = _rms_backward(dy, x, weight, ctx.eps, ctx.offset, dy)
     else:
         dx, dweight = rms_norm_backward(dy, x, weight, ctx.eps, ctx.offset)
     return dx, None if weight is None else dweight, None, None, None, None
 
 
 def _rms(x, weight, eps, offset, casting, in_place):
-    return bitloom.rms_norm(rows(x), weight, eps, offset, casting=casting).view_as(x)
+    return _run_rms(x, weight, eps, offset, out=like(x), casting=casting)
 
 
 _rms_norm = operator(
@@ -94,15 +97,16 @@ def rms_norm(
 # ---- fused_add_rms_norm ------------------------------------------------------------------------------------------
 
 
+_run_fused = of_any_rank("fused_add_rms_norm")
+_run_fused_backward = of_any_rank("fused_add_rms_norm_backward")
+
+
 def _fused_backward(dy, dsum, sum, weight, eps, offset, dx=None):
-    dsum = None if dsum is None else rows(dsum)
+    dx = like(sum) if dx is None else dx
     if weight is None:
-        dx = bitloom.fused_add_rms_norm_backward(rows(dy), rows(sum), None, dsum, None, eps, offset, dx=dx)
-        return dx.view_as(sum), None
-    dx, dweight = bitloom.fused_add_rms_norm_backward(
-        rows(dy), rows(sum), weight, dsum, None, eps, offset, dx=dx, weighted=True
-    )
-    return dx.view_as(sum), total(dweight, weight)
+        return _run_fused_backward(dy, sum, None, dsum, None, eps, offset, dx=dx), None
+    _, dweight = _run_fused_backward(dy, sum, weight, dsum, None, eps, offset, dx=dx, weighted=True)
+    return dx, total(dweight, weight)
 
 
 fused_add_rms_norm_backward = formula_operator(
@@ -125,15 +129,14 @@ def _fused_gradient(ctx, dy, dsum):
     if dy is None:
         return dsum, dsum, None, None, None, None, None
     if ctx.in_place and _may_be_written(dy):
-        dx, dweight = _fused_backward(dy, dsum, sum, weight, ctx.eps, ctx.offset, rows(dy))
+        dx, dweight = _fused_backward(dy, dsum, sum, weight, ctx.eps, ctx.offset, dy)
     else:
         dx, dweight = fused_add_rms_norm_backward(dy, dsum, sum, weight, ctx.eps, ctx.offset)
     return dx, dx, None if weight is None else dweight, None, None, None, None
 
 
 def _fused(x, residual, weight, eps, offset, casting, in_place):
-    out, sum = bitloom.fused_add_rms_norm(rows(x), rows(residual), weight, eps, offset, casting=casting)
-    return out.view_as(x), sum.view_as(x)
+    return _run_fused(x, residual, weight, eps, offset, out=like(x), sum=like(x), casting=casting)
 
 
 _fused_add_rms_norm = operator(
@@ -174,14 +177,16 @@ def _layer_formula(x, mean, rstd, weight, bias, eps):
     return (wide if bias is None else wide + bias.float()).to(x.dtype)
 
 
+_run_layer = of_any_rank("layer_norm")
+_run_layer_backward = of_any_rank("layer_norm_backward")
+
+
 def _layer_backward(dy, x, mean, rstd, weight, bias, eps):
     weighted, biased = weight is not None, bias is not None
-    results = bitloom.layer_norm_backward(
-        rows(dy), rows(x), mean, rstd, weight, with_dweight=weighted, with_dbias=biased
-    )
+    results = _run_layer_backward(dy, x, mean, rstd, weight, dx=like(x), with_dweight=weighted, with_dbias=biased)
     dx, *partials = results if weighted or biased else (results,)
     dweight = total(partials[0], weight) if weighted else None
-    return dx.view_as(x), dweight, total(partials[-1], bias) if biased else None
+    return dx, dweight, total(partials[-1], bias) if biased else None
 
 
 layer_norm_backward = formula_operator(
@@ -209,8 +214,7 @@ def _layer_gradient(ctx, dy, *_):
 
 
 def _layer(x, weight, bias, eps):
-    out, mean, rstd = bitloom.layer_norm(rows(x), weight, bias, eps, with_mean=True, with_rstd=True)
-    return out.view_as(x), mean, rstd
+    return _run_layer(x, weight, bias, eps, out=like(x), with_mean=True, with_rstd=True)
 
 
 _layer_norm = operator(

@@ -13,24 +13,29 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 import bitloom
+from bitloom._bitloom import _all_of, _function, kernels
 
 library = torch.library.Library("bitloom", "DEF")
 
 # What the short road takes; other kinds (fake tensors, DTensor, symbolic numbers) need the dispatcher.
-_PLAIN = frozenset((Tensor, torch.nn.Parameter, float, int, bool, str, list, type(None)))
+_are_plain = _all_of((Tensor, torch.nn.Parameter, float, int, bool, str, list, type(None)))
 _is_compiling = torch.compiler.is_compiling
 _modes = torch._C._len_torch_dispatch_stack
 is_transformed = torch._C._are_functorch_transforms_active  # whether a transform of torch.func looks on
 _any_requires_grad = torch._C._any_requires_grad
+_is_grad_enabled = torch.is_grad_enabled
+
+
+def of_any_rank(name: str) -> Callable:
+    """The kernel of that name, whose views of its highest rank take tensors of any: the first dimensions of those that
+    have more count as one. Given its outputs, of x's shape, it needs no views of tensors, which cost as much as itself.
+    """
+    return _function(kernels()[name], any_rank=True)
 
 
 def _is_plain(*arguments) -> bool:
     return not (
-        _is_compiling()
-        or not _PLAIN.issuperset(map(type, arguments))
-        or _modes()
-        or is_transformed()
-        or forward_ad._current_level >= 0
+        _is_compiling() or not _are_plain(*arguments) or _modes() or is_transformed() or forward_ad._current_level >= 0
     )
 
 
@@ -128,7 +133,7 @@ def operator(
     def call(*arguments):
         if _is_plain(*arguments):
             try:
-                if apply and _any_requires_grad(*arguments) and torch.is_grad_enabled():
+                if apply and _is_grad_enabled() and _any_requires_grad(*arguments):
                     return apply(*arguments)
                 return forward(*arguments)
             except bitloom.UserError:  # asking each tensor beforehand takes longer

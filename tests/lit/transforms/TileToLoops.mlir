@@ -132,6 +132,40 @@ func.func @gradients(%x: !tile.view<?xf32>, %y: !tile.view<?xf32>, %dx: !tile.vi
 
 // -----
 
+// What a loop carries is computed with the store before its end, and each row is read where it is, though the store may
+// write over it: the only memory is that of the sum. The row is asked for in the second loop over it.
+// CHECK-LABEL: llvm.func @carried
+// CHECK: llvm.alloca
+// CHECK-NOT: llvm.alloca
+// CHECK: math.fma
+// CHECK: llvm.intr.prefetch
+// CHECK: llvm.store {{.*}}nontemporal} : vector<16xf32>
+// CHECK: llvm.store {{.*}} {alignment = 4 : i64} : vector<16xf32>
+func.func @carried(%x: !tile.view<?x?xf32>, %y: !tile.view<?x?xf32>, %sums: !tile.view<?xf32>) attributes {tile.kernel} {
+  %zero = arith.constant 0 : i64
+  %one = arith.constant 1 : i64
+  %none = arith.constant dense<0.0> : tensor<4096xf32>
+  %rows = tile.extent %x, 0 : !tile.view<?x?xf32>
+  %sum = scf.for %i = %zero to %rows step %one iter_args(%s = %none) -> (tensor<4096xf32>) : i64 {
+    %v = tile.load %x[%i, %zero] dims [1] : !tile.view<?x?xf32> -> tensor<4096xf32>
+    %vv = arith.mulf %v, %v : tensor<4096xf32>
+    %square = tile.reduce %vv axis 0 : tensor<4096xf32> -> f32 {
+    ^bb0(%a: f32, %b: f32):
+      %c = arith.addf %a, %b : f32
+      tile.yield %c : f32
+    }
+    %factor = tensor.splat %square : tensor<4096xf32>
+    %w = arith.mulf %v, %factor : tensor<4096xf32>
+    tile.store %w, %y[%i, %zero] dims [1] : tensor<4096xf32>, !tile.view<?x?xf32>
+    %next = arith.addf %s, %v : tensor<4096xf32>
+    scf.yield %next : tensor<4096xf32>
+  }
+  tile.store %sum, %sums[%zero] dims [0] : tensor<4096xf32>, !tile.view<?xf32>
+  return
+}
+
+// -----
+
 // A tensor of 32 MiB or more whose rows begin at a vector's alignment is written past the caches, unless it is read too.
 // CHECK-LABEL: llvm.func @copy
 // CHECK: arith.constant 33554432 : i64

@@ -334,6 +334,76 @@ TEST(TileToLoops, CopiesRowsOverTheirView) {
     }
 }
 
+// What a loop carries, beside a store of the loop that may write over what both read.
+TEST(TileToLoops, CarriesBesideStores) {
+  const std::string bodies[] = {
+      // Each row read where it is written.
+      R"(%y = arith.mulf %x, %u : tensor<128xf32>
+         tile.store %y, %b[%i, %zero] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>
+         %z = arith.mulf %x, %x : tensor<128xf32>
+         %w = arith.addf %u, %z : tensor<128xf32>
+         scf.yield %w, %v : tensor<128xf32>, tensor<128xf32>)",
+      // Read one place further on than written, and the next row.
+      R"(%y = arith.addf %x, %u : tensor<128xf32>
+         tile.store %y, %b[%i, %one] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>
+         %w = arith.addf %u, %x : tensor<128xf32>
+         scf.yield %w, %v : tensor<128xf32>, tensor<128xf32>)",
+      R"(%next = arith.addi %i, %one : i64
+         tile.store %x, %b[%next, %zero] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>
+         %w = arith.addf %u, %x : tensor<128xf32>
+         scf.yield %w, %x : tensor<128xf32>, tensor<128xf32>)",
+      // Tiles that change places, and both stored.
+      R"(%y = arith.addf %x, %u : tensor<128xf32>
+         tile.store %y, %b[%i, %zero] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>
+         tile.store %v, %a[%i, %zero] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>
+         %w = arith.addf %u, %x : tensor<128xf32>
+         scf.yield %v, %w : tensor<128xf32>, tensor<128xf32>)",
+      // Stored, or carried on, in another order of elements.
+      R"(%s = tile.reshape %u : tensor<128xf32> -> tensor<2x64xf32>
+         %t = tile.transpose %s [1, 0] : tensor<2x64xf32> -> tensor<64x2xf32>
+         %y = tile.reshape %t : tensor<64x2xf32> -> tensor<128xf32>
+         tile.store %y, %b[%i, %zero] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>
+         %w = arith.addf %u, %x : tensor<128xf32>
+         scf.yield %w, %v : tensor<128xf32>, tensor<128xf32>)",
+      R"(tile.store %u, %b[%i, %zero] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>
+         %w = arith.addf %u, %x : tensor<128xf32>
+         %s = tile.reshape %w : tensor<128xf32> -> tensor<2x64xf32>
+         %t = tile.transpose %s [1, 0] : tensor<2x64xf32> -> tensor<64x2xf32>
+         %y = tile.reshape %t : tensor<64x2xf32> -> tensor<128xf32>
+         scf.yield %y, %u : tensor<128xf32>, tensor<128xf32>)",
+      // A costly tile for both, and its sum.
+      R"(%e = math.exp %x : tensor<128xf32>
+         %s = tile.reduce %e axis 0 : tensor<128xf32> -> f32 SUM
+         %t = tensor.splat %s : tensor<128xf32>
+         %y = arith.divf %e, %t : tensor<128xf32>
+         tile.store %y, %b[%i, %zero] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>
+         %w = arith.addf %u, %e : tensor<128xf32>
+         scf.yield %w, %v : tensor<128xf32>, tensor<128xf32>)",
+  };
+  // The last row of b is read back in full: of a carried tile, elements that no store of the loop takes count too.
+  for (const std::string &body : bodies)
+    for (int64_t columns : {128, 99})
+      for (bool same : {false, true}) {
+        Arrays arrays = {{DType::f32, {4, columns}}, {DType::f32, {4, columns}}, {DType::f32, {2, 128}}};
+        std::string text = kernel(arrays, R"(
+          %one = arith.constant 1 : i64
+          %three = arith.constant 3 : i64
+          %first = arith.constant dense<1.0> : tensor<128xf32>
+          %p, %q = scf.for %i = %zero to %three step %one iter_args(%u = %first, %v = %first) -> (tensor<128xf32>, tensor<128xf32>) : i64 {
+            %x = tile.load %a[%i, %zero] dims [1] : !tile.view<?x?xf32> -> tensor<128xf32>
+            )" + replaced(body, "SUM", sum) + R"(
+          }
+          tile.store %p, %c[%zero, %zero] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>
+          tile.store %q, %c[%one, %zero] dims [1] : tensor<128xf32>, !tile.view<?x?xf32>)");
+        for (const char *extent : {"128", "4096"}) {
+          std::string wide = replaced(replaced(replaced(text, "<128x", "<" + std::string(extent) + "x"), "2x64x",
+                                               "2x" + std::to_string(std::stoll(extent) / 2) + "x"),
+                                      "64x2x", std::to_string(std::stoll(extent) / 2) + "x2x");
+          agree(wide, arrays, {1, 1, 1}, 1e-4, {}, same ? std::vector<int>{0, 0, 2} : std::vector<int>{});
+        }
+      }
+}
+
 //===- Control flow -----------------------------------------------------------------------------------------------===//
 
 TEST(TileToLoops, CarriesTilesThroughRegions) {

@@ -27,29 +27,41 @@ Value KernelLowering::convert(Value value, Type element, bool isUnsigned) {
   return isUnsigned ? pure<arith::ExtUIOp>(value, to, value) : pure<arith::ExtSIOp>(value, to, value);
 }
 
-// The tile in memory, converted once and not once for each row or column of the other operand. With a `panel`, as
-// [columns / panel, rows, panel]: what a block of the product reads of it is then one stream.
-Buffer KernelLowering::operandAs(Value tile, Type element, bool isUnsigned, int64_t panel) {
+// The tile in memory, converted once and not once for each row or column of the other operand.
+Buffer KernelLowering::operandAs(Value tile, Type element, bool isUnsigned) {
   ArrayRef<int64_t> shape = shapeOf(tile.getType());
   if (const Buffer *known = bufferOf(tile); known && known->element == element)
     return *known;
-  const bool panels = panel && shape[1] > panel && shape[1] % panel == 0;
-  Buffer buffer = allocate(panels ? ArrayRef<int64_t>{shape[1] / panel, shape[0], panel} : shape, element);
+  Buffer buffer = allocate(shape, element);
   int dim = vectorDim(shape);
   int64_t width = dim < 0 ? 1 : lanesFor(tile, shape[dim]);
   width = std::max<int64_t>(1, std::min<int64_t>(width, 2 * target.vectorBits / element.getIntOrFloatBitWidth()));
   nest(
       shape, width, 8,
       [&](const Place &place) -> Values { return {convert(evaluate(tile, place), element, isUnsigned)}; },
-      [&](const Place &place, ValueRange values) {
-        if (!panels)
-          return write(buffer, place, values[0]);
-        Place there{{dividedBy(place.at[1], panel), place.at[0], modulo(place.at[1], panel)}};
-        there.vec = place.vec < 0 ? -1 : 2;
-        there.width = place.width;
-        write(buffer, there, values[0]);
-      });
+      [&](const Place &place, ValueRange values) { write(buffer, place, values[0]); });
   return buffer;
+}
+
+// The columns of the tile from `column` on, as many vectors as the panel has: the first-level cache holds it while all
+// rows of the product want it, and nothing else of the tile is ever copied.
+void KernelLowering::fillPanel(const Buffer &panel, Value tile, Coord column, int64_t width, bool isUnsigned) {
+  loop(0, panel.shape[0], 1, [&](Coord row) {
+    splitUnrolled({}, [&]() -> Values {
+      Values values;
+      Place there{{row, {}}, width > 1 ? 1 : -1, width};
+      for (int64_t at = 0; at < panel.shape[1]; at += width) {
+        Place place = there;
+        place.at[1] = column + at;
+        values.push_back(convert(evaluate(tile, place), panel.element, isUnsigned));
+      }
+      for (Value value : values) {
+        write(panel, there, value);
+        there.at[1].cst += width;
+      }
+      return {};
+    });
+  });
 }
 
 void KernelLowering::lowerDot(DotOp op) {
@@ -59,36 +71,44 @@ void KernelLowering::lowerDot(DotOp op) {
   int64_t rows = shapeOf(op.getType())[0], columns = shapeOf(op.getType())[1];
   int64_t width = std::min<int64_t>(target.vectorBits / std::max(8u, element.getIntOrFloatBitWidth()),
                                     llvm::bit_floor(uint64_t(columns)));
-  Buffer operands[] = {operandAs(op.getA(), element, op.getUnsignedA()),
-                       operandAs(op.getB(), element, op.getUnsignedB(), 2 * width)};
+  const Buffer left = operandAs(op.getA(), element, op.getUnsignedA());
+  const Buffer *there = bufferOf(op.getB());
+  const std::optional<Buffer> right = there && there->element == element ? std::optional(*there) : std::nullopt;
   auto known = inPlace.find(op);
   Buffer result = known == inPlace.end() ? allocate({rows, columns}, element) : known->second;
-  // Two vectors of columns by half as many rows as there are registers, less some for the operands.
-  int64_t tallest = target.vectorRegisters >= 32 ? 8 : 4;
+  // Half of the registers for sums: as many rows as vectors of columns need the fewest operands for them.
+  constexpr int64_t tallest = 4;
+  const int64_t widest = target.vectorRegisters >= 32 && columns >= 4 * width ? 4 : columns >= 2 * width ? 2 : 1;
 
   explainChoice(op, [&] {
     return "dot of " + std::to_string(rows) + " x " + std::to_string(columns) + ": element by element, " +
-           std::to_string(std::min(tallest, rows)) + " rows by " + std::to_string(columns >= 2 * width ? 2 : 1) +
-           " vectors of " + std::to_string(width) + " columns at once, since " + target.name + " has " +
+           std::to_string(std::min(tallest, rows)) + " rows by " + std::to_string(widest) + " vectors of " +
+           std::to_string(width) + " columns at once, since " + target.name + " has " +
            std::to_string(target.vectorRegisters) + " registers of " + std::to_string(target.vectorBits) + " bits";
   });
   const Ahead ahead[] = {aheadOf(op, op.getA()), aheadOf(op, op.getB())};
   auto visitColumns = [&](int64_t lanes, int64_t chunks, int64_t from, int64_t to) {
+    Panel panel{right ? *right : allocate({left.shape[1], lanes * chunks}, element), {}};
     loop(from, to, lanes * chunks, [&](Coord column) {
+      if (!right) {
+        panel.column = column;
+        fillPanel(panel.buffer, op.getB(), column, lanes, op.getUnsignedB());
+      }
       for (int64_t block = tallest, row = 0; row < rows; block /= 2) {
         int64_t end = row + (rows - row) / block * block;
         loop(row, end, block,
-             [&](Coord at) { dotBlock(op, operands, ahead, result, at, block, column, lanes, chunks); });
+             [&](Coord at) { dotBlock(op, left, panel, ahead, result, at, block, column, lanes, chunks); });
         row = end;
       }
     });
   };
-  int64_t column = columns / (2 * width) * (2 * width);
-  visitColumns(width, 2, 0, column);
-  for (int64_t lanes = width; column < columns; column += lanes) {
-    while (column + lanes > columns)
-      lanes /= 2;
-    visitColumns(lanes, 1, column, column + lanes);
+  int64_t column = 0;
+  for (int64_t chunks = widest, lanes = width; column < columns;) {
+    int64_t end = column + (columns - column) / (lanes * chunks) * (lanes * chunks);
+    if (end > column)
+      visitColumns(lanes, chunks, column, end);
+    column = end;
+    (chunks > 1 ? chunks : lanes) /= 2;
   }
   Operation *adds = adding.lookup(op);
   scopes.back()->buffers[adds ? Value(adds->getResult(0)) : op.getResult()] = result;
@@ -146,8 +166,9 @@ void KernelLowering::prefetch(const Ahead &ahead, Value number, int64_t count) {
   }
 }
 
-void KernelLowering::dotBlock(DotOp op, ArrayRef<Buffer> operands, ArrayRef<Ahead> ahead, const Buffer &result,
-                              Coord row, int64_t rows, Coord column, int64_t width, int64_t chunks) {
+void KernelLowering::dotBlock(DotOp op, const Buffer &left, const Panel &right, ArrayRef<Ahead> ahead,
+                              const Buffer &result, Coord row, int64_t rows, Coord column, int64_t width,
+                              int64_t chunks) {
   bool isFloat = isa<FloatType>(result.element);
   auto at = [&](Coord a, Coord b, bool vector) {
     Place place{{a, b}};
@@ -170,17 +191,8 @@ void KernelLowering::dotBlock(DotOp op, ArrayRef<Buffer> operands, ArrayRef<Ahea
         here();
         LLVM::Prefetch::create(builder, loc, line, /*rw=*/1, /*hint=*/3, /*cache=*/1);
       }
-  const int64_t depth = operands[0].shape[1], steps = depth % 8 ? 1 : 8;
-  const bool panels = operands[1].shape.size() == 3;
-  auto rightAt = [&](Coord k, Coord column) {
-    Place place = at(k, column, true);
-    if (panels) {
-      const int64_t panel = operands[1].shape[2];
-      place.at = {dividedBy(column, panel), k, modulo(column, panel)};
-      place.vec += place.vec >= 0;
-    }
-    return read(operands[1], place);
-  };
+  const int64_t depth = left.shape[1], steps = depth % 8 ? 1 : 8;
+  const Coord first = right.column == column ? Coord() : column; // in what there is of the right operand
   Value from = i64(0), to = i64(depth), by = i64(steps);
   here();
   auto loop = scf::ForOp::create(builder, loc, from, to, by, sums);
@@ -195,18 +207,18 @@ void KernelLowering::dotBlock(DotOp op, ArrayRef<Buffer> operands, ArrayRef<Ahea
   }
   for (int64_t step = 0; step < steps; ++step) {
     Coord inner{loop.getInductionVar(), step, steps};
-    Values right;
+    Values vectors;
     for (int64_t j = 0; j < chunks; ++j)
-      right.push_back(rightAt(inner, column + j * width));
+      vectors.push_back(read(right.buffer, at(inner, first + j * width, true)));
     for (int64_t i = 0; i < rows; ++i) {
-      Value left = broadcast(read(operands[0], at(row + i, inner, false)), width);
+      Value a = broadcast(read(left, at(row + i, inner, false)), width);
       for (int64_t j = 0; j < chunks; ++j) {
-        Value &sum = next[i * chunks + j], b = right[j];
+        Value &sum = next[i * chunks + j], b = vectors[j];
         if (isFloat) {
-          sum = pure<math::FmaOp>({left, b, sum}, left, b, sum);
+          sum = pure<math::FmaOp>({a, b, sum}, a, b, sum);
           continue;
         }
-        Value product = pure<arith::MulIOp>({left, b}, left, b);
+        Value product = pure<arith::MulIOp>({a, b}, a, b);
         sum = pure<arith::AddIOp>({product, sum}, product, sum);
       }
     }

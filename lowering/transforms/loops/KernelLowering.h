@@ -219,7 +219,13 @@ private:
   //===- Dot.cpp -----------------------------------------------------------------------------------------------===//
 
   void lowerDot(DotOp op);
-  Buffer operandAs(Value tile, Type element, bool isUnsigned, int64_t panel = 0);
+  Buffer operandAs(Value tile, Type element, bool isUnsigned);
+  // Columns of the right operand, from that one on.
+  struct Panel {
+    Buffer buffer;
+    Coord column;
+  };
+  void fillPanel(const Buffer &panel, Value tile, Coord column, int64_t width, bool isUnsigned);
   Value convert(Value value, Type element, bool isUnsigned);
   // A tile of two dimensions that is wanted soon: `across` times `lines` lines of a cache, `stride` elements apart.
   struct Ahead {
@@ -231,8 +237,8 @@ private:
   Ahead aheadOf(DotOp op, Value tile);
   void prefetch(const Ahead &ahead, Value number, int64_t count);
   // Rows [row, row + rows) by columns [column, column + chunks * width) of the product, in registers.
-  void dotBlock(DotOp op, ArrayRef<Buffer> operands, ArrayRef<Ahead> ahead, const Buffer &result, Coord row,
-                int64_t rows, Coord column, int64_t width, int64_t chunks);
+  void dotBlock(DotOp op, const Buffer &left, const Panel &right, ArrayRef<Ahead> ahead, const Buffer &result,
+                Coord row, int64_t rows, Coord column, int64_t width, int64_t chunks);
 
   //===- MatrixDot.cpp -----------------------------------------------------------------------------------------===//
 

@@ -33,6 +33,8 @@ Buffer KernelLowering::operandAs(Value tile, Type element, bool isUnsigned) {
   if (const Buffer *known = bufferOf(tile); known && known->element == element)
     return *known;
   Buffer buffer = allocate(shape, element);
+  if (fillTransposed(buffer, tile, {}, isUnsigned))
+    return buffer;
   int dim = vectorDim(shape);
   int64_t width = dim < 0 ? 1 : lanesFor(tile, shape[dim]);
   width = std::max<int64_t>(1, std::min<int64_t>(width, 2 * target.vectorBits / element.getIntOrFloatBitWidth()));
@@ -64,6 +66,30 @@ void KernelLowering::fillPanel(const Buffer &panel, Value tile, Coord column, in
   });
 }
 
+// The same of a transposed tile, whose columns lie along its rows in memory: squares of them change places in
+// registers. False for any other tile, and where no squares cover the buffer.
+bool KernelLowering::fillTransposed(const Buffer &buffer, Value tile, Coord column, bool isUnsigned) {
+  auto transpose = tile.getDefiningOp<TransposeOp>();
+  const int64_t side = target.vectorBits / buffer.element.getIntOrFloatBitWidth();
+  if (!transpose || bufferOf(tile) || side < 2 || buffer.shape[0] % side || buffer.shape[1] % side)
+    return false;
+  loop(0, buffer.shape[1], side, [&](Coord across) {
+    loop(0, buffer.shape[0], side, [&](Coord down) {
+      splitUnrolled({}, [&]() -> Values {
+        Values square;
+        for (int64_t i = 0; i < side; ++i) {
+          Place place{{plus(column, across) + i, down}, 1, side};
+          square.push_back(convert(evaluate(transpose.getSource(), place), buffer.element, isUnsigned));
+        }
+        for (auto [i, value] : llvm::enumerate(perfectShuffles(square)))
+          write(buffer, Place{{down + int64_t(i), across}, 1, side}, value);
+        return {};
+      });
+    });
+  });
+  return true;
+}
+
 void KernelLowering::lowerDot(DotOp op) {
   if (lowerMatrixDot(op))
     return;
@@ -86,21 +112,27 @@ void KernelLowering::lowerDot(DotOp op) {
            std::to_string(width) + " columns at once, since " + target.name + " has " +
            std::to_string(target.vectorRegisters) + " registers of " + std::to_string(target.vectorBits) + " bits";
   });
-  const Ahead ahead[] = {aheadOf(op, op.getA()), aheadOf(op, op.getB())};
-  auto visitColumns = [&](int64_t lanes, int64_t chunks, int64_t from, int64_t to) {
-    Panel panel{right ? *right : allocate({left.shape[1], lanes * chunks}, element), {}};
-    loop(from, to, lanes * chunks, [&](Coord column) {
+  const Ahead leftAhead = aheadOf(op, op.getA()), rightAhead = aheadOf(op, op.getB());
+  const auto [rowsEnd, columnsEnd] = wantedOf(op);
+  auto visitColumns = [&, rowsEnd = rowsEnd, columnsEnd = columnsEnd](int64_t lanes, int64_t chunks, int64_t from,
+                                                                      int64_t to) {
+    Panel panel{right ? *right : allocate({left.shape[1], lanes * chunks}, element), {}, {}};
+    auto visitPanel = [&](Coord column) {
       if (!right) {
         panel.column = column;
+        panel.ahead = panelAhead(rightAhead, column + lanes * chunks, lanes * chunks);
         fillPanel(panel.buffer, op.getB(), column, lanes, op.getUnsignedB());
       }
       for (int64_t block = tallest, row = 0; row < rows; block /= 2) {
         int64_t end = row + (rows - row) / block * block;
-        loop(row, end, block,
-             [&](Coord at) { dotBlock(op, left, panel, ahead, result, at, block, column, lanes, chunks); });
+        auto visitBlock = [&](Coord at) {
+          dotBlock(op, left, leftAhead, panel, result, at, block, column, lanes, chunks);
+        };
+        loop(row, end, block, visitBlock, rowsEnd);
         row = end;
       }
-    });
+    };
+    loop(from, to, lanes * chunks, visitPanel, columnsEnd);
   };
   int64_t column = 0;
   for (int64_t chunks = widest, lanes = width; column < columns;) {
@@ -114,11 +146,36 @@ void KernelLowering::lowerDot(DotOp op) {
   scopes.back()->buffers[adds ? Value(adds->getResult(0)) : op.getResult()] = result;
 }
 
+// The rows and columns that somebody wants: where a loop adds up products and its result is only stored, those of the
+// view. Without that a tile at the end of a ragged product were computed whole.
+std::array<Value, 2> KernelLowering::wantedOf(DotOp op) {
+  auto loop = dyn_cast<scf::ForOp>(op->getParentOp());
+  if (!loop || !inPlace.contains(op))
+    return {};
+  Operation *adds = adding.lookup(op);
+  ValueRange yielded = loop.getYieldedValues();
+  auto sum = llvm::find(yielded, adds ? Value(adds->getResult(0)) : op.getResult());
+  const Fusion::Sinks &sinks = fusion.sinks(loop.getResult(unsigned(sum - yielded.begin())));
+  auto store = sinks.size() == 1 ? dyn_cast<StoreOp>(sinks[0]) : StoreOp();
+  llvm::SetVector<LoadOp> loads;
+  if (!store || store->getBlock() != loop->getBlock() || shapeOf(store.getValue().getType()) != shapeOf(op.getType()) ||
+      !readsInOrder(store.getValue(), loop, /*elementwise=*/true, loads))
+    return {};
+  std::array<Value, 2> ends;
+  const View &memory = view(store.getView(), store);
+  for (auto [end, dim] : llvm::zip(ends, store.getDims()))
+    end = sub(memory.extents[dim], scalar(store.getOffsets()[dim]));
+  return ends;
+}
+
 constexpr int64_t lineBytes = 64;
 
 // Where the loop around the product finds what it multiplies next. Copying a tile waits for memory, and the product
 // leaves it idle: large tiles are asked for meanwhile.
 KernelLowering::Ahead KernelLowering::aheadOf(DotOp op, Value tile) {
+  auto transpose = bufferOf(tile) ? TransposeOp() : tile.getDefiningOp<TransposeOp>();
+  if (transpose)
+    tile = transpose.getSource();
   auto load = tile.getDefiningOp<LoadOp>();
   auto loop = op->getParentOfType<scf::ForOp>();
   if (!load || !loop || load->getBlock() != loop.getBody() || load.getDims().size() != 2 || bufferOf(tile))
@@ -127,27 +184,45 @@ KernelLowering::Ahead KernelLowering::aheadOf(DotOp op, Value tile) {
   const int last = int(type.getRank()) - 1, along = load.getDims()[0] == last ? 0 : 1, across = 1 - along;
   ArrayRef<int64_t> shape = shapeOf(tile.getType());
   const int64_t bytes = bytesOf(elementOf(tile.getType()));
-  Ahead result{.pointer = {},
-               .element = type.getElementType(),
+  Ahead result{.element = type.getElementType(),
                .across = shape[across],
                .lines = shape[along] * bytes / lineBytes,
-               .stride = {}};
+               .columnsAlong = (along == 1) != bool(transpose)};
   if (load.getDims()[along] != last || type.getStrided() || shape[along] * bytes % lineBytes ||
       result.lines * result.across < 512)
     return {};
   const View &memory = view(load.getView(), load);
-  SmallVector<Value> terms;
+  SmallVector<Value> here, next;
   bool moves = false;
   for (auto [dim, offset] : llvm::enumerate(load.getOffsets())) {
-    std::optional<Value> next = inNextRound(offset, loop);
-    moves |= next.has_value();
-    Value start = next ? *next : scalar(offset);
-    terms.push_back(int(dim) == last ? start : mul(start, memory.strides[dim]));
+    std::optional<Value> later = inNextRound(offset, loop);
+    moves |= later.has_value();
+    Value start = scalar(offset);
+    here.push_back(int(dim) == last ? start : mul(start, memory.strides[dim]));
+    next.push_back(!later ? here.back() : int(dim) == last ? *later : mul(*later, memory.strides[dim]));
   }
   if (!moves)
     return {};
-  result.pointer = address(memory.pointer, sum(terms), result.element);
+  result.now = address(memory.pointer, sum(here), result.element);
+  result.pointer = address(memory.pointer, sum(next), result.element);
   result.stride = memory.strides[load.getDims()[across]];
+  return result;
+}
+
+// Of that, the columns from `column` on, `width` of them: of the present tile, or the next one's first where it ends.
+KernelLowering::Ahead KernelLowering::panelAhead(const Ahead &tile, Coord column, int64_t width) {
+  const int64_t perLine = tile.pointer ? lineBytes / bytesOf(tile.element) : 1;
+  const int64_t columns = tile.columnsAlong ? tile.lines * perLine : tile.across;
+  Ahead result = tile;
+  if (!tile.pointer || width >= columns)
+    return result;
+  if (tile.columnsAlong && width % perLine)
+    return {};
+  Value at = tile.columnsAlong ? valueOf(column) : mul(valueOf(column), tile.stride);
+  Value present = address(tile.now, at, tile.element);
+  Value isInside = compare(arith::CmpIPredicate::slt, valueOf(column), i64(columns));
+  result.pointer = select(isInside, present, tile.pointer);
+  (tile.columnsAlong ? result.lines : result.across) = tile.columnsAlong ? width / perLine : width;
   return result;
 }
 
@@ -166,7 +241,7 @@ void KernelLowering::prefetch(const Ahead &ahead, Value number, int64_t count) {
   }
 }
 
-void KernelLowering::dotBlock(DotOp op, const Buffer &left, const Panel &right, ArrayRef<Ahead> ahead,
+void KernelLowering::dotBlock(DotOp op, const Buffer &left, const Ahead &ahead, const Panel &right,
                               const Buffer &result, Coord row, int64_t rows, Coord column, int64_t width,
                               int64_t chunks) {
   bool isFloat = isa<FloatType>(result.element);
@@ -198,12 +273,12 @@ void KernelLowering::dotBlock(DotOp op, const Buffer &left, const Panel &right, 
   auto loop = scf::ForOp::create(builder, loc, from, to, by, sums);
   open(loop.getBody(), loop);
   Values next(loop.getRegionIterArgs());
-  const int64_t blocksDown = result.shape[0] / rows, blocksAcross = result.shape[1] / (width * chunks);
   if (result.shape[0] % rows == 0 && result.shape[1] % (width * chunks) == 0) {
-    Value block = add(mul(valueOf(dividedBy(column, width * chunks)), i64(blocksDown)), valueOf(dividedBy(row, rows)));
-    Value number = add(mul(block, i64(depth / steps)), divU(loop.getInductionVar(), i64(steps)));
-    for (const Ahead &operand : ahead)
-      prefetch(operand, number, blocksDown * blocksAcross * (depth / steps));
+    const int64_t blocksDown = result.shape[0] / rows, panels = result.shape[1] / (width * chunks);
+    Value step = divU(loop.getInductionVar(), i64(steps)), block = valueOf(dividedBy(row, rows));
+    Value ofAll = add(mul(valueOf(dividedBy(column, width * chunks)), i64(blocksDown)), block);
+    prefetch(ahead, add(mul(ofAll, i64(depth / steps)), step), panels * blocksDown * (depth / steps));
+    prefetch(right.ahead, add(mul(block, i64(depth / steps)), step), blocksDown * (depth / steps));
   }
   for (int64_t step = 0; step < steps; ++step) {
     Coord inner{loop.getInductionVar(), step, steps};

@@ -11,7 +11,7 @@ template <class T, class Scale> struct LowBitMatvec {
   static constexpr auto summary =
       "out = quantised(x) · dequantised(weight)^T, one row of floats, weights of 1 to 8 bits";
   static constexpr auto tests =
-      "n=32 k=256; n=40 k=199 group=32; n=199 k=40 group=48 bits=2; n=64 k=257 asymmetric=1; n=17 k=130 biased=1; "
+      "n=32 k=256; n=40 k=199 group=32; n=199 k=40 group=48 bits=2; n=64 k=257 asymmetric=1; n=17 k=130; "
       "n=1033 k=300 bits=8 panels=3; n=700 k=17 group=16 bits=3 panels=1; n=45 k=1 lanes=16 biased_fields=2 rows=64";
   static constexpr auto benchmarks = "n=4096 k=4096; n=1024 k=1024";
 
@@ -21,7 +21,6 @@ template <class T, class Scale> struct LowBitMatvec {
   View<const u8, 2> weight{"ceil_div(n, rows), ceil_div(k, group) * group * rows * bits / 8"};
   View<const Scale, 2> scales{"ceil_div(k, group), n"};
   View<const f32, 2> zeros{"ceil_div(k, group) * asymmetric, n"};
-  View<const f32, 1> bias{"n * biased"};
   View<f32, 2> out{"1, n"};
   // A program's row, and the sums of its groups.
   View<u8, 2> bytes{"ceil_div(n, rows * panels), ceil_div(k, group) * group"};
@@ -31,10 +30,10 @@ template <class T, class Scale> struct LowBitMatvec {
   // The packing of the weight, as of low_bit_matmul.
   Meta<int> lanes = 4, depth = 4, rows = "max(lanes * 8, 32)";
   Meta<int> biased_fields = Meta<int>::oneOf("none, low, all");
-  Meta<bool> asymmetric = "zeros.given", biased = "bias.given";
+  Meta<bool> asymmetric = "zeros.given";
   Meta<int> panels = "ceil_div(n, 8 * rows)"; // of the weight, for a program
-  BITLOOM_PARAMS(x, weight, scales, zeros, bias, out, bytes, sums, bits, group, lanes, depth, rows, biased_fields,
-                 asymmetric, biased, panels)
+  BITLOOM_PARAMS(x, weight, scales, zeros, out, bytes, sums, bits, group, lanes, depth, rows, biased_fields, asymmetric,
+                 panels)
 
   Grid grid() const { return {ceil_div(out.extent(1), rows * panels)}; }
 
@@ -50,12 +49,8 @@ template <class T, class Scale> struct LowBitMatvec {
     const Packing packing{.bits = 8, .order = Packing::Order::LowFirst, .block = 8};
     auto first = program_id(0) * panels;
     for (auto i : range(0, minimum(weight.extent(0) - first, panels))) {
-      auto cols = block_at(first + i, rows);
       auto products = groupProducts(*this, first + i, rows, Activations{bytes, sums, own, own, 1, packing, true});
-      auto result = products * expand(numbers.scale, 1);
-      if (biased)
-        result = result + expand(bias(cols), 0);
-      out(row, cols) = result;
+      out(row, block_at(first + i, rows)) = products * expand(numbers.scale, 1);
     }
   }
 };

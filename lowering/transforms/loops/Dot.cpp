@@ -123,6 +123,7 @@ void KernelLowering::lowerDot(DotOp op) {
         panel.ahead = panelAhead(rightAhead, column + lanes * chunks, lanes * chunks);
         fillPanel(panel.buffer, op.getB(), column, lanes, op.getUnsignedB());
       }
+      const int outerFloor = std::exchange(memoryFloor, right ? memoryFloor : depth()); // each time another panel
       for (int64_t block = tallest, row = 0; row < rows; block /= 2) {
         int64_t end = row + (rows - row) / block * block;
         auto visitBlock = [&](Coord at) {
@@ -131,6 +132,7 @@ void KernelLowering::lowerDot(DotOp op) {
         loop(row, end, block, visitBlock, rowsEnd);
         row = end;
       }
+      memoryFloor = outerFloor;
     };
     loop(from, to, lanes * chunks, visitPanel, columnsEnd);
   };

@@ -22,8 +22,8 @@ BLOCK = 128  # columns that are packed together for tensor cores, and the most t
 
 
 class ByteProduct:
-    """x of int8, or floats made so row by row: low_bit_matmul, on a CPU. Without scales its sums are exact. A single row
-    of floats becomes bytes where it is multiplied: low_bit_matvec."""
+    """x of int8, or floats made so row by row: low_bit_matmul, on a CPU. Without scales its sums are exact. One row of
+    floats becomes bytes where it is multiplied: low_bit_matvec."""
 
     devices = ("cpu",)
     sums = None
@@ -82,7 +82,7 @@ class ByteProduct:
 
     def calls(self, x, weight, scales, zeros, bias):
         if len(x) == 1 and x.dtype != torch.int8 and self.x_packing.rows == 1:
-            # Every program makes bytes of the row: of two for each thread one that starts late leaves little to wait for.
+            # Every program makes bytes of the row: so two for each thread, which are enough to share the work evenly.
             panels = max(1, len(weight) // (2 * bitloom.num_threads()))
             yield "low_bit_matvec", (x, weight, scales), {"zeros": zeros, "panels": panels, **self._weight_options()}
             return

@@ -6,6 +6,7 @@
 #include "bitloom/dsl/View.h"
 
 #include <limits>
+#include <optional>
 
 namespace bitloom::kernels {
 

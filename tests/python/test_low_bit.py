@@ -131,14 +131,15 @@ def test_integers_are_exact(name, fixed):
         assert y.dtype == torch.int32 and torch.equal(y.long(), x.long() @ codes.t())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [*((bits, torch.float32) for bits in range(1, 9)), (4, torch.float16), (4, torch.bfloat16)]
+)
 def test_one_row_becomes_bytes_in_the_product(bits, dtype):
     """low_bit_matvec is quantize_rows and low_bit_matmul, bit for bit, however many programs there are."""
     packing = bitloom.Packing.for_target("host", bits, 1)
     sets = {"bits": bits, "lanes": packing.lanes, "depth": packing.block, "rows": packing.rows}
     sets |= {"biased_fields": ("none", "low", "all").index(packing.bias)}
-    for n, k, group in ((1, 1, 16), (17, 199, 48), (199, 3, 32), (515, 4097, 128)):
+    for n, k, group in ((1, 1, 16), (17, 199, 48), (515, 4097, 128)):
         groups, panels = -(-k // group), -(-n // packing.rows)
         row_bytes = groups * group * packing.rows * bits // 8
         weight = torch.randint(0, 256, (panels, row_bytes), dtype=torch.uint8)
@@ -146,7 +147,7 @@ def test_one_row_becomes_bytes_in_the_product(bits, dtype):
         q, x_scales, sums = bitloom.quantize_rows(x, group=group)
         for given in ({}, {"zeros": zeros}):
             y = bitloom.low_bit_matmul(q, weight, scales, x_scales, x_sums=sums, group=group, **sets, **given)
-            for each in {1, 2, panels}:
+            for each in {1, panels}:
                 one, bytes_of_all, _ = bitloom.low_bit_matvec(
                     x, weight, scales, group=group, panels=each, **sets, **given
                 )

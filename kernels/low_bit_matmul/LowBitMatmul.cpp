@@ -1,4 +1,5 @@
 #include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/low_bit_matmul/GroupProducts.h"
 
 namespace bitloom::kernels {
 
@@ -52,36 +53,13 @@ template <class Scale> struct LowBitMatmul {
   Grid grid() const { return {ceil_div(out.extent(1), block_n), ceil_div(out.extent(0), block_m)}; }
 
   void operator()() const {
-    Packing packing{.bits = bits,
-                    .order = Packing::Order::Columns,
-                    .block = depth,
-                    .rows = rows,
-                    .lanes = lanes,
-                    .bias = Packing::Bias(int(biased_fields))};
-    packing.check();
-    Packing activations{.bits = 8, .order = Packing::Order::LowFirst, .block = 8};
+    Packing packing{.bits = 8, .order = Packing::Order::LowFirst, .block = 8};
     if (x_rows > 1)
-      activations = {.bits = 8, .order = Packing::Order::Columns, .block = depth, .rows = x_rows, .lanes = x_lanes};
-    // Biased fields read as unsigned are numbers with one and the same zero point.
-    const bool offset = summed && !asymmetric && packing.bias == Packing::Bias::All;
-    if (offset)
-      packing.bias = Packing::Bias::None;
+      packing = {.bits = 8, .order = Packing::Order::Columns, .block = depth, .rows = x_rows, .lanes = x_lanes};
     auto cols = block_at(program_id(0), block_n), at = block_at(program_id(1), block_m);
-    auto panels = block_at(program_id(0), block_n / rows), x_panels = block_at(program_id(1), block_m / x_rows);
-
-    auto total = bitloom::zeros<f32>({block_m, block_n});
-    for (auto g : range(0, scales.extent(0))) {
-      auto left = unpack<i8>(x(x_panels, block_at(g, group * x_rows)), activations);
-      auto bytes = weight(panels, block_at(g, int64_t{group} * rows * bits / 8));
-      auto none = bitloom::zeros<i32>({block_m, block_n});
-      auto product = cast<f32>(asymmetric || offset ? dot(left, trans(unpack<u8>(bytes, packing)), none)
-                                                    : dot(left, trans(unpack<i8>(bytes, packing)), none));
-      if (asymmetric)
-        product = product - expand(x_sums(g, at), 1) * expand(zeros(g, cols), 0);
-      if (offset)
-        product = product - expand(x_sums(g, at), 1) * float(1 << (bits - 1));
-      total = total + product * expand(cast<f32>(scales(g, cols)), 0);
-    }
+    auto panels = block_at(program_id(1), block_m / x_rows);
+    auto total =
+        groupProducts(*this, program_id(0), block_n, Activations{x, x_sums, panels, at, block_m, packing, summed});
     if (x_asymmetric)
       total = total - expand(x_zeros(at), 1) * expand(w_sums(cols), 0);
     auto result = total * expand(x_scales(at), 1);

@@ -1,4 +1,5 @@
 #include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/low_bit_matmul/QuantizedRow.h"
 
 namespace bitloom::kernels {
 
@@ -26,28 +27,12 @@ template <class T> struct QuantizeRows {
 
   void operator()() const {
     auto at = block_at(program_id(0), panel);
-    auto k = x.extent(1);
-    auto largest = bitloom::zeros<f32>({panel, group}), smallest = bitloom::zeros<f32>({panel, group});
-    for (auto c : range(0, k, group)) {
-      auto v = cast<f32>(x(at, span(c, group)));
-      largest = maximum(largest, v);
-      smallest = minimum(smallest, v);
-    }
-    auto top = max(largest, 1), bottom = min(smallest, 1);
-    auto step = asymmetric ? (top - bottom) / 255.0f : maximum(top, -bottom) / 127.0f;
-    auto scale = where(step > 0.0f, step, 1.0f);
-    auto inverse = 1.0f / scale;
-    auto zero = bitloom::zeros<f32>({panel});
-    if (asymmetric) {
-      zero = minimum(maximum(round(-128.0f - bottom * inverse), -128.0f), 127.0f);
-      zeros(at) = zero;
-    }
-    scales(at) = scale;
+    const RowNumbers numbers = rowNumbers(x, at, panel, group, asymmetric);
+    scales(at) = numbers.scale;
+    if (numbers.zero)
+      zeros(at) = *numbers.zero;
     for (auto g : range(0, sums.extent(0))) {
-      auto here = block_at(g, group);
-      auto v = cast<f32>(x(at, here));
-      auto q = round(v * expand(inverse, 1)) + expand(zero, 1);
-      q = where(expand(here.indices() < k, 0), minimum(maximum(q, -128.0f), 127.0f), 0.0f);
+      auto q = quantised(x, at, block_at(g, group), numbers);
       sums(g, at) = sum(q, 1);
       auto bytes = bitcast<u8>(cast<i8>(q));
       if (panel > 1)

@@ -82,7 +82,7 @@ def quantize_rows(x, group, panel, asymmetric=False, **_):
     x = np.pad(x.astype(f32), ((0, -m % panel), (0, 0)))
     top, bottom = x.max(1).clip(f32(0)), x.min(1).clip(max=f32(0))
     step = (top - bottom) / f32(255) if asymmetric else np.maximum(top, -bottom) / f32(127)
-    scales = np.where(step > 0, step, f32(1))
+    scales = np.where(step >= np.finfo(f32).tiny, step, f32(1))
     inverse = f32(1) / scales
     zeros = np.round(f32(-128) - bottom * inverse).clip(f32(-128), f32(127)) if asymmetric else np.zeros(len(x), f32)
     q = (np.round(x * inverse[:, None]) + zeros[:, None]).clip(f32(-128), f32(127))
@@ -102,6 +102,27 @@ def quantize_rows_torch(x, **numbers):
     return tuple(
         torch.from_numpy(np.ascontiguousarray(each)) for each in quantize_rows(x.cpu().float().numpy(), **numbers)
     )
+
+
+def low_bit_matvec_inputs(generator, inputs):
+    inputs["scales"] *= 2**-10
+
+
+def low_bit_matvec(x, weight, scales, group, **options):
+    """As the two kernels that it is in one."""
+    number = options.pop("number", np.float64)
+    q, x_scales, _, _ = quantize_rows(x, group, 1)
+    return product(number, x=q, weight=weight, scales=scales, x_scales=x_scales, **options)
+
+
+def low_bit_matvec_results(out, bytes, sums):
+    return out
+
+
+def low_bit_matvec_torch(x, **arguments):
+    arguments = {k: v.cpu().double().numpy() if torch.is_tensor(v) else v for k, v in arguments.items()}
+    weight = arguments.pop("weight").astype(np.int64)
+    return torch.from_numpy(low_bit_matvec(x.cpu().float().numpy(), weight, number=np.float32, **arguments))
 
 
 def quantize_tokens(x, multiple, **_):

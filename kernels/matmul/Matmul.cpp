@@ -37,7 +37,8 @@ template <class T, class Out> struct Matmul {
   Meta<bool> a_transposed = "a.transposed", b_transposed = "b.transposed";
   Meta<bool> tf32 = false;      // f32 operands may be rounded to 10 bits of mantissa
   Meta<bool> fast_sums = false; // of 8-bit floats
-  // On a CPU a tile of each is in the second-level cache, and large ones are copied there less often.
+  // On a CPU a tile of a and one of out are in the second-level cache, and large ones are copied there less often; each
+  // of 32 processors has one.
   Meta<int> block_m = "max(8, min(next_pow2(m), 128 + 128 * (compute_capability == 0)))";
   // Twice as wide where that makes one wave of what would be two, or two of four. With operands that do not
   // both lie along k, also where it costs no more waves: what is saved in reads is power, which limits long launches.
@@ -54,8 +55,8 @@ template <class T, class Out> struct Matmul {
                                        "<= "
                                        "17 * ceil_div(ceil_div(m, 128) * ceil_div(n, 128), max(multiprocessors, 1))))))"
                       : std::same_as<Out, i32> || !std::is_integral_v<T>
-                          ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + 128 * (m > 128) * "
-                            "(compute_capability == 0)))"
+                          ? "max(16, min(next_pow2(n), 64 + 64 * (m > 32) + (compute_capability == 0) * "
+                            "(128 * (m > 128) + 256 * (ceil_div(m, 256) * ceil_div(n, 512) >= 32))))"
                           // A sum in i32 and its number in f32 take registers both: what comes after them has fewer.
                           : "max(16, min(next_pow2(n), 64 + 64 * (m > 32) * max(compute_capability == 0, "
                             "(added == 0) * (activation < 2)) + 128 * (m > 128) * (compute_capability == 0)))";

@@ -1,17 +1,22 @@
 """The host target beside PyTorch eager and a plain copy of the same bytes, on two threads, in one process.
 
+    python host.py [--only memory,dense,gemv,products] [--ggml LIBRARY]
+
+With the shared library of ggml's CPU back end its product of a repacked q4_0 weight is measured beside ours.
+
 The floor of a memory-bound kernel is the copy: the same total of bytes, half read and half written, by as many threads.
 All rotate through more memory than a cache holds.
 """
 
+import argparse
 import itertools
 import os
-import sys
 
 # As torch comes, its idle threads keep a processor busy for milliseconds, at the expense of whatever runs next.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import bitloom
+import ggml
 import torch
 import torch.nn.functional as F
 from timing import interleaved, table
@@ -112,8 +117,8 @@ def low_bit():
     table(["low_bit_gemv f32, one thread", "ms", "ns per MAC", "x torch f32 mv"], rows)
 
 
-def quantised(m, group, bits=4):
-    """low_bit_matmul, 4096x4096, of activations that are 8-bit already: ns for each multiplication."""
+def quantised(m, group, library, bits=4):
+    """low_bit_matmul, 4096x4096, of activations that are 8-bit already: ns for each multiplication; and a peer's."""
     n = k = 4096
     packing = bitloom.Packing.for_target("host", bits, m)
     weight = torch.randint(0, 256, (n // packing.rows, packing.bytes_per_row(k)), dtype=torch.uint8)
@@ -124,22 +129,32 @@ def quantised(m, group, bits=4):
     sets = {"bits": bits, "group": group, "lanes": packing.lanes, "depth": packing.block, "rows": packing.rows}
     sets |= {"biased_fields": ("none", "low", "all").index(packing.bias)}
     dense = torch.randn(n, k)
-    times = interleaved(
-        {
-            "bitloom": lambda: bitloom.low_bit_matmul(q, weight, scales, x_scales, x_sums=sums, out=out, **sets),
-            "quantize": lambda: bitloom.quantize_rows(x, group=group),
-            "torch": lambda: torch.mm(x, dense.T),
-        }
-    )
+    contenders = {
+        "bitloom": lambda: bitloom.low_bit_matmul(q, weight, scales, x_scales, x_sums=sums, out=out, **sets),
+        "quantize": lambda: bitloom.quantize_rows(x, group=group),
+        "torch": lambda: torch.mm(x, dense.T),
+    }
+    if library:
+        contenders["ggml"], result = library.product(x, dense)
+    times = interleaved(contenders)
     nanoseconds = [f"{times[who] * 1e9 / (m * n * k):.4f}" for who in ("bitloom", "quantize")]
-    return [f"M={m} W{bits} g{group}", *nanoseconds, f"{times['torch'] / times['bitloom']:.2f}"]
+    row = [f"M={m} W{bits} g{group}", *nanoseconds, f"{times['torch'] / times['bitloom']:.2f}"]
+    if library:
+        exact = x @ dense.T
+        assert (result() - exact).norm() < 0.1 * exact.norm()
+        both = times["bitloom"] + times["quantize"]
+        row += [f"{times['ggml'] * 1e9 / (m * n * k):.4f}", f"{times['ggml'] / both:.2f}"]
+    return row
 
 
-def products():
+def products(library):
     bitloom.set_num_threads(1)
     torch.set_num_threads(1)
-    rows = [quantised(m, group) for m in (1, 64) for group in (32, 128)]
-    table(["low_bit_matmul 4096x4096, one thread", "ns per MAC", "quantize_rows", "x torch f32"], rows)
+    rows = [quantised(m, group, library) for m in (1, 64) for group in (32, 128)]
+    header = ["low_bit_matmul 4096x4096, one thread", "ns per MAC", "quantize_rows", "x torch f32"]
+    if library:
+        header += ["ggml q4_0 g32", "x ggml, with quantize_rows"]
+    table(header, rows)
 
 
 def dense():
@@ -156,14 +171,14 @@ def dense():
 
 
 if __name__ == "__main__":
+    parts = {"memory": memory_bound, "dense": dense, "gemv": low_bit, "products": products}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(parts))
+    parser.add_argument("--ggml", metavar="LIBRARY", type=ggml.Library)
+    options = parser.parse_args()
     torch.set_num_threads(THREADS)
     bitloom.set_num_threads(THREADS)
     print(f"{torch.__config__.parallel_info().splitlines()[0]}, torch {torch.__version__}, {THREADS} threads; medians")
-    memory_bound()
-    print()
-    dense()
-    print()
-    low_bit()
-    print()
-    products()
-    sys.exit(0)
+    for name in options.only.split(","):
+        parts[name](*([options.ggml] if name == "products" else []))
+        print()

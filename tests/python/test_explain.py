@@ -36,9 +36,9 @@ def test_of_a_call():
             "wgmma.mma_async.sync.aligned.m64n128k16",
         ),
         ("sm_80", "mma.sync on bf16, since sm_80 has no wgmma", "mma.sync.aligned.m16n8k16"),
-        ("x86-64-v4", "8 rows by 2 vectors of 16 columns at once", "vfmadd231ps zmm"),
+        ("x86-64-v4", "4 rows by 4 vectors of 16 columns at once", "vfmadd231ps zmm"),
         ("x86-64-v3", "4 rows by 2 vectors of 8 columns at once", "vfmadd231ps ymm"),
-        ("aarch64", "8 rows by 2 vectors of 4 columns at once", "fmla"),
+        ("aarch64", "4 rows by 4 vectors of 4 columns at once", "fmla"),
     ],
 )
 def test_what_a_product_becomes(target, chosen, instruction):

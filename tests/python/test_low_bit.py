@@ -131,6 +131,37 @@ def test_integers_are_exact(name, fixed):
         assert y.dtype == torch.int32 and torch.equal(y.long(), x.long() @ codes.t())
 
 
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [*((bits, torch.float32) for bits in range(1, 9)), (4, torch.float16), (4, torch.bfloat16)]
+)
+def test_one_row_becomes_bytes_in_the_product(bits, dtype):
+    """low_bit_matvec is quantize_rows and low_bit_matmul, bit for bit, however many programs there are."""
+    packing = bitloom.Packing.for_target("host", bits, 1)
+    sets = {"bits": bits, "lanes": packing.lanes, "depth": packing.block, "rows": packing.rows}
+    sets |= {"biased_fields": ("none", "low", "all").index(packing.bias)}
+    for n, k, group in ((1, 1, 16), (17, 199, 48), (515, 4097, 128)):
+        groups, panels = -(-k // group), -(-n // packing.rows)
+        row_bytes = groups * group * packing.rows * bits // 8
+        weight = torch.randint(0, 256, (panels, row_bytes), dtype=torch.uint8)
+        scales, zeros, x = torch.rand(groups, n), torch.rand(groups, n), torch.randn(1, k).to(dtype)
+        q, x_scales, sums = bitloom.quantize_rows(x, group=group)
+        for given in ({}, {"zeros": zeros}):
+            y = bitloom.low_bit_matmul(q, weight, scales, x_scales, x_sums=sums, group=group, **sets, **given)
+            for each in {1, panels}:
+                one, bytes_of_all, _ = bitloom.low_bit_matvec(
+                    x, weight, scales, group=group, panels=each, **sets, **given
+                )
+                assert torch.equal(one, y)
+                assert torch.equal(bytes_of_all, q.expand(-(-panels // each), -1))
+
+
+def test_one_row_of_nearly_nothing():
+    """A scale whose inverse would be infinite is none."""
+    for x in (torch.zeros(1, 33), torch.full((1, 33), 1e-44)):
+        q, scales, sums = bitloom.quantize_rows(x, group=16)
+        assert scales.item() == 1 and not q.any() and not sums.any()
+
+
 @pytest.mark.parametrize("name", ["int4", "uint2", "int8", "uint5"])
 @pytest.mark.parametrize("group", [-1, 48, 64])
 def test_bytes_with_scales(name, group):

@@ -20,9 +20,7 @@ UnpackOp KernelLowering::weightOf(DotOp dot) {
   return unpack;
 }
 
-// Adds to `loads` what `tile` reads; false where it depends on what the loop carries or on its products in another way
-// than element by element.
-static bool readsInOrder(Value tile, scf::ForOp loop, bool elementwise, llvm::SetVector<LoadOp> &loads) {
+bool KernelLowering::readsInOrder(Value tile, scf::ForOp loop, bool elementwise, llvm::SetVector<LoadOp> &loads) {
   if (!isTile(tile))
     return true;
   Operation *op = tile.getDefiningOp();

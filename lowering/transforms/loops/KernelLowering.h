@@ -148,7 +148,8 @@ private:
   Value fastEnd(const Split &split, int64_t begin, int64_t end, int64_t width, int64_t step);
   Value allInBounds(const Split &split, int64_t begin);
   Value allOf(ArrayRef<Value> conditions); // i1
-  void loop(int64_t begin, int64_t end, int64_t step, llvm::function_ref<void(Coord)> body);
+  // With a `limit`, none of more than one step that begin from there on.
+  void loop(int64_t begin, int64_t end, int64_t step, llvm::function_ref<void(Coord)> body, Value limit = {});
   int64_t lanesFor(ValueRange tiles, int64_t extent);
   static int vectorDim(ArrayRef<int64_t> shape, const Fixed &fixed = {});
 
@@ -220,19 +221,30 @@ private:
   //===- Dot.cpp -----------------------------------------------------------------------------------------------===//
 
   void lowerDot(DotOp op);
-  Buffer operandAs(Value tile, Type element, bool isUnsigned, int64_t panel = 0);
-  Value convert(Value value, Type element, bool isUnsigned);
+  Buffer operandAs(Value tile, Type element, bool isUnsigned);
   // A tile of two dimensions that is wanted soon: `across` times `lines` lines of a cache, `stride` elements apart.
   struct Ahead {
-    Value pointer; // none: not known, or too little to ask for
-    Type element;
+    Value pointer{}, now{}; // where it is, and the present one; none: not known, or too little to ask for
+    Type element{};
     int64_t across = 0, lines = 0;
-    Value stride;
+    Value stride{};
+    bool columnsAlong = true; // the operand's columns lie along the lines
   };
+  // Columns of the right operand, from that one on, and those after them.
+  struct Panel {
+    Buffer buffer;
+    Coord column;
+    Ahead ahead;
+  };
+  void fillPanel(const Buffer &panel, Value tile, Coord column, int64_t width, bool isUnsigned);
+  bool fillTransposed(const Buffer &buffer, Value tile, Coord column, bool isUnsigned);
+  Value convert(Value value, Type element, bool isUnsigned);
   Ahead aheadOf(DotOp op, Value tile);
+  Ahead panelAhead(const Ahead &tile, Coord column, int64_t width);
+  std::array<Value, 2> wantedOf(DotOp op);
   void prefetch(const Ahead &ahead, Value number, int64_t count);
   // Rows [row, row + rows) by columns [column, column + chunks * width) of the product, in registers.
-  void dotBlock(DotOp op, ArrayRef<Buffer> operands, ArrayRef<Ahead> ahead, const Buffer &result, Coord row,
+  void dotBlock(DotOp op, const Buffer &left, const Ahead &ahead, const Panel &right, const Buffer &result, Coord row,
                 int64_t rows, Coord column, int64_t width, int64_t chunks);
 
   //===- MatrixDot.cpp -----------------------------------------------------------------------------------------===//
@@ -242,6 +254,7 @@ private:
   // where depth comes first, of columns.
   Buffer matricesOfRows(Value tile, const Atom &atom, int64_t together);
   Buffer matricesOfColumns(Value tile, const Atom &atom, int64_t together);
+  Values perfectShuffles(Values vectors); // a power of two of them
 
   //===- Contract.cpp: products with packed weights ------------------------------------------------------------===//
 
@@ -282,6 +295,9 @@ private:
     llvm::DenseMap<std::pair<Value, int64_t>, Value> known;
     llvm::DenseMap<std::pair<Value, int64_t>, FragmentSum> sums; // of dots
   };
+  // Adds to `loads` what `tile` reads; false where it depends on what the loop carries or on its products in another
+  // way than element by element.
+  static bool readsInOrder(Value tile, mlir::scf::ForOp loop, bool elementwise, llvm::SetVector<LoadOp> &loads);
   // The packed weight that is the dot's right operand: w in dot(a, transpose(unpack(w))).
   static UnpackOp weightOf(DotOp dot);
   std::optional<Contraction> contractionOf(mlir::scf::ForOp op);

@@ -29,31 +29,38 @@ Buffer KernelLowering::matricesOfRows(Value tile, const Atom &atom, int64_t toge
   return result;
 }
 
-// As many rows as a block has become columns by perfect shuffles: each takes the first half of the vectors and the
-// second by turns, and so moves a bit of an element's number from the top to the bottom.
-Buffer KernelLowering::matricesOfColumns(Value tile, const Atom &atom, int64_t together) {
-  Type element = elementOf(tile.getType());
-  Buffer from = operandAs(tile, element, /*isUnsigned=*/false);
-  const int64_t depth = from.shape[0], columns = from.shape[1], width = atom.lanes * atom.block;
-  Buffer result = allocate({columns / together, depth / atom.block, together * atom.block}, element);
+// Rows become columns: each round takes the first half of the vectors and the second by turns, and so moves a bit of an
+// element's number from the top to the bottom.
+KernelLowering::Values KernelLowering::perfectShuffles(Values vectors) {
+  const int64_t count = int64_t(vectors.size()), width = lanesOf(vectors[0]);
   SmallVector<int64_t> low, high;
   for (int64_t i = 0; i < width; ++i) {
     low.push_back(i % 2 * width + i / 2);
     high.push_back(i % 2 * width + width / 2 + i / 2);
   }
+  for (int64_t round = count; round > 1; round /= 2) {
+    Values next;
+    for (int64_t i = 0; i < count / 2; ++i) {
+      next.push_back(shuffle(vectors[i], vectors[i + count / 2], low));
+      next.push_back(shuffle(vectors[i], vectors[i + count / 2], high));
+    }
+    vectors = next;
+  }
+  return vectors;
+}
+
+// As many rows as a block has become columns.
+Buffer KernelLowering::matricesOfColumns(Value tile, const Atom &atom, int64_t together) {
+  Type element = elementOf(tile.getType());
+  Buffer from = operandAs(tile, element, /*isUnsigned=*/false);
+  const int64_t depth = from.shape[0], columns = from.shape[1], width = atom.lanes * atom.block;
+  Buffer result = allocate({columns / together, depth / atom.block, together * atom.block}, element);
   loop(0, depth / atom.block, 1, [&](Coord block) {
     loop(0, columns, width, [&](Coord column) {
       Values vectors;
       for (int64_t k = 0; k < atom.block; ++k)
         vectors.push_back(read(from, Place{{times(block, atom.block) + k, column}, 1, width}));
-      for (int64_t round = atom.block; round > 1; round /= 2) {
-        Values next;
-        for (int64_t i = 0; i < atom.block / 2; ++i) {
-          next.push_back(shuffle(vectors[i], vectors[i + atom.block / 2], low));
-          next.push_back(shuffle(vectors[i], vectors[i + atom.block / 2], high));
-        }
-        vectors = next;
-      }
+      vectors = perfectShuffles(vectors);
       for (int64_t i = 0; i < atom.block; ++i) {
         Coord at = column + i * atom.lanes;
         Place there{{dividedBy(at, together), block, times(modulo(at, together), atom.block)}};
@@ -125,7 +132,11 @@ bool KernelLowering::lowerMatrixDot(DotOp op) {
     close();
     writeFragments(result, fragments, Values(loop.getResults()), adds);
   };
-  loop(0, columns, across, [&](Coord column) { loop(0, rows, down, [&](Coord row) { multiplyTile(row, column); }); });
+  const auto [rowsEnd, columnsEnd] = wantedOf(op);
+  auto multiplyRows = [&, rowsEnd = rowsEnd](Coord column) {
+    loop(0, rows, down, [&](Coord row) { multiplyTile(row, column); }, rowsEnd);
+  };
+  loop(0, columns, across, multiplyRows, columnsEnd);
   scopes.back()->buffers[adds ? Value(adds->getResult(0)) : op.getResult()] = result;
   return true;
 }

@@ -53,10 +53,10 @@ int64_t KernelLowering::lanesFor(ValueRange tiles, int64_t extent) {
   return std::min<int64_t>(lanes, llvm::bit_floor(uint64_t(extent)));
 }
 
-void KernelLowering::loop(int64_t begin, int64_t end, int64_t step, llvm::function_ref<void(Coord)> body) {
+void KernelLowering::loop(int64_t begin, int64_t end, int64_t step, llvm::function_ref<void(Coord)> body, Value limit) {
   if (begin + step >= end)
     return begin < end ? body({{}, begin}) : void();
-  Value first = i64(begin), last = i64(end), by = i64(step);
+  Value first = i64(begin), last = limit ? minS(i64(end), limit) : i64(end), by = i64(step);
   here();
   auto loop = scf::ForOp::create(builder, loc, first, last, by);
   open(loop.getBody(), loop);

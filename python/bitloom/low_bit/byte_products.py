@@ -22,7 +22,8 @@ BLOCK = 128  # columns that are packed together for tensor cores, and the most t
 
 
 class ByteProduct:
-    """x of int8, or floats made so row by row: low_bit_matmul, on a CPU. Without scales its sums are exact."""
+    """x of int8, or floats made so row by row: low_bit_matmul, on a CPU. Without scales its sums are exact. One row of
+    floats becomes bytes where it is multiplied: low_bit_matvec."""
 
     devices = ("cpu",)
     sums = None
@@ -50,14 +51,16 @@ class ByteProduct:
         codes = pad(codes, (0, self.groups * self.group - codes.shape[1], 0, self.rows - len(codes)))
         return bitloom.pack(codes.contiguous(), self.packing).view(torch.int8).to(weight.device)
 
-    def _options(self):
+    def _weight_options(self):
         packing = self.packing
         return {
             **{"bits": self.format.bits, "group": self.group},
             **{"lanes": packing.lanes, "depth": packing.block, "rows": packing.rows},
             **{"biased_fields": ("none", "low", "all").index(packing.bias)},
-            **{"x_rows": self.x_packing.rows, "x_lanes": max(self.x_packing.lanes, 1)},
         }
+
+    def _options(self):
+        return self._weight_options() | {"x_rows": self.x_packing.rows, "x_lanes": max(self.x_packing.lanes, 1)}
 
     def _bytes_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x as the kernel takes it, its scales (m,) and the sums of its groups (groups, m)."""
@@ -78,6 +81,11 @@ class ByteProduct:
         return weight.view(torch.uint8), numbers.scales.t(), zeros
 
     def calls(self, x, weight, scales, zeros, bias):
+        if len(x) == 1 and x.dtype != torch.int8 and self.x_packing.rows == 1:
+            # Every program makes bytes of the row: so two for each thread, which are enough to share the work evenly.
+            panels = max(1, len(weight) // (2 * bitloom.num_threads()))
+            yield "low_bit_matvec", (x, weight, scales), {"zeros": zeros, "panels": panels, **self._weight_options()}
+            return
         x8, x_scales, sums = self._bytes_of(x)
         x_width = self.group * self.x_packing.rows
         exact = x.dtype == torch.int8 and not self.config.with_scaling
@@ -97,7 +105,10 @@ class ByteProduct:
         exact = (torch.int32 if whole else torch.float64) if x.dtype == torch.int8 and not config.with_scaling else None
         if not len(x):
             return like(x, (0, config.N), exact or torch.float32)
-        parts = [bitloom.low_bit_matmul(*given, **options) for _, given, options in self.calls(x, *operands)]
+        parts = []
+        for name, given, options in self.calls(x, *operands):
+            result = getattr(bitloom, name)(*given, **options)
+            parts.append(result[0] if isinstance(result, tuple) else result)
         return functools.reduce(torch.add, (part.to(exact) for part in parts)) if exact else parts[0]
 
 

@@ -652,8 +652,8 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
         admitFirstGroup(*this);
       if (failed(body()))
         return failure();
-      if (staging >= 0) // what the copy engine still reads goes with the block
-        ptx("cp.async.bulk.wait_group 0;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+      if (staging >= 0) // what the copy engine still reads goes with the block; what it writes, it writes without it
+        ptx("cp.async.bulk.wait_group.read 0;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
       return success();
     }
     LogicalResult done = success();

@@ -115,3 +115,25 @@ TEST(CudaLaunch, ThePrimaryContextNeedsNoQuestions) {
     cuda::ContextScope inner(0);
   EXPECT_EQ(fake::driver().deviceQuestions, before);
 }
+
+// Launches overlap: where more than two blocks fit, the hardware would put three where one runs out first.
+TEST(CudaLaunch, FewProgramsAreSpreadOverTheMultiprocessors) {
+  cuda::ContextScope scope(0);
+  auto sharedBytesOf = [](int64_t n) {
+    Call call(kernelNamed("matmul"));
+    call.set("a", matrix(0, 1, 4096));
+    call.set("b", matrix(1, 4096, n));
+    call.set("out", matrix(2, 1, n));
+    call.set("b_transposed", int64_t{1});
+    call.resolve();
+    const PreparedCall prepared = call.prepare(parseTarget("sm_90a"));
+    fake::driver().words.clear();
+    fake::driver().maps.clear();
+    prepared.launch(nullptr);
+    return int64_t(fake::driver().sharedBytes);
+  };
+  constexpr int64_t perMultiprocessor = 233472, reserved = 1024;
+  const int64_t few = sharedBytesOf(14336), many = sharedBytesOf(143360);
+  EXPECT_EQ(perMultiprocessor / (few + reserved), 2);
+  EXPECT_GT(perMultiprocessor / (many + reserved), 2);
+}

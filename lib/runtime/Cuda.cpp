@@ -270,7 +270,8 @@ constexpr unsigned sharedWithoutOptin = 48 * 1024;
 static void optIn(const Function &function, const std::string &whose) {
   if (function.dynamicSharedBytes <= sharedWithoutOptin)
     return;
-  if (int result = driver().cuFuncSetAttribute(function.handle, MaxDynamicSharedBytes, int(function.dynamicSharedBytes)))
+  if (int result =
+          driver().cuFuncSetAttribute(function.handle, MaxDynamicSharedBytes, int(function.dynamicSharedBytes)))
     fail("cuFuncSetAttribute", result,
          whose + " asks for " + std::to_string(function.dynamicSharedBytes) + " bytes of dynamic shared memory");
 }
@@ -403,21 +404,17 @@ static void encodeOnce(const TensorMap &map, EncodedMap &to) {
 
 void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options,
             std::span<const TensorMap> maps) {
-  size_t ways = 0;
-  for (const TensorMap &map : maps)
-    ways += size_t(map.ways);
-  if (words.size() > maxLaunchWords || ways > maxLaunchMaps)
+  if (words.size() > maxLaunchWords || maps.size() > maxLaunchMaps)
     throw InternalError("expected at most " + std::to_string(maxLaunchWords) + " words of kernel arguments and " +
                         std::to_string(maxLaunchMaps) + " tensor maps, got " + std::to_string(words.size()) + " and " +
-                        std::to_string(ways));
+                        std::to_string(maps.size()));
   void *parameters[maxLaunchWords + maxLaunchMaps];
   for (size_t i = 0; i < words.size(); ++i)
     parameters[i] = const_cast<int64_t *>(&words[i]);
   EncodedMap encoded[maxLaunchMaps];
-  for (size_t i = 0, next = 0; i < maps.size(); ++i) {
-    parameters[words.size() + i] = &encoded[next];
-    for (int w = 0; w < maps[i].ways; ++w)
-      encodeOnce(maps[i].way(w), encoded[next++]);
+  for (size_t i = 0; i < maps.size(); ++i) {
+    encodeOnce(maps[i], encoded[i]);
+    parameters[words.size() + i] = &encoded[i];
   }
 
   const auto &[grid, block, cluster, overlapPrevious, stream] = options;

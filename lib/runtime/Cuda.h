@@ -118,10 +118,10 @@ struct LaunchOptions {
 };
 
 constexpr size_t maxLaunchWords = 512; // 4 KiB of parameters
-constexpr size_t maxLaunchMaps = 40;   // with all their ways
+constexpr size_t maxLaunchMaps = 16;
 
-// Queues the kernel with each word as one 8-byte parameter, and then each map as one of 128 bytes a way. InternalError:
-// more than maxLaunchWords words or maxLaunchMaps maps. CudaError: a map that the copy engine cannot take.
+// Queues the kernel with each word as one 8-byte parameter, and then each map as one of 128 bytes. InternalError: more
+// than maxLaunchWords words or maxLaunchMaps maps. CudaError: a map that the copy engine cannot take.
 void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options,
             std::span<const TensorMap> maps = {});
 

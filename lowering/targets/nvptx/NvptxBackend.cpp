@@ -104,8 +104,7 @@ int64_t intAttr(mlir::Operation *op, llvm::StringRef name, int64_t otherwise) {
 TensorMapRequest requestOf(mlir::DictionaryAttr described) {
   auto number = [&](const char *name) { return int(described.getAs<mlir::IntegerAttr>(name).getInt()); };
   auto box = described.getAs<mlir::DenseI32ArrayAttr>("box").asArrayRef();
-  return {number("word"),           number("rank"),    DType(number("dtype")),
-          {box.begin(), box.end()}, number("swizzle"), number("ways")};
+  return {number("word"), number("rank"), DType(number("dtype")), {box.begin(), box.end()}, number("swizzle")};
 }
 
 std::vector<ResourceCost> costsOf(mlir::LLVM::LLVMFuncOp kernel, llvm::StringRef name) {

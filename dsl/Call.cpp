@@ -1,5 +1,6 @@
 #include "bitloom/dsl/Call.h"
 
+#include "bitloom/dsl/Realigned.h"
 #include "bitloom/dsl/internal/Session.h"
 #include "bitloom/lib/runtime/DeviceMemory.h"
 #include "bitloom/lib/runtime/Launch.h"
@@ -43,6 +44,11 @@ size_t Call::indexOf(std::string_view name, std::initializer_list<Kind> kinds) c
 }
 
 void Call::set(std::string_view name, const TensorRef &tensor) { views[indexOf(name, {Kind::View})] = tensor; }
+
+void Call::setPadded(std::string_view name, const TensorRef &tensor) {
+  set(name, tensor);
+  padded.insert(indexOf(name, {Kind::View}));
+}
 
 void Call::set(std::string_view name, double number) {
   size_t i = indexOf(name, {Kind::Scalar, Kind::Meta});
@@ -409,9 +415,9 @@ static bool isStrided(const TensorRef &tensor) {
 }
 // Of an output the bytes of a row count too: Hopper's copy engine writes 16 at a time, also where the last of them lie
 // beyond the extent (seen on an H200; loads stop at the element).
-static int alignmentOf(const TensorRef &tensor, bool isOutput) {
+static int alignmentOf(const TensorRef &tensor, bool endsMatter) {
   auto bits = reinterpret_cast<uintptr_t>(tensor.data);
-  if (isOutput && tensor.rank() > 1)
+  if (endsMatter && tensor.rank() > 1)
     bits |= uintptr_t(tensor.extents[tensor.rank() - 1]) * bytesOf(tensor.dtype);
   for (int d = 0; d + 1 < tensor.rank(); ++d)
     if (tensor.extents[d] > 1)
@@ -424,7 +430,8 @@ static int alignmentOf(const TensorRef &tensor, bool isOutput) {
 
 Call::Assumed Call::assumed(size_t parameter) const {
   const TensorRef tensor = inMemory(parameter);
-  return {isStrided(tensor), isTransposed(parameter), alignmentOf(tensor, variant().parameters[parameter].output)};
+  const bool endsMatter = variant().parameters[parameter].output && !padded.contains(parameter);
+  return {isStrided(tensor), isTransposed(parameter), alignmentOf(tensor, endsMatter)};
 }
 
 Program Call::trace() const {
@@ -532,16 +539,25 @@ PreparedCall Call::prepare(const Target &target) const {
       std::max<int64_t>(1, int64_t(std::ceil(programs * worthAThread / double(std::max<int64_t>(1, minimalBytes())))));
   if (std::ranges::count(prepared.grid, 0) == 0)
     prepared.executable = executable(target);
+  if (prepared.executable && prepared.device.kind == Device::Kind::Cuda)
+    prepared.realigned = realigned(*this, target);
   return prepared;
 }
 
 void PreparedCall::launch(void *stream) const {
-  if (executable)
-    executable->launch(words, grid, stream, grain);
+  if (!executable)
+    return;
+  if (realigned) {
+    std::vector<void *> data(addresses.back().parameter + 1);
+    for (auto [parameter, word] : addresses)
+      data[parameter] = reinterpret_cast<void *>(intptr_t(words[word]));
+    return launchOn(data, stream);
+  }
+  executable->launch(words, grid, stream, grain);
 }
 
 void PreparedCall::launchOn(std::span<void *const> data, void *stream) const {
-  if (!executable)
+  if (!executable || (realigned && realigned->launchOn(data, stream)))
     return;
   std::array<int64_t, cuda::maxLaunchWords> all;
   std::ranges::copy(words, all.begin());

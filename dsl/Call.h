@@ -20,6 +20,7 @@ namespace bitloom {
 
 class Executable;
 class Program;
+struct RealignedCall;
 
 // A call that is ready to run, and to run again on other tensors like its own: of the same extents and strides, on the
 // same device, and aligned to 16 bytes where its own are. Running it costs what the launch does, and little more.
@@ -32,7 +33,8 @@ struct PreparedCall {
   };
   std::vector<Address> addresses;
   Device device;
-  int64_t grain = 1; // programs that are worth another thread of a CPU
+  int64_t grain = 1;                              // programs that are worth another thread of a CPU
+  std::shared_ptr<const RealignedCall> realigned; // on a GPU: what runs instead where it has a workspace (Realigned.h)
 
   // On a CPU to the end, on a GPU, whose context is current, on `stream`; on the tensors of the call itself, or on
   // others, whose addresses `data` has by parameter.
@@ -46,6 +48,8 @@ public:
 
   // Binds a parameter. Throws UserError when the kernel has none of that name or it takes the other kind.
   void set(std::string_view name, const TensorRef &tensor);
+  // … whose gaps between rows are the call's as well: stores may write there.
+  void setPadded(std::string_view name, const TensorRef &tensor);
   void set(std::string_view name, double number);
   void set(std::string_view name, int64_t number);
   // Gives the names of extents their values before any view is bound: missingViews() then says what the views must be.
@@ -129,6 +133,7 @@ private:
   const KernelRow *row;
   std::optional<size_t> chosen;
   std::vector<std::optional<TensorRef>> views; // by parameter
+  std::set<size_t> padded;                     // of them
   std::vector<std::optional<int64_t>> numbers; // a scalar's bits, a Meta's value
   // As given, before the variant says their type.
   std::vector<std::optional<std::variant<int64_t, double>>> scalars;

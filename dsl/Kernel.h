@@ -5,8 +5,9 @@
 //     static constexpr auto summary = "out = x + y";
 //     static constexpr auto tests = "n=1; n=4097", benchmarks = "n=67108864";
 //     // and, where random inputs must lie in some range: inputs = "target=0..cols-1" (KernelRow::inputs), where not
-//     // all extents go together: conditions = "heads % kv_heads == 0"; not for GPUs: onlyCpus = true; and what
-//     // `bitloom tune` may try: tuning = "block=256,1024,4096"
+//     // all extents go together: conditions = "heads % kv_heads == 0"; not for GPUs: onlyCpus = true; what
+//     // `bitloom tune` may try: tuning = "block=256,1024,4096"; and which views are worth a copy with aligned rows on
+//     // a GPU, and when: realigned = "x: n >= 4096"
 //
 //     View<const f32, 1> x{"n"}, y{"n"};
 //     View<f32, 1> out{"n"};
@@ -124,6 +125,8 @@ template <class First, class... Rest> KernelRow rowOf(const char *source) {
     row.onlyCpus = First::onlyCpus;
   if constexpr (requires { First::tuning; })
     row.tunables = parseTunables(First::tuning);
+  if constexpr (requires { First::realigned; })
+    row.realignments = parseRealignments(First::realigned);
   row.code = reinterpret_cast<const void *>(&rowOf<First, Rest...>);
   return row;
 }

@@ -67,6 +67,21 @@ std::vector<Tunable> parseTunables(std::string_view text) {
   return tunables;
 }
 
+std::vector<Realignment> parseRealignments(std::string_view text) {
+  std::vector<Realignment> realignments;
+  for (std::string_view rest = text; !rest.empty();) {
+    const size_t end = std::min(rest.find(';'), rest.size());
+    std::string_view item = rest.substr(0, end);
+    item.remove_prefix(std::min(item.find_first_not_of(' '), item.size()));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    const size_t colon = item.find(':');
+    if (colon == item.npos)
+      throw InternalError("expected 'view: condition; other: condition', got '" + std::string(text) + "'");
+    realignments.push_back({std::string(item.substr(0, colon)), std::string(item.substr(colon + 1))});
+  }
+  return realignments;
+}
+
 std::vector<const KernelRow *> allKernels() {
   std::lock_guard lock(mutex);
   std::vector<const KernelRow *> all;

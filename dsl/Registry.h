@@ -47,6 +47,11 @@ struct Tunable {
   std::vector<int64_t> values;
 };
 
+// A view that a call on a GPU may hand over as a copy, if its rows start anywhere and the condition holds.
+struct Realignment {
+  std::string view, condition; // of the names of the extents and the Meta parameters
+};
+
 struct KernelRow {
   std::string name;
   std::string summary;
@@ -63,7 +68,9 @@ struct KernelRow {
   std::vector<std::string> conditions{};
   bool onlyCpus = false;           // a call on a GPU is refused
   std::vector<Tunable> tunables{}; // what `bitloom tune` chooses
-  const void *code = nullptr;      // an address in the program or library that traces the kernel; null: not known
+  // Views that are worth a copy with aligned rows (dsl/Realigned.h).
+  std::vector<Realignment> realignments{};
+  const void *code = nullptr; // an address in the program or library that traces the kernel; null: not known
 };
 
 // What tells a variant from its kernel's others: the dtypes in which they differ, as in "f32" or "f16/i8"; of a kernel
@@ -72,6 +79,9 @@ std::string nameOf(const KernelRow &kernel, size_t variant);
 
 // Of "block_m=64,128; stages=2": InternalError for text of another form.
 std::vector<Tunable> parseTunables(std::string_view text);
+
+// Of "a: n >= 128; b: m >= 128": InternalError for text of another form.
+std::vector<Realignment> parseRealignments(std::string_view text);
 
 // Every registered kernel, by name. Pointers stay valid.
 std::vector<const KernelRow *> allKernels();

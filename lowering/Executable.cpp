@@ -64,7 +64,7 @@ std::string MachineCode::serialize() const {
   writer.add(workspaceBytes);
   writer.add(int64_t(tensorMaps.size()));
   for (const TensorMapRequest &map : tensorMaps) {
-    for (int value : {map.word, map.rank, int(map.dtype), map.swizzle, map.ways})
+    for (int value : {map.word, map.rank, int(map.dtype), map.swizzle})
       writer.add(value);
     for (int32_t extent : map.box)
       writer.add(extent);
@@ -96,7 +96,6 @@ std::optional<MachineCode> MachineCode::deserialize(std::string_view bytes) {
     map.rank = int(reader.number());
     map.dtype = DType(reader.number());
     map.swizzle = int(reader.number());
-    map.ways = int(reader.number());
     reader.good &= map.rank >= 1 && map.rank <= maxTensorMapRank;
     for (int d = 0; d < map.rank && reader.good; ++d)
       map.box.push_back(int32_t(reader.number()));

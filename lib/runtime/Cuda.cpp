@@ -23,7 +23,9 @@ enum DeviceAttribute { // CUdevice_attribute
   L2CacheSize = 38,
   ComputeCapabilityMajor = 75,
   ComputeCapabilityMinor = 76,
+  SharedPerSm = 81,
   MaxSharedPerBlockOptin = 97,
+  ReservedSharedPerBlock = 111,
 };
 enum FunctionAttribute { // CUfunction_attribute
   MaxThreadsPerBlock = 0,
@@ -137,6 +139,8 @@ DeviceInfo Driver::query(int device) {
   info.computeCapability = 10 * attribute(ComputeCapabilityMajor) + attribute(ComputeCapabilityMinor);
   info.smCount = attribute(SmCount);
   info.maxSharedPerBlock = attribute(MaxSharedPerBlockOptin);
+  info.sharedPerSm = attribute(SharedPerSm);
+  info.reservedSharedPerBlock = attribute(ReservedSharedPerBlock);
   info.l2Bytes = attribute(L2CacheSize);
   info.memoryBusBits = attribute(MemoryBusWidth);
   info.memoryClockKhz = attribute(MemoryClock);
@@ -263,15 +267,31 @@ Module &Module::operator=(Module &&other) noexcept {
 
 constexpr unsigned sharedWithoutOptin = 48 * 1024;
 
+static void optIn(const Function &function, const std::string &whose) {
+  if (function.dynamicSharedBytes <= sharedWithoutOptin)
+    return;
+  if (int result =
+          driver().cuFuncSetAttribute(function.handle, MaxDynamicSharedBytes, int(function.dynamicSharedBytes)))
+    fail("cuFuncSetAttribute", result,
+         whose + " asks for " + std::to_string(function.dynamicSharedBytes) + " bytes of dynamic shared memory");
+}
+
 Function Module::function(const std::string &name, unsigned dynamicSharedBytes) const {
   Function function{.dynamicSharedBytes = dynamicSharedBytes};
   if (int result = driver().cuModuleGetFunction(&function.handle, handle, name.c_str()))
     fail("cuModuleGetFunction", result, "looking for '" + name + "'");
-  if (dynamicSharedBytes <= sharedWithoutOptin)
-    return function;
-  if (int result = driver().cuFuncSetAttribute(function.handle, MaxDynamicSharedBytes, int(dynamicSharedBytes)))
-    fail("cuFuncSetAttribute", result,
-         "'" + name + "' asks for " + std::to_string(dynamicSharedBytes) + " bytes of dynamic shared memory");
+  optIn(function, "'" + name + "'");
+  return function;
+}
+
+Function Function::withAtMost(int blocksPerSm) const {
+  constexpr unsigned granule = 1024; // no less than any GPU's
+  const DeviceInfo &device = deviceInfo(currentDevice());
+  const int reserved = device.reservedSharedPerBlock;
+  const unsigned tooMany = unsigned(std::max(0, device.sharedPerSm / (blocksPerSm + 1) - reserved));
+  Function function = *this;
+  function.dynamicSharedBytes = std::max(dynamicSharedBytes, (tooMany / granule + 1) * granule);
+  optIn(function, "a launch with room");
   return function;
 }
 
@@ -384,21 +404,17 @@ static void encodeOnce(const TensorMap &map, EncodedMap &to) {
 
 void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options,
             std::span<const TensorMap> maps) {
-  size_t ways = 0;
-  for (const TensorMap &map : maps)
-    ways += size_t(map.ways);
-  if (words.size() > maxLaunchWords || ways > maxLaunchMaps)
+  if (words.size() > maxLaunchWords || maps.size() > maxLaunchMaps)
     throw InternalError("expected at most " + std::to_string(maxLaunchWords) + " words of kernel arguments and " +
                         std::to_string(maxLaunchMaps) + " tensor maps, got " + std::to_string(words.size()) + " and " +
-                        std::to_string(ways));
+                        std::to_string(maps.size()));
   void *parameters[maxLaunchWords + maxLaunchMaps];
   for (size_t i = 0; i < words.size(); ++i)
     parameters[i] = const_cast<int64_t *>(&words[i]);
   EncodedMap encoded[maxLaunchMaps];
-  for (size_t i = 0, next = 0; i < maps.size(); ++i) {
-    parameters[words.size() + i] = &encoded[next];
-    for (int w = 0; w < maps[i].ways; ++w)
-      encodeOnce(maps[i].way(w), encoded[next++]);
+  for (size_t i = 0; i < maps.size(); ++i) {
+    encodeOnce(maps[i], encoded[i]);
+    parameters[words.size() + i] = &encoded[i];
   }
 
   const auto &[grid, block, cluster, overlapPrevious, stream] = options;

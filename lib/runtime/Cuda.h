@@ -37,6 +37,8 @@ struct DeviceInfo {
   int computeCapability = 0; // 10 * major + minor
   int smCount = 0;
   int maxSharedPerBlock = 0; // bytes, what a kernel can opt in to
+  int sharedPerSm = 0;       // bytes, of which each block there takes reservedSharedPerBlock besides its own
+  int reservedSharedPerBlock = 0;
   int64_t l2Bytes = 0;
   int64_t memoryBytes = 0;
   int memoryBusBits = 0;
@@ -78,6 +80,8 @@ struct Function {
   FunctionAttributes attributes() const;
   // Blocks of that many threads that fit on an SM at once.
   int residentBlocks(int threadsPerBlock) const;
+  // The same code with so much more shared memory a block that at most that many, 1 or more, fit on an SM at once.
+  Function withAtMost(int blocksPerSm) const;
   // Clusters of so many such blocks that fit on the device at once: fewer than the SMs would take singly, where its
   // parts hold no multiple of that many.
   int residentClusters(int threadsPerBlock, int blocksPerCluster) const;
@@ -114,10 +118,10 @@ struct LaunchOptions {
 };
 
 constexpr size_t maxLaunchWords = 512; // 4 KiB of parameters
-constexpr size_t maxLaunchMaps = 40;   // with all their ways
+constexpr size_t maxLaunchMaps = 16;
 
-// Queues the kernel with each word as one 8-byte parameter, and then each map as one of 128 bytes a way. InternalError:
-// more than maxLaunchWords words or maxLaunchMaps maps. CudaError: a map that the copy engine cannot take.
+// Queues the kernel with each word as one 8-byte parameter, and then each map as one of 128 bytes. InternalError: more
+// than maxLaunchWords words or maxLaunchMaps maps. CudaError: a map that the copy engine cannot take.
 void launch(const Function &function, std::span<const int64_t> words, const LaunchOptions &options,
             std::span<const TensorMap> maps = {});
 

@@ -6,24 +6,9 @@
 
 namespace bitloom {
 
-constexpr int64_t alignment = 16;
-
-TensorMap TensorMap::way(int w) const {
-  if (ways == 1)
-    return *this;
-  TensorMap map = *this;
-  map.ways = 1;
-  const auto start = reinterpret_cast<std::uintptr_t>(address) + std::uintptr_t(w * strides[1]);
-  const int64_t beyond = int64_t(start % alignment);
-  map.address = reinterpret_cast<const void *>(start - std::uintptr_t(beyond));
-  map.extents[0] += beyond / bytesOf(dtype);
-  map.extents[1] = std::max<int64_t>((extents[1] - w + ways - 1) / ways, 1); // where there is none, none is asked for
-  map.strides[1] *= ways;
-  return map;
-}
-
 TensorMap TensorMapRequest::of(std::span<const int64_t> words) const {
-  TensorMap map{reinterpret_cast<const void *>(words[word]), dtype, rank, {}, {}, {}, swizzle, ways};
+  constexpr int64_t alignment = 16;
+  TensorMap map{reinterpret_cast<const void *>(words[word]), dtype, rank, {}, {}, {}, swizzle};
   const int64_t *extents = &words[word + 1], *strides = extents + rank;
   for (int d = 0; d < rank; ++d) {
     const int64_t extent = extents[rank - 1 - d];

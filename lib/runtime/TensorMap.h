@@ -19,20 +19,16 @@ constexpr int tensorMapBytes = 128; // of a CUtensorMap, a kernel's parameter al
 // p ^ (l mod bytes/16 …) as the PTX manual's "swizzling modes" say; `bytes` is 0 (none), 32, 64 or 128.
 using SwizzleBytes = int;
 
-// Dim 0 is the innermost one, of stride 1 element. The copy engine takes rows that lie multiples of 16 bytes apart from
-// such an address. Others it takes as several maps: every `ways`-th row, where 16 bytes divide `ways` strides, is a
-// matrix whose rows it takes. Each starts anywhere in 16 bytes, and so so many elements after where its map does.
+// Dim 0 is the innermost one, of stride 1 element. The copy engine moves pieces of 16 bytes: boxes may only start at
+// multiples of that along dim 0, any other start is an illegal instruction.
 struct TensorMap {
-  const void *address = nullptr; // a multiple of 16 bytes, unless there are several ways
+  const void *address = nullptr; // a multiple of 16 bytes
   DType dtype{};
   int rank = 0;
   std::array<int64_t, maxTensorMapRank> extents{}; // elements, at least 1
-  std::array<int64_t, maxTensorMapRank> strides{}; // bytes, multiples of 16 / ways but for dim 0's
+  std::array<int64_t, maxTensorMapRank> strides{}; // bytes, multiples of 16 but for dim 0's
   std::array<int32_t, maxTensorMapRank> box{};     // elements, 1 to 256; box[0] elements are at most `swizzle` bytes
   SwizzleBytes swizzle = 0;
-  int ways = 1; // 1 to 16, a power of two; of rank 2 where there are several
-  // That of the rows w, w + ways, … Element x of a row is at x + (the row's address % 16) / the element's bytes there.
-  TensorMap way(int w) const;
   bool operator==(const TensorMap &) const = default;
 };
 
@@ -43,7 +39,6 @@ struct TensorMapRequest {
   DType dtype{};
   std::vector<int32_t> box; // elements, innermost dim first
   SwizzleBytes swizzle = 0;
-  int ways = 1; // of the map
   bool operator==(const TensorMapRequest &) const = default;
 
   // Of the view in a launch's words. UserError: an extent of 2^31 or more.

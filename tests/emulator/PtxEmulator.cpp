@@ -23,8 +23,12 @@ int PtxEmulator::threads() const { return impl->module.threads; }
 const std::string &PtxEmulator::printed() const { return impl->printed; }
 
 void PtxEmulator::allow(const void *memory, size_t bytes) {
-  if (bytes)
-    impl->allowed[uint64_t(memory)] = uint64_t(memory) + bytes;
+  if (!bytes)
+    return;
+  const uint64_t start = uint64_t(memory), end = start + bytes;
+  auto &allowed = impl->allowed; // what was allocated there before is gone
+  allowed.erase(allowed.lower_bound(start), allowed.lower_bound(end));
+  allowed[start] = end;
 }
 
 void PtxEmulator::countBanks() { impl->machine.countBanks(impl->banks); }

@@ -63,11 +63,6 @@ Machine::Machine(const Module &module, const std::map<uint64_t, uint64_t> &allow
 
 void Machine::run(const Launch &what) {
   launch = what;
-  std::vector<TensorMap> maps;
-  for (const TensorMap &map : what.maps)
-    for (int w = 0; w < map.ways; ++w)
-      maps.push_back(map.way(w));
-  launch.maps = maps;
   if (int(launch.words.size()) < module.wordCount || int(launch.maps.size()) != module.mapCount)
     fail("expected " + std::to_string(module.wordCount) + " words and " + std::to_string(module.mapCount) +
          " tensor maps, got " + std::to_string(launch.words.size()) + " and " + std::to_string(launch.maps.size()));

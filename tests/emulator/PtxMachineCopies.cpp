@@ -177,6 +177,8 @@ void Machine::copyTensor(Thread &t, const Instruction &i) {
   std::vector<int64_t> start;
   for (const Operand &part : mapAndStart.parts)
     start.push_back(signExtend(read(t, part), 32));
+  if (start[0] * bytesOf(map.dtype) % 16)
+    fail("expected a box that starts at a multiple of 16 bytes along dim 0: " + i.text);
   SharedPlace place = placeOf(t, addressOf(t, i.operands.at(isStore ? 1 : 0)), i);
   if (place.address % 128)
     fail("expected a shared address aligned to 128 bytes: " + i.text);

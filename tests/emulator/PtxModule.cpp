@@ -131,11 +131,9 @@ void Module::parseParameters(const std::string &list) {
   for (const std::string &one : split(list, ",")) {
     std::string name = one.substr(one.find_last_of(" \t\n") + 1);
     if (size_t bracket = name.find('['); bracket != std::string::npos) {
-      const int bytes = std::stoi(name.substr(bracket + 1));
-      if (bytes % tensorMapBytes || alignmentIn(one) % 64)
-        fail("expected an array parameter to be tensor maps of 128 bytes aligned to 64, got " + one);
-      parameters[name.substr(0, bracket)] = ~mapCount;
-      mapCount += bytes / tensorMapBytes;
+      if (std::stoi(name.substr(bracket + 1)) != tensorMapBytes || alignmentIn(one) % 64)
+        fail("expected an array parameter to be a tensor map of 128 bytes aligned to 64, got " + one);
+      parameters[name.substr(0, bracket)] = ~mapCount++;
     } else {
       if (mapCount)
         fail("expected tensor maps after the words, got " + one);

@@ -14,6 +14,7 @@ Recorded &bitloom::fake::driver() { return recorded; }
 namespace {
 void *const context = reinterpret_cast<void *>(0x10);
 void *current = nullptr;
+constexpr int sharedPerSm = 233472, reserved = 1024;
 
 struct LaunchConfig { // CUlaunchConfig
   unsigned grid[3], block[3], sharedBytes;
@@ -21,10 +22,11 @@ struct LaunchConfig { // CUlaunchConfig
   unsigned attributeCount;
 };
 
-void record(const unsigned *grid, void *stream, void **parameters) {
+void record(const unsigned *grid, unsigned sharedBytes, void *stream, void **parameters) {
   ++recorded.launches;
   for (int axis = 0; axis < 3; ++axis)
     recorded.grid[axis] = grid[axis];
+  recorded.sharedBytes = sharedBytes;
   recorded.stream = stream;
   for (size_t i = 0; i < recorded.words.size(); ++i)
     std::memcpy(&recorded.words[i], parameters[i], sizeof(std::int64_t));
@@ -41,7 +43,13 @@ int cuGetErrorString(int, const char **text) { return *text = "of the fake drive
 int cuDeviceGetCount(int *count) { return *count = 1, 0; }
 int cuDeviceGetName(char *name, int size, int) { return std::strncpy(name, "fake", size_t(size)), 0; }
 int cuDeviceGetAttribute(int *value, int which, int) { // CUdevice_attribute, of an H200
-  *value = which == 16 ? 132 : which == 75 ? 9 : which == 76 ? 0 : which == 97 ? 232448 : 1 << 20;
+  *value = which == 16    ? 132
+           : which == 75  ? 9
+           : which == 76  ? 0
+           : which == 81  ? sharedPerSm
+           : which == 97  ? sharedPerSm - reserved
+           : which == 111 ? reserved
+                          : 1 << 20;
   return 0;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = size_t{1} << 37, 0; }
@@ -58,16 +66,19 @@ int cuModuleUnload(void *) { return 0; }
 int cuModuleGetFunction(void **function, void *, const char *) { return *function = reinterpret_cast<void *>(0x30), 0; }
 int cuFuncGetAttribute(int *value, int, void *) { return *value = 32, 0; }
 int cuFuncSetAttribute(void *, int, int) { return 0; }
-int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *, int, size_t) { return *blocks = 1, 0; }
+// As if there were only shared memory to take.
+int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *, int, size_t sharedBytes) {
+  return *blocks = sharedPerSm / (int(sharedBytes) + reserved), 0;
+}
 int cuOccupancyMaxActiveClusters(int *clusters, void *, const void *) { return *clusters = 30, 0; }
-int cuLaunchKernel(void *, unsigned x, unsigned y, unsigned z, unsigned, unsigned, unsigned, unsigned, void *stream,
-                   void **parameters, void **) {
+int cuLaunchKernel(void *, unsigned x, unsigned y, unsigned z, unsigned, unsigned, unsigned, unsigned sharedBytes,
+                   void *stream, void **parameters, void **) {
   const unsigned grid[3] = {x, y, z};
-  return record(grid, stream, parameters), 0;
+  return record(grid, sharedBytes, stream, parameters), 0;
 }
 int cuLaunchKernelEx(const void *config, void *, void **parameters, void **) {
   auto *given = static_cast<const LaunchConfig *>(config);
-  return record(given->grid, given->stream, parameters), 0;
+  return record(given->grid, given->sharedBytes, given->stream, parameters), 0;
 }
 // Of a map only what tells tensors apart: the address and the extents.
 int cuTensorMapEncodeTiled(void *map, int, unsigned rank, const void *address, const std::uint64_t *extents,

@@ -16,7 +16,7 @@ static_assert(sizeof(FakeMap) == 128);
 
 struct Recorded {
   int launches = 0, encoded = 0, deviceQuestions = 0;
-  unsigned grid[3] = {};
+  unsigned grid[3] = {}, sharedBytes = 0;
   void *stream = nullptr;
   std::vector<std::int64_t> words; // of the last launch: as many as there are before it
   std::vector<FakeMap> maps;       // that follow them, likewise

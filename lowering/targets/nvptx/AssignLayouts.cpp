@@ -73,8 +73,7 @@ private:
   bool onlyWgmmaReads(Value tile);
   bool isDirect(OpOperand &operand, int depthDim, const MmaAtom &atom);
   bool canThreadsCopy(OpOperand &operand, int depthDim, const MmaAtom &atom);
-  void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, int ways);
-  void place(OpOperand &operand, const LinearLayout &layout, int ways);
+  void anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, bool direct);
   void anchorBytes(Value unpacked);
   void placeScales(tile::DotOp dot);
   bool isCopiedAhead(tile::LoadOp load);
@@ -105,6 +104,9 @@ private:
 } // namespace
 
 void Assignment::collectAccesses() {
+  // Stores of rows that start anywhere: lanes side by side write whole sectors of the L2 cache, which parts of them, as
+  // lanes further apart write, would cost as much. Loads find the rest in the first-level cache.
+  DenseMap<int64_t, int64_t> narrowest;
   func.walk([&](Operation *op) {
     Value view, value;
     ArrayRef<int32_t> dims;
@@ -116,12 +118,20 @@ void Assignment::collectAccesses() {
     if (!value || !isTensor(value))
       return;
     auto type = cast<tile::ViewType>(view.getType());
-    int64_t bytes = bytesOf(type.getElementType()), run = 1;
-    if (!type.getStrided() && !dims.empty() && dims.back() == type.getRank() - 1)
+    const bool isAlongRows = !type.getStrided() && !dims.empty() && dims.back() == type.getRank() - 1;
+    const int64_t bytes = bytesOf(type.getElementType()), elements = ShapedType::getNumElements(shapeOf(value));
+    int64_t run = 1;
+    if (isAlongRows)
       run = std::max<int64_t>(1, std::min<int64_t>(16, alignmentOf(view) & -alignmentOf(view)) / bytes);
-    int64_t &widest = elementsPerThread[ShapedType::getNumElements(shapeOf(value))];
+    int64_t &widest = elementsPerThread[elements];
     widest = std::max(widest, run);
+    if (isa<tile::StoreOp>(op) && isAlongRows && run * bytes < 16) {
+      int64_t &least = narrowest.try_emplace(elements, run).first->second;
+      least = std::min(least, run);
+    }
   });
+  for (auto [elements, run] : narrowest)
+    elementsPerThread[elements] = std::min(elementsPerThread[elements], run);
 }
 
 // Whether only dots by wgmma read the tile, past transposes.
@@ -186,7 +196,7 @@ static bool isKnownAhead(tile::LoadOp load) {
 // Whether the copy engine may bring the load's tile to shared memory, by a warp of its own.
 bool Assignment::isCopiedAhead(tile::LoadOp load) {
   auto hint = func->getAttrOfType<BoolAttr>(tile::warpSpecializeAttr);
-  return !load.getOther() && copyWays(load.getView()) && (!hint || hint.getValue()) &&
+  return !load.getOther() && isCopyable(load.getView(), load.getOffsets()) && (!hint || hint.getValue()) &&
          load.getDims().back() == cast<tile::ViewType>(load.getView().getType()).getRank() - 1 && isKnownAhead(load);
 }
 
@@ -204,8 +214,7 @@ static std::pair<tile::LoadOp, int> loadOf(OpOperand &operand) {
 // Whether the copy engine can load it straight to shared memory, and the tile is of use to dots alone.
 bool Assignment::isDirect(OpOperand &operand, int depthDim, const MmaAtom &atom) {
   auto [load, contiguous] = loadOf(operand);
-  return load && planWays(cast<tile::DotOp>(operand.getOwner()), warps).of[operand.getOperandNumber()] &&
-         onlyWgmmaReads(load) && isCopiedAhead(load) && (contiguous == depthDim || atom.mnMajor) &&
+  return load && onlyWgmmaReads(load) && isCopiedAhead(load) && (contiguous == depthDim || atom.mnMajor) &&
          sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8);
 }
 
@@ -220,31 +229,21 @@ bool Assignment::canThreadsCopy(OpOperand &operand, int depthDim, const MmaAtom 
              warps);
 }
 
-// The load goes straight to shared memory, past transposes, where the operand lies so.
-void Assignment::place(OpOperand &operand, const LinearLayout &layout, int ways) {
-  LinearLayout here = layout;
-  for (Value at = operand.get();;) {
-    chosen.insert({at, here});
+// A load straight to shared memory, or by way of the threads: then its rows stay rows if wgmma takes them so.
+void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, bool direct) {
+  auto [load, contiguous] = loadOf(operand);
+  if (!direct && !canThreadsCopy(operand, depthDim, atom))
+    contiguous = depthDim;
+  LinearLayout layout = sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8)->layout;
+  anchored.insert({&operand, layout});
+  for (Value at = operand.get(); direct;) {
+    chosen.insert({at, layout});
     auto transpose = at.getDefiningOp<tile::TransposeOp>();
     if (!transpose)
-      break;
-    here = untransposedLayout(here, transpose.getPermutation());
+      return;
+    layout = untransposedLayout(layout, transpose.getPermutation());
     at = transpose.getSource();
   }
-  if (ways > 1)
-    loadOf(operand).first->setAttr(tile::waysAttr, Builder(func).getI32IntegerAttr(ways));
-}
-
-// A load straight to shared memory in so many ways, or by way of the threads (0): then its rows stay rows if wgmma
-// takes them so.
-void Assignment::anchorOperand(OpOperand &operand, int depthDim, const MmaAtom &atom, int ways) {
-  auto [load, contiguous] = loadOf(operand);
-  if (!ways && !canThreadsCopy(operand, depthDim, atom))
-    contiguous = depthDim;
-  LinearLayout layout = sharedForm(shapeOf(operand.get()), contiguous, atom.bits / 8, std::max(ways, 1))->layout;
-  anchored.insert({&operand, layout});
-  if (ways)
-    place(operand, layout, ways);
 }
 
 // Whether the results' elements are made of the operands' one by one, or of a table's.
@@ -281,8 +280,7 @@ void Assignment::anchorBytes(Value value) {
   }
   Value bytes = loadedBytes(unpack);
   auto load = bytes.getDefiningOp<tile::LoadOp>();
-  if (!load || !llvm::all_of(bytes.getUsers(), llvm::IsaPred<tile::UnpackOp, tile::ReshapeOp>) ||
-      !isCopyable(load.getView()) || !isCopiedAhead(load))
+  if (!load || !llvm::all_of(bytes.getUsers(), llvm::IsaPred<tile::UnpackOp, tile::ReshapeOp>) || !isCopiedAhead(load))
     return;
   if (std::optional<SharedForm> form = sharedForm(shapeOf(bytes), 1, 1))
     set(bytes, form->layout);
@@ -302,7 +300,7 @@ void Assignment::placeScales(tile::DotOp dot) {
     return;
   for (auto load : llvm::make_early_inc_range(block->getOps<tile::LoadOp>())) {
     auto type = dyn_cast<RankedTensorType>(load.getType());
-    if (!type || type.getRank() != 1 || !isCopyable(load.getView()) || !isCopiedAhead(load))
+    if (!type || type.getRank() != 1 || !isCopiedAhead(load))
       continue;
     std::optional<SharedForm> form = sharedLine(type.getDimSize(0), int(bytesOf(type.getElementType())));
     if (!form)
@@ -370,22 +368,12 @@ void Assignment::anchor(tile::DotOp dot) {
   // Where the threads have to copy one operand, they copy both: one ring, that all of them fill and read.
   const bool byThreads = llvm::any_of(std::array{&rows, &columns}, [&](OpOperand *operand) {
     auto load = loadOf(*operand).first;
-    return load && !isCopyable(load.getView()) && !isDirect(*operand, depthDim(*operand), *plan->atom) &&
+    return load && !isCopyable(load.getView(), load.getOffsets()) &&
            canThreadsCopy(*operand, depthDim(*operand), *plan->atom);
   });
-  const DotWays ways = planWays(dot, warps);
-  auto waysOf = [&](OpOperand &operand) { // 0: the threads bring it
-    auto direct = [&](OpOperand &one) { return isDirect(one, depthDim(one), *plan->atom); };
-    return !byThreads && direct(operand) && (ways.depth == 1 || (direct(rows) && direct(columns)))
-               ? ways.of[operand.getOperandNumber()]
-               : 0;
-  };
-  AccumulatorForm form = plan->form;
   auto anchorLoad = [&](OpOperand &operand) {
-    const int dim = depthDim(operand), own = waysOf(operand);
-    anchorOperand(operand, dim, *plan->atom, own);
-    if (own && loadOf(operand).second == dim)
-      form.ways[operand.getOperandNumber()] = own;
+    const int dim = depthDim(operand);
+    anchorOperand(operand, dim, *plan->atom, !byThreads && isDirect(operand, dim, *plan->atom));
   };
   bool isUnpacked = plan->atom->bits == 16 && comesFromUnpack(rows.get());
   if ((isComputed || isUnpacked) && plan->form.groupsAlongN == 1) {
@@ -396,17 +384,11 @@ void Assignment::anchor(tile::DotOp dot) {
       if (!byThreads)
         anchorBytes(rows.get());
     }
-  } else if (const int own = waysOf(rows); own && ways.readsRows) {
-    const int dim = depthDim(rows);
-    LinearLayout fragments = interleaved(plan->rowFragments(dot, warps), size_t(dim), ways.depth);
-    anchored.insert({&rows, interleaved(fragments, size_t(1 - dim), own)});
-    place(rows, sharedForm(shapeOf(rows.get()), dim, plan->atom->bits / 8, own)->layout, own);
-    form.ways[rows.getOperandNumber()] = own;
   } else {
     anchorLoad(rows);
   }
   anchorLoad(columns);
-  set(dot.getResult(), accumulatorLayout(dot.getType().getShape(), warps, form));
+  set(dot.getResult(), plan->accumulator);
 }
 
 void Assignment::seed(Value value) {

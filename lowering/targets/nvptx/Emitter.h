@@ -132,8 +132,6 @@ public:
   Ring &ring(mlir::Value value) { return rings[value]; }
   bool hasRoles() const { return isSpecialized; }
   int consumerCount() const { return consumers; }
-  int producerCount() const { return producers; }
-  mlir::Value producer();                           // i32: of this thread among those of the producer that copy
   int stepGroups() const { return stepGroupCount; } // that take a program's steps in turn
   mlir::Value stepGroup();                          // i32
   mlir::Value blockGroup();                         // i32: of all the block's warpgroups, the producer's last
@@ -165,7 +163,7 @@ public:
   // An acquire among the block's threads; in the cluster's it invalidates the first-level cache.
   void waitFor(mlir::Value barrier, mlir::Value parity, bool forOtherBlocks = false);
   mlir::Value localWord(); // a pointer to an i32 of the thread, 0 at first
-  // The kernel's parameter that holds the tensor map of this load or staged store, with all its ways.
+  // The kernel's parameter that holds the tensor map of this load or staged store.
   mlir::Value tensorMap(mlir::Operation *access);
   // The address of a tile in shared memory, i32.
   mlir::Value sharedTile(mlir::Value tile) { return sharedTiles.at(tile); }
@@ -253,7 +251,6 @@ private:
   bool isSpecialized = false, inRole = false;
   int consumers = 1;      // groups of warps that take programs in turn, or
   int stepGroupCount = 1; // as many the steps of each
-  int producers = 1;      // threads that copy rows of several tensor maps, each the first of a warp
   int clusterSize = 1;
   ClusterSum clusterSum;
   bool sharesSteps = false;
@@ -261,7 +258,7 @@ private:
   Share shareValues;
   llvm::DenseMap<mlir::Value, Ring> rings;
   llvm::SmallVector<mlir::Value, 3> programIds, gridExtents; // i32
-  mlir::Value warpGroupValue, blockGroupValue, isFirstProgramValue, producerValue;
+  mlir::Value warpGroupValue, blockGroupValue, isFirstProgramValue;
   llvm::DenseMap<mlir::Operation *, int> mapOf; // index in requests
   std::vector<TensorMapRequest> requests;
   int64_t staging = -1, stagedBox = 0; // offset, and the bytes of a buffer

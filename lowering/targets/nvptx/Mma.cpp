@@ -22,16 +22,7 @@ static void appendAlong(Bases &bases, int d, int64_t from, int64_t to) {
 
 //===- Shared memory ----------------------------------------------------------------------------------------------===//
 
-LinearLayout nvptx::interleaved(const LinearLayout &layout, size_t dim, int ways) {
-  const int32_t each = layout.outs()[dim].size / ways;
-  std::vector<LinearLayout::InDim> ins = layout.ins();
-  for (LinearLayout::InDim &in : ins)
-    for (LinearLayout::Vector &basis : in.bases)
-      basis[dim] = basis[dim] % each * ways + basis[dim] / each;
-  return LinearLayout(ins, layout.outs());
-}
-
-std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contiguous, int elementBytes, int ways) {
+std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contiguous, int elementBytes) {
   if (shape.size() != 2 || !llvm::isPowerOf2_64(shape[0]) || !llvm::isPowerOf2_64(shape[1]))
     return std::nullopt;
   SharedForm form;
@@ -42,9 +33,6 @@ std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contigu
   form.inner = form.swizzle / elementBytes;
   form.lines = shape[1 - contiguous];
   form.boxes = shape[contiguous] / form.inner;
-  form.ways = ways;
-  if (ways > 1 && (form.lines % ways || form.lines / ways * form.swizzle % 128))
-    return std::nullopt;
   Bases bases;
   appendAlong(bases, contiguous, 1, form.inner);
   appendAlong(bases, 1 - contiguous, 1, form.lines);
@@ -56,8 +44,6 @@ std::optional<SharedForm> nvptx::sharedForm(ArrayRef<int64_t> shape, int contigu
       for (int d : {0, 1})
         bases[row + i][d] ^= bases[piece + i][d];
   form.layout = LinearLayout({{"offset", bases}}, LinearLayout::axes({int32_t(shape[0]), int32_t(shape[1])}));
-  if (ways > 1)
-    form.layout = interleaved(form.layout, size_t(1 - contiguous), ways);
   return form;
 }
 
@@ -76,10 +62,9 @@ std::optional<SharedForm> nvptx::sharedLine(int64_t elements, int elementBytes) 
 std::optional<SharedForm> nvptx::sharedFormOf(const LinearLayout &layout, ArrayRef<int64_t> shape, int elementBytes) {
   if (shape.size() == 1)
     return sharedLine(shape[0], elementBytes);
-  for (int ways = 1; ways <= mostWays; ways *= 2)
-    for (int contiguous : {1, 0})
-      if (auto form = sharedForm(shape, contiguous, elementBytes, ways); form && form->layout == layout)
-        return form;
+  for (int contiguous : {1, 0})
+    if (auto form = sharedForm(shape, contiguous, elementBytes); form && form->layout == layout)
+      return form;
   return std::nullopt;
 }
 
@@ -156,12 +141,7 @@ static bool isSwapped(ArrayRef<int64_t> shape) { return shape[0] < wgmmaRows; }
 
 LinearLayout nvptx::accumulatorLayout(ArrayRef<int64_t> shape, int warps, AccumulatorForm form) {
   LinearLayout layout = wgmmaLayout(shape[form.swapped], shape[!form.swapped], warps, form.groupsAlongN);
-  if (form.swapped)
-    layout = transposedLayout(layout, {1, 0});
-  for (size_t dim : {0, 1})
-    if (form.ways[dim] > 1)
-      layout = interleaved(layout, dim, form.ways[dim]);
-  return layout;
+  return form.swapped ? transposedLayout(layout, {1, 0}) : layout;
 }
 
 int nvptx::wgmmaWarps(tile::DotOp dot) {
@@ -199,13 +179,9 @@ static std::optional<AccumulatorForm> formOf(const LinearLayout &layout, ArrayRe
     return std::nullopt;
   AccumulatorForm form{swapped, 1};
   int64_t m = shape[form.swapped], n = shape[!form.swapped], groups = warps / warpsPerGroup;
-  for (int a = 1; a <= std::min<int64_t>(mostWays, shape[0]); a *= 2)
-    for (int b = 1; b <= std::min<int64_t>(mostWays, shape[1]); b *= 2) {
-      form.ways = {a, b};
-      for (form.groupsAlongN = 1; form.groupsAlongN <= groups && n / form.groupsAlongN >= 8; form.groupsAlongN *= 2)
-        if (groups / form.groupsAlongN * wgmmaRows <= m && layout == accumulatorLayout(shape, warps, form))
-          return form;
-    }
+  for (; form.groupsAlongN <= groups && n / form.groupsAlongN >= 8; form.groupsAlongN *= 2)
+    if (groups / form.groupsAlongN * wgmmaRows <= m && layout == accumulatorLayout(shape, warps, form))
+      return form;
   return std::nullopt;
 }
 
@@ -283,7 +259,7 @@ bool nvptx::isLaterPiece(tile::StoreOp store) {
 std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layouts, int warps) {
   Type type = store.getValue().getType(), element = tile::elementOf(type);
   unsigned bits = element.getIntOrFloatBitWidth();
-  if (!hasLayout(type) || !isCopyable(store.getView()) || (bits != 16 && bits != 32))
+  if (!hasLayout(type) || !isCopyable(store.getView(), store.getOffsets()) || (bits != 16 && bits != 32))
     return std::nullopt;
   // The copy engine writes when it comes to it: nothing else may touch the view.
   bool isTouched = llvm::any_of(store.getView().getUsers(), [&](Operation *user) {
@@ -297,8 +273,7 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
   if (!form) // a transposed accumulator of many rows
     form = formOf(layouts.of(type), shape, warps, !isSwapped(shape));
   int64_t columns = 128 * 8 / bits;
-  if (!form || form->ways != std::array{1, 1} ||
-      store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
+  if (!form || store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
     return std::nullopt;
   StagedStore staged{*form, wgmmaRows, columns, 0};
   if (form->swapped) { // a box is 64 of the instruction's rows wide
@@ -333,86 +308,36 @@ int64_t nvptx::alignmentOf(Value view) {
   return align ? align.getInt() : 1;
 }
 
-bool nvptx::isCopyable(Value view) { return copyWays(view) == 1; }
-
-int nvptx::copyWays(Value view) {
-  constexpr int64_t wanted = 16;
-  auto type = cast<tile::ViewType>(view.getType());
-  if (type.getStrided() || type.getRank() > 5 || type.getElementType().isInteger(1))
-    return 0;
-  int64_t alignment = std::max(alignmentOf(view), bytesOf(type.getElementType()));
-  if (alignment % wanted == 0)
-    return 1;
-  // On the attribute only: right in the emulator, but on an H200 such copies were illegal instructions.
-  auto func = cast<BlockArgument>(view).getOwner()->getParentOp();
-  if (!func->hasAttr("tile.odd_rows"))
-    return 0;
-  return type.getRank() == 2 ? int(wanted / (alignment & -alignment)) : 0;
-}
-
-// Whether the scalar is known to be 0 or more.
-static bool isNatural(Value value) {
+// The largest power of two up to `most` that is known to divide the scalar.
+static int64_t knownDivisor(Value value, int64_t most) {
   if (APInt constant; matchPattern(value, m_ConstantInt(&constant)))
-    return !constant.isNegative();
+    return constant.isZero() ? most : std::min<int64_t>(most, int64_t{1} << std::min(62u, constant.countr_zero()));
   if (auto argument = dyn_cast<BlockArgument>(value)) {
     auto loop = dyn_cast<scf::ForOp>(argument.getOwner()->getParentOp());
-    return loop && value == loop.getInductionVar() && isNatural(loop.getLowerBound());
+    return loop && value == loop.getInductionVar()
+               ? std::min(knownDivisor(loop.getLowerBound(), most), knownDivisor(loop.getStep(), most))
+               : 1;
   }
   Operation *op = value.getDefiningOp();
-  return isa<tile::ProgramIdOp, tile::ExtentOp>(op) ||
-         (isa<arith::AddIOp, arith::MulIOp>(op) && llvm::all_of(op->getOperands(), isNatural));
+  auto of = [&](unsigned operand) { return knownDivisor(op->getOperand(operand), most); };
+  if (isa<arith::MulIOp>(op))
+    return std::min(most, of(0) * of(1));
+  if (isa<arith::AddIOp, arith::SubIOp, arith::MinSIOp, arith::MaxSIOp>(op))
+    return std::min(of(0), of(1));
+  if (isa<arith::SelectOp>(op))
+    return std::min(of(1), of(2));
+  if (APInt by; isa<arith::DivSIOp, arith::DivUIOp>(op) && matchPattern(op->getOperand(1), m_ConstantInt(&by)) &&
+                by.isPowerOf2() && by.ule(1 << 20))
+    return std::max<int64_t>(1, knownDivisor(op->getOperand(0), most * by.getSExtValue()) / by.getSExtValue());
+  if (isa<arith::ExtSIOp, arith::ExtUIOp, arith::TruncIOp>(op))
+    return of(0);
+  return 1;
 }
 
-int nvptx::copyWays(tile::LoadOp load) {
-  auto ways = load->getAttrOfType<IntegerAttr>(tile::waysAttr);
-  return ways ? int(ways.getInt()) : 1;
-}
-
-DotWays nvptx::planWays(tile::DotOp dot, int warps) {
-  DotWays plan;
-  std::array<bool, 2> alongDepth = {}, isOwn = {}; // its lines are; nothing else has it, and its lines start in bounds
-  std::array<int, 2> contiguous = {1, 1};
-  bool isOnly = true;
-  dot->getParentOfType<func::FuncOp>().walk([&](tile::DotOp other) { isOnly &= other == dot; });
-  for (int i : {0, 1}) {
-    Value value = dot->getOperand(unsigned(i));
-    isOwn[i] = isOnly && value.hasOneUse();
-    for (; auto transpose = value.getDefiningOp<tile::TransposeOp>(); contiguous[i] = 1 - contiguous[i]) {
-      value = transpose.getSource();
-      isOwn[i] &= value.hasOneUse();
-    }
-    auto load = value.getDefiningOp<tile::LoadOp>();
-    plan.of[i] = load ? copyWays(load.getView()) : 0;
-    alongDepth[i] = contiguous[i] == 1 - i;
-    isOwn[i] &= load && isNatural(load.getOffsets().back());
-  }
-  auto isFormed = [&](int i, int ways) {
-    auto type = cast<RankedTensorType>(dot->getOperand(unsigned(i)).getType());
-    return isOwn[i] && plan.of[i] &&
-           sharedForm(type.getShape(), contiguous[i], int(bytesOf(type.getElementType())), ways);
-  };
-  for (int i : {0, 1})
-    if (plan.of[i] > 1 && !isFormed(i, plan.of[i]))
-      plan.of[i] = 0;
-  for (int i : {0, 1}) // the depth's order, if that is another one
-    if (!alongDepth[i])
-      plan.depth = std::max(plan.depth, plan.of[i]);
-  if (plan.depth == 1)
-    return plan;
-  ArrayRef<int64_t> shape = dot.getType().getShape();
-  const int rows = isSwapped(shape) ? 1 : 0;
-  const int64_t groups = warps / warpsPerGroup;
-  const bool canRead = alongDepth[rows] && !alongDepth[1 - rows] && isFormed(rows, plan.of[rows]) &&
-                       bytesOf(dot.getA().getType().getElementType()) == 2 && groups <= shape[rows] / wgmmaRows;
-  if (canRead) {
-    plan.readsRows = true;
-  } else if (!alongDepth[0] && !alongDepth[1] && isFormed(0, plan.depth) && isFormed(1, plan.depth)) {
-    plan.of = {plan.depth, plan.depth};
-  } else {
-    for (int i : {0, 1})
-      if (!alongDepth[i] && plan.of[i] > 1)
-        plan.of[i] = 0;
-    plan.depth = 1;
-  }
-  return plan;
+bool nvptx::isCopyable(Value view, ValueRange offsets) {
+  constexpr int64_t piece = 16;
+  auto type = cast<tile::ViewType>(view.getType());
+  return !type.getStrided() && type.getRank() <= 5 && !type.getElementType().isInteger(1) &&
+         alignmentOf(view) % piece == 0 &&
+         knownDivisor(offsets.back(), piece) * bytesOf(type.getElementType()) % piece == 0;
 }

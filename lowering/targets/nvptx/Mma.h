@@ -41,7 +41,6 @@ constexpr int warpsPerGroup = 4;
 constexpr int64_t mmaRows = 16, mmaColumns = 8; // of mma.sync's accumulator
 constexpr int64_t wgmmaRows = 64, wgmmaMostColumns = 256;
 
-constexpr int mostWays = 16;              // of a view of bytes
 constexpr int64_t mostLines = 256;        // of a box of the copy engine
 constexpr int64_t programBand = 16;       // programs along x that persistent blocks keep together
 constexpr int64_t sharedAlignment = 1024; // bytes, of tiles in shared memory: the period of the widest swizzle
@@ -54,17 +53,12 @@ struct SharedForm {
   int64_t inner = 64; // elements of a line
   int64_t lines = 0;  // the other dim's extent
   int64_t boxes = 1;
-  int ways = 1; // line c · lines/ways + j is j · ways + c of the tile: the lines of a tensor map's way are together
   LinearLayout layout; // offset (elements) → (dim0, dim1)
 };
 // Of a tile of rank 1, in its order: one line, in boxes of up to 256 elements.
 std::optional<SharedForm> sharedLine(int64_t elements, int elementBytes);
-// Coordinates of `dim` are j · ways + c where they were c · size/ways + j.
-LinearLayout interleaved(const LinearLayout &layout, size_t dim, int ways);
-// None: an extent is no power of two, or the contiguous one is below 32 bytes, or 16 for elements of one byte; or a
-// way's lines do not start at multiples of 128 bytes.
-std::optional<SharedForm> sharedForm(llvm::ArrayRef<int64_t> shape, int contiguous, int elementBytes, int ways = 1);
-// Of one layout with different ways, where these are as many as lines, that of one way.
+// None: an extent is no power of two, or the contiguous one is below 32 bytes, or 16 for elements of one byte.
+std::optional<SharedForm> sharedForm(llvm::ArrayRef<int64_t> shape, int contiguous, int elementBytes);
 std::optional<SharedForm> sharedFormOf(const LinearLayout &layout, llvm::ArrayRef<int64_t> shape, int elementBytes);
 bool isShared(mlir::Type tile);            // a tensor whose layout is one of shared memory
 bool isSharedLayout(const LinearLayout &); // from `offset`
@@ -86,7 +80,6 @@ LinearLayout fragmentLayout(int64_t m, int64_t k, int bits, int warps);
 struct AccumulatorForm {
   bool swapped = false;
   int groupsAlongN = 1;
-  std::array<int, 2> ways = {1, 1}; // of the operands' lines, see SharedForm: dims of the accumulator have their order
   bool operator==(const AccumulatorForm &) const = default;
 };
 // The form that `layout` of an accumulator [m, n] has; none for other layouts.
@@ -147,20 +140,9 @@ int64_t storeStagingBytes(mlir::func::FuncOp kernel); // of its warps, 0 when no
 
 // That of a view's rows, in bytes; 1 where nothing is known.
 int64_t alignmentOf(mlir::Value view);
-// Whether the copy engine can read or write boxes of the view (an argument of the kernel), as one matrix.
-bool isCopyable(mlir::Value view);
-// As how many matrices, every so-manieth row each, it can read tiles of the view; 0 where it cannot.
-int copyWays(mlir::Value view);
-int copyWays(tile::LoadOp load); // as how many it does: 1 unless the load says otherwise
-
-// The same of the loads that a dot by wgmma has for operands, past transposes. Of several ways, lines come in an order
-// of their own. Where they are rows of the result, it has that order; where they are steps of the depth, both operands
-// need it: the other one has such lines, too, or is read to registers in that order. Only for the one dot of a kernel.
-struct DotWays {
-  std::array<int, 2> of = {0, 0}; // a, b
-  int depth = 1;                  // of the depth's order
-  bool readsRows = false;         // whether what has the instruction's rows is read to registers
-};
-DotWays planWays(tile::DotOp dot, int warps);
+// Whether the copy engine can read or write boxes of the view (an argument of the kernel) that start at the offsets: it
+// moves pieces of 16 bytes, from rows that lie multiples of that apart and from columns likewise. Any other start of a
+// box is an illegal instruction (seen on an H200; Triton's interpreter checks the same).
+bool isCopyable(mlir::Value view, mlir::ValueRange offsets);
 
 } // namespace bitloom::nvptx

@@ -146,7 +146,7 @@ void nvptx::multicastLoads(func::FuncOp kernel) {
     for (tile::LoadOp load : loads) {
       bool depends = axesOf(load.getOffsets()) >> axis & 1;
       isUsed |= depends;
-      if (depends || !isShared(load.getType()) || copyWays(load) > 1 || !partFor(formOf(load), blocks))
+      if (depends || !isShared(load.getType()) || !partFor(formOf(load), blocks))
         continue;
       shared.push_back(load);
       bytes += ShapedType::getNumElements(tile::shapeOf(load.getType())) * bytesOf(tile::elementOf(load.getType()));

@@ -53,12 +53,11 @@ void Emitter::collectTensorMaps() {
     auto view = dyn_cast<tile::ViewType>(argument.getType());
     word += view ? 1 + 2 * int(view.getRank()) : 1;
   }
-  auto request = [&](Operation *op, Value view, ArrayRef<int32_t> dims, int64_t inner, int64_t lines, int swizzle,
-                     int ways = 1) {
+  auto request = [&](Operation *op, Value view, ArrayRef<int32_t> dims, int64_t inner, int64_t lines, int swizzle) {
     auto type = cast<tile::ViewType>(view.getType());
     int rank = int(type.getRank());
     TensorMapRequest wanted{wordOf.at(view), rank, storageOf(type.getElementType()), std::vector<int32_t>(rank, 1),
-                            swizzle,         ways};
+                            swizzle};
     wanted.box[rank - 1 - dims[0]] = int32_t(lines);
     wanted.box[0] = int32_t(inner);
     auto found = llvm::find(requests, wanted);
@@ -70,12 +69,8 @@ void Emitter::collectTensorMaps() {
     if (auto load = dyn_cast<tile::LoadOp>(op); load && isShared(load.getType())) {
       ArrayRef<int64_t> shape = tile::shapeOf(load.getType());
       auto form = sharedFormOf(layout(load.getType()), shape, int(bytesOf(tile::elementOf(load.getType()))));
-      const int ways = copyWays(load);
-      const int64_t lines = partOf(load, *form, clusterSize).lines / ways;
-      request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(lines, mostLines), form->swizzle,
-              ways);
-      if (ways > 1) // so many boxes that several threads ask for them
-        producers = std::min(ways, producers > 1 ? producers : warpsPerGroup);
+      const int64_t lines = partOf(load, *form, clusterSize).lines;
+      request(op, load.getView(), load.getDims(), form->inner, std::min<int64_t>(lines, mostLines), form->swizzle);
     } else if (auto store = dyn_cast<tile::StoreOp>(op)) {
       if (auto boxes = staged(store))
         request(op, store.getView(), store.getDims(), boxes->columns, boxes->rows, 128);
@@ -93,10 +88,9 @@ void Emitter::describeTensorMaps() {
     };
     described.push_back(builder.getDictionaryAttr(
         {number("word", wanted.word), number("rank", wanted.rank), number("dtype", int(wanted.dtype)),
-         number("swizzle", wanted.swizzle), number("ways", wanted.ways),
-         builder.getNamedAttr("box", builder.getDenseI32ArrayAttr(wanted.box))}));
+         number("swizzle", wanted.swizzle), builder.getNamedAttr("box", builder.getDenseI32ArrayAttr(wanted.box))}));
     int at = first + int(i);
-    auto bytes = LLVM::LLVMArrayType::get(builder.getI8Type(), unsigned(tensorMapBytes * wanted.ways));
+    auto bytes = LLVM::LLVMArrayType::get(builder.getI8Type(), unsigned(tensorMapBytes));
     function.setArgAttr(at, LLVM::LLVMDialect::getByValAttrName(), TypeAttr::get(bytes));
     function.setArgAttr(at, LLVM::LLVMDialect::getAlignAttrName(), builder.getI64IntegerAttr(64));
     function.setArgAttr(at, NVVM::NVVMDialect::getGridConstantAttrName(), UnitAttr::get(context));
@@ -220,7 +214,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
   const int readers = e.warps() * (clusterAxis(op) ? e.clusterBlocks() : 1);
   e.when(e.compare(e.linearThreadId(), "eq", e.i32(0)), [&] {
     for (int stage = 0; stage < ring.stages; ++stage)
-      for (auto [first, arrivals] : {std::pair(ring.full, e.producerCount()), std::pair(ring.empty, readers)})
+      for (auto [first, arrivals] : {std::pair(ring.full, 1), std::pair(ring.empty, readers)})
         e.initialiseBarrier(first + 8 * stage, arrivals);
   });
   return success();
@@ -274,8 +268,7 @@ SmallVector<Value> nvptx::copyCoordinates(Emitter &e, Value view, ValueRange off
   return coordinates;
 }
 
-// A tile of a view that is one matrix for the copy engine; where blocks share it, this block's part. `isOwn`: of each
-// box, whether this thread copies it.
+// A tile; where blocks share it, this block's part. `isOwn`: of each box, whether this thread copies it.
 static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Value address, Value barrier,
                      llvm::function_ref<Value()> isOwn) {
   OpBuilder &b = e.builder;
@@ -306,47 +299,13 @@ static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Valu
     }
 }
 
-// This thread's share of a tile of a view that is several (TensorMap::way). Rows i, i + ways, … of the tile lie
-// together in one of them, where elements are as many places further along as the rows start after a multiple of 16
-// bytes.
-static void copyWaysOfTile(Emitter &e, tile::LoadOp load, const SharedForm &form, int ways, Value address,
-                           Value barrier) {
-  OpBuilder &b = e.builder;
-  const ViewWords &view = e.view(load.getView());
-  const int64_t size = bytesOf(view.element), each = form.lines / ways;
-  const Value column = copyCoordinates(e, load.getView(), load.getOffsets())[0];
-  auto add = [&](Value x, Value y) -> Value { return arith::AddIOp::create(b, e.loc, x, y); };
-  auto times = [&](Value x, int64_t y) -> Value { return arith::MulIOp::create(b, e.loc, x, e.i32(y)); };
-  auto low = [&](Value x) -> Value { return arith::TruncIOp::create(b, e.loc, b.getI32Type(), x); };
-  for (int first = 0; first < ways; first += e.producerCount()) {
-    Value way = add(e.producer(), e.i32(first));
-    Value row = add(e.scalar(load.getOffsets()[0]), arith::ExtUIOp::create(b, e.loc, b.getI64Type(), way));
-    Value number = arith::AndIOp::create(b, e.loc, low(row), e.i32(ways - 1));
-    Value start = arith::MulIOp::create(b, e.loc, low(row), times(low(view.strides[0]), size));
-    start = add(low(LLVM::PtrToIntOp::create(b, e.loc, b.getI64Type(), view.pointer)), start);
-    Value beyond =
-        arith::ShRUIOp::create(b, e.loc, arith::AndIOp::create(b, e.loc, start, e.i32(15)), e.i32(llvm::Log2_64(size)));
-    // A map may have no row of the view: what lies beyond the last is asked for where no map has rows.
-    Value inside = e.compare(row, "slt", view.extents[0]);
-    Value line = arith::MaxSIOp::create(b, e.loc, row, e.i64(-farthest));
-    line = low(arith::ShRSIOp::create(b, e.loc, e.select(inside, line, e.i64(farthest)), e.i64(llvm::Log2_32(ways))));
-    Value map = LLVM::GEPOp::create(b, e.loc, LLVM::LLVMPointerType::get(b.getContext()), b.getI8Type(),
-                                    e.tensorMap(load), ValueRange{times(number, tensorMapBytes)});
-    Value x = add(column, beyond), to = add(address, times(way, each * form.swizzle));
-    for (int64_t box = 0; box < form.boxes; ++box)
-      for (int64_t at = 0; at < each; at += mostLines)
-        copyBox(e, map, {box ? add(x, e.i32(box * form.inner)) : x, at ? add(line, e.i32(at)) : line},
-                add(to, e.i32((box * form.lines + at) * form.swizzle)), barrier);
-  }
-}
-
 // Threads of the producer that share a slot's boxes, a warp each: of a product with unpacked values, whose slots are
 // small boxes. One thread takes some 100 cycles for a box.
 static int fillingWarps(Emitter &e, Operation *inKernel) {
   const bool isUnpacked = inKernel->getParentOfType<func::FuncOp>()
                               .walk([](tile::UnpackOp) { return WalkResult::interrupt(); })
                               .wasInterrupted();
-  return isUnpacked && e.producerCount() == 1 && !clusterAxis(inKernel) ? warpsPerGroup : 1;
+  return isUnpacked && !clusterAxis(inKernel) ? warpsPerGroup : 1;
 }
 
 LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
@@ -370,15 +329,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   int next = 0; // predicates, of which no jumps by a table are made
   auto isOwn = [&](int warp) { return warps > 1 ? e.compare(own, "eq", e.i32(warp % warps)) : Value(); };
   auto yield = cast<tile::YieldOp>(fill.getBody().front().getTerminator());
-  const Value isFirst = e.producerCount() > 1 ? e.compare(e.producer(), "eq", e.i32(0)) : Value();
-  if (isFirst) { // each expects its own boxes; the first all of the other tiles
-    int64_t alone = 0, shared = 0;
-    for (Value tile : yield.getValues())
-      (copyWays(tile.getDefiningOp<tile::LoadOp>()) > 1 ? shared : alone) += tileBytes(tile.getType());
-    shared /= e.producerCount();
-    e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r,~{memory}", Type(),
-          {full, e.select(isFirst, e.i32(alone + shared), e.i32(shared))}, /*hasSideEffects=*/true);
-  } else if (warps > 1) { // bytes may arrive before it says how many will: the slot is not full before it did
+  if (warps > 1) { // bytes may arrive before it says how many will: the slot is not full before it did
     e.ptx("@$1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";",
           "r,b,~{memory}", Type(), {full, isOwn(0)}, /*hasSideEffects=*/true);
   } else {
@@ -391,10 +342,7 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
     int64_t bytes = bytesOf(tile::elementOf(load.getType()));
     SharedForm form = *sharedFormOf(e.layout(load.getType()), tile::shapeOf(load.getType()), int(bytes));
     Value address = slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes);
-    if (int ways = copyWays(load); ways > 1)
-      copyWaysOfTile(e, load, form, ways, address, full);
-    else
-      e.when(isFirst, [&] { copyTile(e, load, form, address, full, [&] { return isOwn(next++); }); });
+    copyTile(e, load, form, address, full, [&] { return isOwn(next++); });
   }
   advance(e, ring.fillSlot, ring.fillPhase, ring.stages);
   return success();
@@ -471,16 +419,6 @@ Value Emitter::warpGroup() {
     warpGroupValue = groupOf(*this, warpValue);
   }
   return warpGroupValue;
-}
-
-Value Emitter::producer() {
-  if (!producerValue) {
-    OpBuilder::InsertionGuard guard(builder);
-    builder.setInsertionPoint(prologueEnd);
-    Value number = arith::SubIOp::create(builder, loc, threadValue, i32(lanes * warpCount * consumers));
-    producerValue = arith::ShRUIOp::create(builder, loc, number, i32(llvm::Log2_32(lanes)));
-  }
-  return producerValue;
 }
 
 Value Emitter::blockGroup() {
@@ -596,11 +534,9 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
     prepareStream(scalar(specialize.getSteps()), programs, first, blocks);
   // The first copies would wait for what describes them: it comes while others prepare the barriers.
   when(compare(linearThreadId(), "eq", i32(32)), [&] {
-    for (auto [i, wanted] : llvm::enumerate(requests)) {
+    for (size_t i = 0; i < requests.size(); ++i) {
       Value map = function.getArgument(unsigned(function.getNumArguments() - requests.size() + i));
-      for (int way = 0; way < wanted.ways; ++way)
-        ptx("prefetch.tensormap [$0" + (way ? " + " + std::to_string(way * tensorMapBytes) : "") + "];", "l", Type(),
-            {map}, /*hasSideEffects=*/true);
+      ptx("prefetch.tensormap [$0];", "l", Type(), {map}, /*hasSideEffects=*/true);
     }
   });
   // Blocks may have started while the launch before this one still runs (LaunchOptions::overlapPrevious); all that it
@@ -652,18 +588,13 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
         admitFirstGroup(*this);
       if (failed(body()))
         return failure();
-      if (staging >= 0) // what the copy engine still reads goes with the block
-        ptx("cp.async.bulk.wait_group 0;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+      if (staging >= 0) // what the copy engine still reads goes with the block; what it writes, it writes without it
+        ptx("cp.async.bulk.wait_group.read 0;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
       return success();
     }
     LogicalResult done = success();
-    const int64_t firstThread = lanes * warpCount * consumers;
-    Value copies = compare(threadValue, "eq", i32(firstThread));
-    if (fillingWarps(*this, specialize) > 1)
-      copies = compare(laneValue, "eq", i32(0));
-    if (producers > 1) // the first of each warp
-      copies =
-          both(compare(laneValue, "eq", i32(0)), compare(threadValue, "ult", i32(firstThread + lanes * producers)));
+    Value copies = fillingWarps(*this, specialize) > 1 ? compare(laneValue, "eq", i32(0))
+                                                       : compare(threadValue, "eq", i32(lanes * warpCount * consumers));
     when(copies, [&] { done = body(); });
     return done;
   };

@@ -15,6 +15,13 @@ static bool dependsOnProgram(Value value) {
   return isa<tile::ProgramIdOp>(op) || op->getNumRegions() || llvm::any_of(op->getOperands(), dependsOnProgram);
 }
 
+static bool isCopied(Value operand) {
+  while (auto transpose = operand.getDefiningOp<tile::TransposeOp>())
+    operand = transpose.getSource();
+  auto load = operand.getDefiningOp<tile::LoadOp>();
+  return load && isCopyable(load.getView(), load.getOffsets());
+}
+
 // Of rows of the accumulators, which are each a quad's, once they are complete.
 static bool isOfRows(Operation *op) {
   auto reduce = dyn_cast<tile::ReduceOp>(op);
@@ -42,11 +49,10 @@ bool nvptx::takesTurns(func::FuncOp func, const Target &target) {
   auto loop = dyn_cast<scf::ForOp>(dot->getParentOp());
   auto split = func->getAttrOfType<IntegerAttr>(tile::splitAttr);
   auto sum = dyn_cast<BlockArgument>(dot.getAcc());
-  const DotWays ways = planWays(dot, warpsPerGroup);
   if (!loop || !sum || sum.getOwner() != loop.getBody() || loop->getParentOp() != func ||
       (split && split.getInt() > 1) || wgmmaWarps(dot) != 2 * warpsPerGroup ||
-      dot.getType().getNumElements() > mostElements || !planWgmma(dot, target, warpsPerGroup) || !ways.of[0] ||
-      !ways.of[1] || ways.readsRows)
+      dot.getType().getNumElements() > mostElements || !planWgmma(dot, target, warpsPerGroup) ||
+      !isCopied(dot.getA()) || !isCopied(dot.getB()))
     return false;
   return llvm::none_of(ValueRange{loop.getLowerBound(), loop.getUpperBound(), loop.getStep()}, dependsOnProgram);
 }

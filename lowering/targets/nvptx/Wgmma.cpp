@@ -44,8 +44,6 @@ SharedOperand::SharedOperand(Emitter &e, Value tile, int depthDim) : e(e), depth
   auto type = cast<RankedTensorType>(tile.getType());
   elementBytes = bytesOf(type.getElementType());
   form = *sharedFormOf(e.layout(type), type.getShape(), int(elementBytes));
-  if (form.ways > 1) // the instruction's rows are lines as they lie; the accumulator's layout knows whose they are
-    form = *sharedForm(type.getShape(), form.contiguous, int(elementBytes));
   inverse = form.layout.invert();
   // Eight lines make a pattern of the swizzle. Depth-major, the next eight rows are a stride away; else the next eight
   // of depth are, and the rows of the next box the leading offset.

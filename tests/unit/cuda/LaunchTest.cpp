@@ -1,6 +1,7 @@
 // Launches on a GPU as the driver sees them. This program is linked with a driver that records them.
 #include "bitloom/dsl/Call.h"
 #include "bitloom/dsl/Kernel.h"
+#include "bitloom/dsl/Realigned.h"
 #include "bitloom/lib/runtime/Cuda.h"
 #include "bitloom/lowering/Executable.h"
 #include "bitloom/tests/fake_cuda/Driver.h"
@@ -114,4 +115,82 @@ TEST(CudaLaunch, ThePrimaryContextNeedsNoQuestions) {
   for (int i = 0; i < 10; ++i)
     cuda::ContextScope inner(0);
   EXPECT_EQ(fake::driver().deviceQuestions, before);
+}
+
+// Launches overlap: where more than two blocks fit, the hardware would put three where one runs out first.
+TEST(CudaLaunch, FewProgramsAreSpreadOverTheMultiprocessors) {
+  cuda::ContextScope scope(0);
+  auto sharedBytesOf = [](int64_t n) {
+    Call call(kernelNamed("matmul"));
+    call.set("a", matrix(0, 1, 4096));
+    call.set("b", matrix(1, 4096, n));
+    call.set("out", matrix(2, 1, n));
+    call.set("b_transposed", int64_t{1});
+    call.resolve();
+    const PreparedCall prepared = call.prepare(parseTarget("sm_90a"));
+    fake::driver().words.clear();
+    fake::driver().maps.clear();
+    prepared.launch(nullptr);
+    return int64_t(fake::driver().sharedBytes);
+  };
+  constexpr int64_t perMultiprocessor = 233472, reserved = 1024;
+  const int64_t few = sharedBytesOf(14336), many = sharedBytesOf(143360);
+  EXPECT_EQ(perMultiprocessor / (few + reserved), 2);
+  EXPECT_GT(perMultiprocessor / (many + reserved), 2);
+}
+
+// The copy engine takes rows at multiples of 16 bytes: a large product of others is that of copies.
+TEST(CudaLaunch, LargeProductsOfUnalignedRowsAreThoseOfCopies) {
+  cuda::ContextScope scope(0);
+  struct Seen {
+    int launches;
+    bool isOfTheTensors; // whether the last launch writes to `out` itself
+  };
+  auto run = [](int64_t m, int64_t n, int64_t k) -> Seen {
+    Call call(kernelNamed("matmul"));
+    const TensorRef weight = matrix(1, n, k);
+    call.set("a", matrix(0, m, k));
+    call.set("b", TensorRef(weight.data, weight.dtype, {k, n}, {1, k}, gpu));
+    call.set("out", matrix(2, m, n));
+    call.resolve();
+    const PreparedCall prepared = call.prepare(parseTarget("sm_90a"));
+    fake::Recorded &driver = fake::driver();
+    driver.words.resize(6); // as many as the copy has
+    driver.maps.clear();
+    const int before = driver.launches;
+    prepared.launch(nullptr);
+    const int64_t out = int64_t(reinterpret_cast<intptr_t>(memory[2]));
+    return {driver.launches - before, driver.words.size() > 5 && driver.words[5] == out};
+  };
+  EXPECT_EQ(run(1024, 1024, 1024).launches, 1);
+  EXPECT_EQ(run(1024, 1024, 1025).launches, 3); // of a and b, and the product
+  const Seen odd = run(1024, 1025, 1024);
+  EXPECT_EQ(odd.launches, 2); // the product, and the copy back
+  EXPECT_TRUE(odd.isOfTheTensors);
+  EXPECT_EQ(run(1024, 1025, 1025).launches, 4);
+  EXPECT_EQ(run(64, 64, 65).launches, 1);      // too small
+  EXPECT_EQ(run(16, 65536, 1025).launches, 2); // b is read once: no use in copying it; a is little
+}
+
+// Any strides, elements of 1, 2 and 4 bytes.
+TEST(CudaLaunch, CopiesOfRowsHaveTheirElements) {
+  auto copies = [](auto element, int64_t rows, int64_t columns, int64_t stride, int64_t step, int64_t pitch) {
+    using T = decltype(element);
+    std::vector<T> from(size_t(rows * stride + step * columns)), to(size_t(rows * pitch), T(77));
+    for (size_t i = 0; i < from.size(); ++i)
+      from[i] = T(i * 7 % 127);
+    Call call(copyRows());
+    call.set("x", TensorRef(from.data(), dtypeOf<T>, {rows, columns}, {stride, step}));
+    call.set("out", TensorRef(to.data(), dtypeOf<T>, {rows, columns}, {pitch, 1}));
+    call.resolve();
+    call.launch();
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < pitch; ++j)
+        ASSERT_EQ(to[size_t(i * pitch + j)], j < columns ? from[size_t(i * stride + j * step)] : T(77))
+            << i << " " << j;
+  };
+  copies(i8(), 3, 4097, 4097, 1, 4224);
+  copies(i16(), 17, 199, 201, 1, 256);
+  copies(i16(), 17, 199, 1, 17, 256);
+  copies(i32(), 5, 1, 3, 1, 32);
 }

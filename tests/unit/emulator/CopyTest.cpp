@@ -75,7 +75,7 @@ TEST(PtxEmulatorCopies, LoadsRaggedBoxesWithEachSwizzle) {
   const int columns = 83, rows = 19, pitch = 88, boxRows = 12;
   std::vector<uint16_t> data = counted(rows * pitch);
   for (int swizzle : {0, 32, 64, 128})
-    for (auto [c0, c1] : {std::pair{0, 0}, {-5, 3}, {70, 11}, {8, -4}, {83, 0}, {0, 19}}) {
+    for (auto [c0, c1] : {std::pair{0, 0}, {-8, 3}, {72, 11}, {8, -4}, {88, 0}, {0, 19}}) {
       const int boxColumns = swizzle ? swizzle / 2 : 24, inner = boxColumns * 2, bytes = inner * boxRows;
       Kernel kernel{at(loadBox, bytes, c0, c1), 32, 1, 1};
       if (!c0 && !c1)
@@ -165,6 +165,8 @@ TEST(PtxEmulatorCopies, StoresBoxesAndNeedsTheirFences) {
   kernel.run({0}, 3072, {&map, 1});
   for (int x = 0; x < 12; ++x)
     ASSERT_EQ(out[(7 + 2) * 12 + x], x < 8 ? uint32_t((x + 8) * 4) : 99) << x;
+  kernel.body = replaced(with(fence, wait), "mov.u32 %r1, -8;", "mov.u32 %r1, -7;");
+  EXPECT_NE(kernel.complaint({0}, 3072, {&map, 1}).find("a multiple of 16 bytes"), std::string::npos);
   kernel.body = with("", wait);
   EXPECT_NE(kernel.complaint({0}, 3072, {&map, 1}).find("no proxy fence"), std::string::npos);
   kernel.body = with(fence, "");

@@ -47,8 +47,7 @@ public:
                               number(map, "rank"),
                               DType(number(map, "dtype")),
                               {box.begin(), box.end()},
-                              number(map, "swizzle"),
-                              number(map, "ways")});
+                              number(map, "swizzle")});
         }
     });
     emulator = std::make_unique<PtxEmulator>(ptx);

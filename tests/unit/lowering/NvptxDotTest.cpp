@@ -147,8 +147,6 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
     using Sum = std::conditional_t<std::is_integral_v<In>, int32_t, float>;
     SCOPED_TRACE(irType<In>() + " at " + std::to_string(alignmentOfA) + " and " + std::to_string(alignmentOfB) +
                  " bytes, " + std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
-    const bool isUnspecialised = !product.attributes.empty();
-    product.attributes += ", tile.odd_rows";
     product.operand = irType<In>(), product.sum = product.result = irType<Sum>();
     auto attribute = [](int bytes) { return " {tile.align = " + std::to_string(bytes) + " : i32}"; };
     std::string text = product.text();
@@ -165,9 +163,8 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
     Aligned<In> b = operand(product.bByColumns ? Shape{n, k} : Shape{k, n}, alignmentOfB, 2);
     auto kernel =
         agrees(text, {a, b, Aligned<Sum>({m, n}, 3)}, {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}});
-    const bool byThreads = isUnspecialised || (product.aByColumns && product.bByColumns && alignmentOfA < 16);
-    tookWay(*kernel, byThreads ? Way::Exchanged : Way::Copied);
-    for (int alignment : byThreads ? std::vector{alignmentOfA, alignmentOfB} : std::vector<int>())
+    tookWay(*kernel, Way::Exchanged);
+    for (int alignment : {alignmentOfA, alignmentOfB})
       EXPECT_NE(kernel->ptx.find("], " + std::to_string(alignment)), std::string::npos);
     EXPECT_EQ(kernel->ptx.find("ld.global"), std::string::npos);
   };
@@ -177,139 +174,12 @@ TEST(NvptxDot, CopiesByThreadsWhatTheCopyEngineCannot) {
       multiplies(bf16(), product, 8, 16, 70, 90, 199);
       multiplies(f16(), product, 4, 4, 65, 33, 130);
     }
-  const std::string unspecialised = ", tile.warp_specialize = false";
-  multiplies(bf16(), {.block = {128, 128, 64}, .attributes = unspecialised}, 8, 8, 130, 131, 500);
-  multiplies(bf16(), {.block = {16, 128, 64}, .attributes = unspecialised}, 16, 4, 17, 131, 200);
-  multiplies(bf16(), {.block = {64, 64, 64}, .attributes = unspecialised}, 8, 4, 3, 1, 1);
-  multiplies(bf16(), {.block = {64, 64, 64}, .bByColumns = true, .attributes = unspecialised}, 8, 4, 70, 90, 199);
-  multiplies(int8_t(), {.block = {64, 64, 64}, .bByColumns = true, .attributes = unspecialised}, 8, 4, 70, 90, 199);
-  Product tf32{.block = {64, 64, 32},
-               .bByColumns = true,
-               .attributes = unspecialised,
-               .dotAttributes = " {precision = 1 : i32}"};
+  multiplies(bf16(), {.block = {128, 128, 64}, .bByColumns = true}, 8, 8, 130, 131, 500);
+  multiplies(bf16(), {.block = {16, 128, 64}, .bByColumns = true}, 16, 4, 17, 131, 200);
+  multiplies(bf16(), {.block = {64, 64, 64}, .bByColumns = true}, 8, 4, 3, 1, 1);
+  multiplies(int8_t(), {.block = {64, 64, 64}, .bByColumns = true}, 8, 4, 70, 90, 199);
+  Product tf32{.block = {64, 64, 32}, .bByColumns = true, .dotAttributes = " {precision = 1 : i32}"};
   multiplies(f32(), tf32, 4, 8, 70, 90, 99);
-}
-
-namespace {
-
-// Of operands whose rows start at multiples of so many bytes and no more, the first of them so many after a multiple of
-// 16. `expected`: as how many matrices the copy engine reads them, 0 where it does not; gives the PTX.
-template <Element In, Element Sum = float, Element Out = Sum>
-std::string multipliesUnaligned(Product product, int alignmentOfA, int alignmentOfB, int64_t m, int64_t n, int64_t k,
-                                std::vector<int> warps = {0}, std::optional<std::array<int, 2>> expected = {}) {
-  SCOPED_TRACE(irType<In>() + " at " + std::to_string(alignmentOfA) + " and " + std::to_string(alignmentOfB) +
-               " bytes, " + std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
-  product.operand = irType<In>(), product.sum = irType<Sum>(), product.result = irType<Out>();
-  product.attributes += ", tile.odd_rows";
-  std::string text = product.text();
-  for (auto [name, alignment] : {std::pair("%a: ", alignmentOfA), std::pair("%b: ", alignmentOfB)}) {
-    const std::string view = name + viewType(2, product.operand);
-    const std::string known = " {tile.align = " + std::to_string(alignment) + " : i32}";
-    text = replaced(text, view + aligned, view + (alignment > int(sizeof(In)) ? known : ""));
-  }
-  struct Operand {
-    int64_t each, rows, columns, stride;
-    Aligned<In> memory;
-    Operand(int alignment, int64_t rows, int64_t columns, uint64_t seed)
-        : each(alignment / int64_t(sizeof(In))), rows(rows), columns(columns),
-          stride(((columns + each - 1) / each | 1) * each), memory({each + rows * stride + 1}, {1}, seed) {}
-    operator Argument() const {
-      return TensorRef(const_cast<In *>(memory.values.data()) + each, dtypeOf<In>, {rows, columns}, {stride, 1});
-    }
-  };
-  const Operand a = product.aByColumns ? Operand(alignmentOfA, k, m, 1) : Operand(alignmentOfA, m, k, 1);
-  const Operand b = product.bByColumns ? Operand(alignmentOfB, n, k, 2) : Operand(alignmentOfB, k, n, 2);
-  auto kernel = agrees(text, {a, b, Aligned<Out>({m, n}, 3)},
-                       {.grid = product.grid(m, n), .tolerance = 0, .warps = warps, .blocks = {1, 2}});
-  std::array<int, 2> ways = {0, 0};
-  for (const TensorMapRequest &request : kernel->requests)
-    if (request.word <= 5)
-      ways[request.word == 5] = request.ways;
-  EXPECT_EQ(ways, expected.value_or(std::array{16 / alignmentOfA, 16 / alignmentOfB}));
-  tookWay(*kernel, ways == std::array{0, 0} ? Way::Exchanged : Way::Copied);
-  return kernel->ptx;
-}
-
-} // namespace
-
-// Rows along the depth that start anywhere: for the copy engine the view is up to 16 matrices, every so-manieth row
-// each, and the rows of the result come in the order of theirs.
-TEST(NvptxDot, CopiesRowsThatStartAnywhereAsSeveralMatrices) {
-  for (auto [ofA, ofB] : {std::pair(2, 2), std::pair(2, 8), std::pair(4, 16), std::pair(16, 2)})
-    multipliesUnaligned<bf16>({.block = {64, 64, 64}, .bByColumns = true}, ofA, ofB, 70, 90, 199);
-  for (int64_t m : {1, 3, 65})
-    for (int64_t n : {1, 17})
-      for (int64_t k : {0, 1, 65})
-        multipliesUnaligned<bf16>({.block = {64, 64, 64}, .bByColumns = true}, 2, 2, m, n, k);
-  multipliesUnaligned<f16>({.block = {128, 128, 64}, .bByColumns = true}, 2, 2, 300, 131, 197);  // in turn
-  multipliesUnaligned<bf16>({.block = {128, 256, 64}, .bByColumns = true}, 2, 2, 130, 300, 131); // two groups
-  multipliesUnaligned<bf16>({.block = {64, 128, 32}, .bByColumns = true}, 2, 4, 70, 131, 131,
-                            {4, 8, 16});                                                       // lines of 64 bytes
-  multipliesUnaligned<bf16>({.block = {16, 128, 64}, .bByColumns = true}, 2, 2, 17, 131, 131); // swapped
-  const std::string half = "  %out = arith.truncf %sum : tensor<128x128xf32> to tensor<128x128xbf16>";
-  multipliesUnaligned<bf16, float, bf16>({.block = {128, 128, 64}, .bByColumns = true, .epilogue = half}, 2, 2, 130,
-                                         131, 131);
-  multipliesUnaligned<int8_t, int32_t>({.block = {64, 128, 128}, .bByColumns = true}, 1, 2, 70, 131, 199);
-  multipliesUnaligned<f32>({.block = {64, 64, 32}, .bByColumns = true, .dotAttributes = " {precision = 1 : i32}"}, 4, 8,
-                           70, 90, 99);
-  multipliesUnaligned<bf16>({.block = {64, 64, 32}, .bByColumns = true, .attributes = ", tile.split = 2 : i32"}, 2, 2,
-                            70, 90, 199);
-  multipliesUnaligned<bf16>({.block = {64, 64, 32}, .bByColumns = true, .attributes = ", tile.stream_k"}, 2, 2, 70, 90,
-                            199);
-  for (auto [ofA, ofB] : {std::pair(16, 2), std::pair(2, 16), std::pair(2, 2)}) // blocks may share the aligned one
-    multipliesUnaligned<bf16>({.block = {64, 64, 32}, .bByColumns = true, .attributes = ", tile.multicast = 2 : i32"},
-                              ofA, ofB, 130, 200, 199);
-}
-
-// Where they are the depth's steps, both operands have its order: as many matrices, or the other one, if it is a, is
-// read to registers, 16 bytes at a time.
-TEST(NvptxDot, CopiesStepsThatStartAnywhereAsSeveralMatrices) {
-  for (auto [ofA, ofB] : {std::pair(16, 2), std::pair(2, 2), std::pair(8, 4), std::pair(2, 8)}) {
-    const std::string ptx = multipliesUnaligned<bf16>({.block = {64, 64, 64}}, ofA, ofB, 70, 91, 199);
-    EXPECT_NE(ptx.find("ld.shared.v4"), std::string::npos);
-    EXPECT_EQ(ptx.find("ld.shared.b16"), std::string::npos);
-  }
-  for (int64_t k : {0, 1, 3, 65})
-    multipliesUnaligned<bf16>({.block = {64, 64, 64}}, 2, 2, 17, 3, k);
-  multipliesUnaligned<f16>({.block = {128, 256, 64}}, 16, 2, 130, 300, 131);
-  multipliesUnaligned<bf16>({.block = {128, 128, 32}}, 2, 2, 130, 131, 131);
-  multipliesUnaligned<bf16>({.block = {64, 64, 64}, .attributes = ", tile.split = 2 : i32"}, 2, 2, 70, 90, 199);
-
-  for (auto [ofA, ofB] : {std::pair(16, 2), std::pair(2, 2), std::pair(8, 4)}) {
-    const int most = 16 / std::min(ofA, ofB);
-    multipliesUnaligned<bf16>({.block = {64, 64, 64}, .aByColumns = true}, ofA, ofB, 70, 91, 199, {0}, {{most, most}});
-  }
-  multipliesUnaligned<f16>({.block = {128, 128, 64}, .aByColumns = true}, 2, 2, 300, 131, 197, {0}, {{8, 8}});
-  multipliesUnaligned<bf16>({.block = {16, 128, 64}, .aByColumns = true}, 2, 2, 17, 131, 131, {0}, {{8, 8}}); // swapped
-
-  // a's steps, and b would be what is read to registers; what is swapped; bytes; a warpgroup beside another.
-  multipliesUnaligned<bf16>({.block = {64, 64, 64}, .aByColumns = true, .bByColumns = true}, 2, 16, 71, 90, 199, {0},
-                            {{0, 1}});
-  multipliesUnaligned<bf16>({.block = {16, 128, 64}}, 16, 2, 17, 131, 131, {0}, {{1, 0}});
-  multipliesUnaligned<int8_t, int32_t>({.block = {64, 64, 64}}, 16, 1, 70, 91, 199, {0}, {{1, 0}});
-  multipliesUnaligned<bf16>({.block = {64, 64, 64}}, 16, 2, 70, 91, 199, {8}, {{1, 0}});
-}
-
-// Of two dots, one's order of rows would have to be undone for the other: such tiles come by way of the threads.
-TEST(NvptxDot, TakesOnlyOperandsOfTheOnlyDotAsSeveralMatrices) {
-  auto took = [](const Product &product, const std::vector<Argument> &arguments, std::array<int64_t, 3> grid) {
-    auto kernel = agrees(product.text(), arguments, {.grid = grid, .tolerance = 0, .warps = {0}});
-    for (const TensorMapRequest &request : kernel->requests)
-      EXPECT_EQ(request.ways, 1);
-  };
-  const int64_t m = 70, n = 65, k = 67;
-  std::vector<bf16> a = Aligned<bf16>({m * k}).values, b = Aligned<bf16>({k * n}, 2).values,
-                    v = Aligned<bf16>({n * n}, 4).values;
-  std::vector<float> c(m * n, 7);
-  Product two{.block = {64, 64, 32},
-              .bByColumns = true,
-              .viewAttributes = "",
-              .parameters = ", %v: !tile.view<?x?xbf16>",
-              .epilogue = R"(
-  %p = arith.truncf %sum : tensor<64x64xf32> to tensor<64x64xbf16>
-  %w = tile.load %v[%columns, %z] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
-  %out = tile.dot %p, %w, %none : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>)"};
-  took(two, {matrix(a, m, k), matrix(b, n, k), matrix(c, m, n), matrix(v, n, n)}, two.grid(m, 64));
 }
 
 // One matrix a program along z, or one a head, whose rows lie between those of the others.
@@ -713,6 +583,19 @@ TEST(NvptxDot, LoadsInOrderWithWrites) {
                Way::Exchanged, "", ", %n: !tile.view<?xi32>", {most});
 }
 
+// Boxes of the copy engine start at multiples of 16 bytes; where a tile may start elsewhere, the threads bring it.
+TEST(NvptxDot, CopiesBoxesThatStartAtMultiplesOf16Bytes) {
+  auto fromColumn = [](const std::string &start, Way way) {
+    agreesAround("%start = arith.constant " + start + " : i64\n%by = arith.constant 24 : i64\n" +
+                     "%out = scf.for %at = %start to %depth step %by iter_args(%acc = %none) -> ACC : i64 {\n" +
+                     loadOf("x", "a", "%rows, %at") + loadOf("y", "b", "%at, %columns") + dotOf("sum", "%x, %y, %acc") +
+                     "scf.yield %sum : ACC\n}\n",
+                 way);
+  };
+  fromColumn("8", Way::Copied);
+  fromColumn("4", Way::Exchanged);
+}
+
 TEST(NvptxDot, LoadsInLoopsThatEndAnyTime) {
   agreesAround(R"(%r:2 = scf.while (%acc = %none, %at = %z) : (ACC, i64) -> (ACC, i64) {
   %p = arith.cmpi slt, %at, %depth : i64
@@ -734,7 +617,7 @@ TEST(NvptxDot, LoadsInLoopsThatEndAnyTime) {
 TEST(NvptxDot, LoadsTilesWhosePlaceIsLoaded) {
   const std::string text = R"(
 func.func @grouped(%x: !tile.view<?x?xbf16>ALIGN, %w: !tile.view<?x?x?xbf16> {tile.align = 16 : i32},
-                   %starts: !tile.view<?xi32>, %c: !tile.view<?x?xf32> {tile.align = 16 : i32}) attributes {tile.kernel, tile.odd_rows} {
+                   %starts: !tile.view<?xi32>, %c: !tile.view<?x?xf32> {tile.align = 16 : i32}) attributes {tile.kernel} {
   %group = tile.program_id 0
   %j = tile.program_id 1
   %z = arith.constant 0 : i64
@@ -786,8 +669,8 @@ func.func @grouped(%x: !tile.view<?x?xbf16>ALIGN, %w: !tile.view<?x?x?xbf16> {ti
   for (const auto &[align, rows] : {std::pair(aligned, &x), std::pair(std::string(), &odd)}) {
     auto kernel = agrees(replaced(text, "ALIGN", align), {*rows, w, starts, c},
                          {.grid = {4, 2, 1}, .tolerance = 0, .warps = {0, 8}, .blocks = {1, 3}});
-    tookWay(*kernel, Way::Copied);
-    EXPECT_EQ(kernel->requests.size(), 2u);
+    if (rows == &x)
+      tookWay(*kernel, Way::Copied);
   }
 }
 

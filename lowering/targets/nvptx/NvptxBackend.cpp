@@ -28,7 +28,7 @@ public:
   }
 
   void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream, int64_t) override {
-    constexpr std::array<int64_t, 3> largest = {(1LL << 31) - 1, 65535, 65535};
+    const std::array<int64_t, 3> largest = {mostPrograms ? (1LL << 31) - 1 : ((1LL << 31) - 1) / cluster, 65535, 65535};
     for (size_t axis = 0; axis < 3; ++axis)
       if (grid[axis] < 0 || grid[axis] > largest[axis])
         throw UserError("grid axis " + std::to_string(axis) + ": expected 0 to " + std::to_string(largest[axis]) +
@@ -38,8 +38,9 @@ public:
     if (mostPrograms)
       return launchPersistent(words, grid, stream);
     cuda::launch(function, words,
-                 {.grid = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])},
+                 {.grid = {unsigned(grid[0]) * cluster, unsigned(grid[1]), unsigned(grid[2])},
                   .block = {threads, 1, 1},
+                  .cluster = {cluster, 1, 1},
                   .stream = stream});
   }
 

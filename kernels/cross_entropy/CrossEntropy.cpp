@@ -13,9 +13,10 @@ namespace bitloom::kernels {
 // that is neither that nor a column gives a NaN for its loss and no gradient, and 1 + its row in `error`, at the
 // largest.
 //
-// dlogits may be logits. A row of up to 32768 columns (of f32 on a GPU: 16384) is one tile, read once. A longer one is
-// read twice, a running maximum and sum in each lane first (Milakov and Gimelshein, "Online normalizer calculation for
-// softmax", 2018); once, where its lse is known, and neither smoothing nor a prediction needs more of it.
+// dlogits may be logits. A row of up to 32768 columns (of f32 on a GPU: 16384) is one tile, read once; where a cluster
+// of blocks holds it, of up to 131072. A longer one is read twice, a running maximum and sum in each lane first
+// (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018); once, where its lse is known, and
+// neither smoothing nor a prediction needs more of it.
 template <class T> struct CrossEntropy {
   static constexpr auto name = "cross_entropy";
   static constexpr auto summary =
@@ -50,12 +51,16 @@ template <class T> struct CrossEntropy {
   Meta<bool> with_lse = "lse.given", with_z_loss = "z_loss.given", with_predicted = "predicted.given";
   Meta<bool> with_correct = "correct.given", checked = "error.given";
   Meta<bool> smoothed = "label_smoothing.given", capped = "softcap.given";
+  // Blocks that hold a row together; one where the lse is known, and no element needs the others'.
+  Meta<int> cluster = "max(1, (known == 0) * (compute_capability >= 90) * (cols <= 131072) * min(8, next_pow2(cols) / "
+                      "8192))";
   // A whole row where that fits the registers of a GPU, else a fourth of what would: the lanes' sums take more.
-  Meta<int> block = sizeof(T) == 4
-                        ? "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 8192 * (cols <= 16384)) + "
-                          "(compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))"
-                        : "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 24576 * (cols <= 32768)) + "
-                          "(compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))";
+  Meta<int> block =
+      sizeof(T) == 4
+          ? "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 8192 * (cols <= 16384)) * (cluster == 1) + "
+            "(cluster > 1) * 131072 + (compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))"
+          : "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 24576 * (cols <= 32768)) * (cluster == 1) + "
+            "(cluster > 1) * 131072 + (compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))";
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<int> lanes =
       "min(block, 2048)"; // of the running maximum; a divisor of block where the row is more than one tile
@@ -63,8 +68,8 @@ template <class T> struct CrossEntropy {
   Meta<bool> whole = "cols % block == 0"; // no tile reaches past the row
   BITLOOM_PARAMS(logits, target, weight, scale, dlogits, loss, lse, z_loss, predicted, correct, error, ignore_index,
                  label_smoothing, lse_square_scale, softcap, known_lse, weighted, scaled, known, with_gradient,
-                 with_lse, with_z_loss, with_predicted, with_correct, checked, smoothed, capped, block, block_rows,
-                 lanes, resident, whole)
+                 with_lse, with_z_loss, with_predicted, with_correct, checked, smoothed, capped, cluster, block,
+                 block_rows, lanes, resident, whole)
 
   Grid grid() const { return {ceil_div(logits.extent(0), block_rows)}; }
 
@@ -72,6 +77,7 @@ template <class T> struct CrossEntropy {
   using Elements = Tile<f32, 2>;
 
   void operator()() const {
+    hints({.cluster = cluster});
     auto rows = block_at(program_id(0), block_rows);
     auto cols = logits.extent(1);
     auto classes = target(rows);

@@ -488,6 +488,7 @@ LogicalResult Emitter::run() {
   builder.setInsertionPointAfter(prologueEnd);
 
   pipelineLoads(kernel, target, warpCount);
+  loadAhead(kernel, target, lanes * blockWarps);
   prefetchLoads(kernel, target, warpCount);
   hoistLoads(kernel, lanes * warpCount);
   const SmallVector<Cost> registerCosts = liveTiles(kernel, layouts);

@@ -332,6 +332,11 @@ std::string braced(size_t first, size_t count);
 bool lowerStaged(Emitter &, tile::StoreOp);
 // Starts this thread's share of the copies of a load to its place in shared memory (i32), see planCopies.
 void copyToShared(Emitter &, tile::LoadOp, mlir::Value address);
+// What the thread holds of the load's result (ownWords), asynchronously to its own places in such a slot of so many
+// bytes, and from there.
+int64_t ownSlotBytes(Emitter &, mlir::Type tile);
+void copyToOwnPlaces(Emitter &, tile::LoadOp, mlir::Value address);
+Registers readOwnPlaces(Emitter &, mlir::RankedTensorType type, mlir::Value address);
 // A conversion whose result lies in shared memory.
 void putInShared(Emitter &, tile::ConvertLayoutOp);
 // A view's offsets (i64) as those of the copy engine, i32 and innermost first.

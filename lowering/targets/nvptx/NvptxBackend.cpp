@@ -134,6 +134,31 @@ void assemble(MachineCode &code, const Target &target) {
   }
 }
 
+// Kernels that wait for memory hide that by other blocks on the multiprocessor: where registers leave room for few,
+// they are made do with less, as long as nothing spills. Not those whose blocks are as many as multiprocessors, or that
+// are the tensor cores'.
+void makeRoom(MachineCode &code, const std::string &ptx, const Target &target) {
+  constexpr int enough = 1024; // threads
+  const int threads = code.threadsPerProgram;
+  auto blocksWith = [&](int registers) { return target.registersPerSm / (threads * ((registers + 7) / 8 * 8)); };
+  if (!code.resources || code.resources->spillBytes() || code.stages || code.isPersistent ||
+      ptx.find("mma.") != std::string::npos)
+    return;
+  const int present = blocksWith(code.resources->registers), wanted = enough / threads;
+  for (int blocks : {wanted, present + 1}) {
+    if (blocks <= present || blocks > wanted)
+      continue;
+    std::optional<Cubin> cubin =
+        assemblePtx(ptx, {.cpu = target.cpu, .maxRegisters = target.registersPerSm / (threads * blocks) / 8 * 8});
+    const KernelResources *resources = cubin ? cubin->find(code.entry) : nullptr;
+    if (!resources || resources->spillBytes())
+      continue;
+    code.resources = *resources;
+    code.image = std::move(cubin->bytes);
+    return;
+  }
+}
+
 struct NvptxBackend : Backend {
   std::vector<std::string_view> tellingInstructions() const override {
     return {"wgmma.mma_async", "mma.sync", "fma.", "dp4a", "cp.async", "ldmatrix"};
@@ -174,7 +199,9 @@ struct NvptxBackend : Backend {
     code.stagesWanted = int(intAttr(kernel, tile::stagesAttr, 0));
     code.image = codegen.assembly();
     try {
+      const std::string ptx = code.image;
       assemble(code, target);
+      makeRoom(code, ptx, target);
     } catch (const PtxasError &error) {
       throw CodegenError(std::string("ptxas refused the code: ") + error.what());
     }

@@ -1,5 +1,7 @@
 #include "bitloom/dsl/Kernel.h"
 
+#include <numbers>
+
 namespace bitloom::kernels {
 
 // With x a row of logits (softcap · tanh(logits / softcap) under a softcap: "Gemma 2", 2024), y its target, V the
@@ -51,9 +53,10 @@ template <class T> struct CrossEntropy {
   Meta<bool> with_lse = "lse.given", with_z_loss = "z_loss.given", with_predicted = "predicted.given";
   Meta<bool> with_correct = "correct.given", checked = "error.given";
   Meta<bool> smoothed = "label_smoothing.given", capped = "softcap.given";
-  // Blocks that hold a row together; one where the lse is known, and no element needs the others'.
-  Meta<int> cluster = "max(1, (known == 0) * (compute_capability >= 90) * (cols <= 131072) * min(8, next_pow2(cols) / "
-                      "8192))";
+  // Blocks that hold a row together; one where the lse is known, and no element needs the others'. The second half of
+  // what eight blocks have room for takes all of their registers.
+  Meta<int> cluster = "max(1, (known == 0) * (compute_capability >= 90) * (cols <= 131072 - 65536 * max(smoothed, "
+                      "capped)) * min(8, next_pow2(cols) / 8192))";
   // A whole row where that fits the registers of a GPU, else a fourth of what would: the lanes' sums take more.
   Meta<int> block =
       sizeof(T) == 4
@@ -104,7 +107,7 @@ template <class T> struct CrossEntropy {
     } else if (resident) {
       auto x = load(here);
       top = max(x, 1);
-      total = sum(exp(x - expand(top, 1)), 1);
+      total = sum(power(x, top), 1);
       if (smoothed)
         spread = sum(inRow(here, weighted ? x * classWeight(here) : x), 1);
       if (smoothed && weighted)
@@ -176,8 +179,11 @@ template <class T> struct CrossEntropy {
     auto slope = expand(multiplier * (share + 2.0f * lse_square_scale * sumLog) / total, 1);
     auto least = expand(multiplier * (smoothed ? (1.0f - label_smoothing) * factor : factor), 1);
     auto write = [&](const Span &part, const Elements &x) {
-      auto gradient = exp(x - expand(top, 1)) * slope;
-      gradient = gradient - where(indices(part) == expand(classes, 1), broadcast(least, {block_rows, block}), 0.0f);
+      auto gradient = power(x, top) * slope;
+      // Of 32 bits: a class that these make a column of is none, and has nothing taken away.
+      auto place = broadcast(expand(cast<i32>(classes - part.start), 1), {block_rows, block});
+      auto isClass = broadcast(expand(arange<i32>(block), 0), {block_rows, block}) == place;
+      gradient = gradient - where(isClass, broadcast(least, {block_rows, block}), 0.0f);
       if (smoothed) {
         auto even = expand(multiplier * (label_smoothing / classesInAll), 1);
         gradient = gradient - (weighted ? even * classWeight(part) : broadcast(even, {block_rows, block}));
@@ -200,6 +206,12 @@ template <class T> struct CrossEntropy {
 
 private:
   static constexpr int64_t nowhere = std::numeric_limits<int64_t>::max();
+
+  // e^(x − top) as 2^(x · log2(e) − top · log2(e)), two instructions of a GPU.
+  Elements power(const Elements &x, const Rows &top) const {
+    constexpr float log2e = std::numbers::log2e_v<float>;
+    return exp2(fma(x, log2e, broadcast(expand(top * -log2e, 1), {block_rows, block})));
+  }
 
   Tile<i64, 2> indices(const Span &here) const { return broadcast(expand(here.indices(), 0), {block_rows, block}); }
   Elements inRow(const Span &here, const Elements &x, float past = 0.0f) const {

@@ -136,20 +136,21 @@ void assemble(MachineCode &code, const Target &target) {
 
 // Kernels that wait for memory hide that by other blocks on the multiprocessor: where registers leave room for few,
 // they are made do with less, as long as nothing spills. Not those whose blocks are as many as multiprocessors, or that
-// are the tensor cores'.
+// are the tensor cores'. Their PTX then says how many blocks there are to be.
 void makeRoom(MachineCode &code, const std::string &ptx, const Target &target) {
   constexpr int enough = 1024; // threads
-  const int threads = code.threadsPerProgram;
-  auto blocksWith = [&](int registers) { return target.registersPerSm / (threads * ((registers + 7) / 8 * 8)); };
-  if (!code.resources || code.resources->spillBytes() || code.stages || code.isPersistent ||
-      ptx.find("mma.") != std::string::npos)
+  const std::string threads = ".reqntid " + std::to_string(code.threadsPerProgram);
+  const size_t at = ptx.find(threads);
+  if (!code.resources || code.resources->spillBytes() || code.stages || code.isPersistent || at == ptx.npos ||
+      ptx.find("mma.") != ptx.npos || ptx.find(".minnctapersm") != ptx.npos)
     return;
-  const int present = blocksWith(code.resources->registers), wanted = enough / threads;
-  for (int blocks : {wanted, present + 1}) {
-    if (blocks <= present || blocks > wanted)
-      continue;
+  const int registers = (code.resources->registers + 7) / 8 * 8;
+  const int present = target.registersPerSm / (code.threadsPerProgram * registers);
+  const int wanted = enough / code.threadsPerProgram;
+  for (int blocks = wanted; blocks > present; blocks = blocks == present + 1 ? present : present + 1) {
+    const std::string directive = "\n.minnctapersm " + std::to_string(blocks);
     std::optional<Cubin> cubin =
-        assemblePtx(ptx, {.cpu = target.cpu, .maxRegisters = target.registersPerSm / (threads * blocks) / 8 * 8});
+        assemblePtx(std::string(ptx).insert(at + threads.size(), directive), {.cpu = target.cpu});
     const KernelResources *resources = cubin ? cubin->find(code.entry) : nullptr;
     if (!resources || resources->spillBytes())
       continue;

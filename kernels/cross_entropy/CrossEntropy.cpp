@@ -80,7 +80,8 @@ template <class T> struct CrossEntropy {
   using Elements = Tile<f32, 2>;
 
   void operator()() const {
-    hints({.cluster = cluster});
+    // A larger share of a row in 8 warps, not 16: twice the elements a thread, and still two blocks a multiprocessor.
+    hints({.warps = cluster > 1 && block > 8192 * cluster ? 8 : 0, .cluster = cluster});
     auto rows = block_at(program_id(0), block_rows);
     auto cols = logits.extent(1);
     auto classes = target(rows);

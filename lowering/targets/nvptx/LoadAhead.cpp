@@ -9,6 +9,7 @@
 // its slots are free after each. What comes to registers in a few words, a row's mean say, is loaded a step ahead
 // (PrefetchLoads.cpp).
 #include "bitloom/lowering/Explain.h"
+#include "bitloom/lowering/targets/nvptx/Costs.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
 #include "bitloom/lowering/targets/nvptx/Rewrites.h"
@@ -162,6 +163,11 @@ void nvptx::loadAhead(func::FuncOp kernel, const Target &target, int threads) {
       loops.push_back(loop);
   });
   if (isOther)
+    return;
+  // Addresses and slots take some registers, too, beside what tiles take where that is most.
+  constexpr int64_t others = 24, most = 255;
+  Layouts layouts;
+  if (sumOf(liveTiles(kernel, layouts)) + others > std::min(most, int64_t(target.registersPerSm / threads)))
     return;
   SmallVector<OwnRing> rings;
   for (scf::ForOp loop : loops)

@@ -91,8 +91,8 @@ template <Element T> void agreesRowByRow(int64_t block, int64_t rows, int64_t co
 
 // No rows, fewer than slots, more; ragged columns, within a copy too.
 TEST(NvptxLoadAhead, LoadsRowsAhead) {
-  for (int64_t rows : {0, 1, 3, 6, 7, 19})
-    for (int64_t cols : {1024, 1000, 997, 17}) {
+  for (int64_t rows : {0, 1, 3, 7, 11})
+    for (int64_t cols : {1024, 997, 17}) {
       agreesRowByRow<bf16>(1024, rows, cols, 1, 2e-2);
       agreesRowByRow<f32>(1024, rows, cols, 1, 1e-4);
     }

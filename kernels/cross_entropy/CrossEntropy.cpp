@@ -62,7 +62,8 @@ template <class T> struct CrossEntropy {
       sizeof(T) == 4
           ? "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 8192 * (cols <= 16384)) * (cluster == 1) + "
             "(cluster > 1) * 131072 + (compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))"
-          : "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 24576 * (cols <= 32768)) * (cluster == 1) + "
+          : "min(round_up(cols, 128), (compute_capability > 0) * (8192 + (8192 + 16384 * max(known, compute_capability "
+            ">= 90)) * (cols <= 16384 + 16384 * max(known, compute_capability >= 90))) * (cluster == 1) + "
             "(cluster > 1) * 131072 + (compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))";
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<int> lanes =

@@ -92,8 +92,10 @@ static void loadAhead(scf::ForOp loop, func::FuncOp kernel, const Target &target
     slotBytes += llvm::alignTo(4 * words * threads, sharedAlignment);
     loads.push_back(std::move(ahead));
   }
-  constexpr int64_t fewest = 2048; // bytes: below, a step is too short for the copies to be worth it
-  if (slotBytes < fewest)
+  // Bytes: with fewer a step is too short for the copies to be worth it; with more, enough is under way without them,
+  // and no registers are left.
+  constexpr int64_t fewest = 2 << 10, most = 48 << 10;
+  if (slotBytes < fewest || slotBytes > most)
     return;
   MLIRContext *context = kernel.getContext();
   auto types = llvm::map_to_vector(loads, [](Ahead &ahead) -> Type { return ahead.load.getType(); });

@@ -175,7 +175,8 @@ void hints(const Hints &hints, SourceLocation at) {
   OpBuilder builder(function->getContext());
   for (auto [name, value, least, most] :
        {std::tuple(tile::numWarpsAttr, hints.warps, 0, 32), std::tuple(tile::stagesAttr, hints.stages, 0, 64),
-        std::tuple(tile::splitAttr, hints.split, 0, 8), std::tuple(tile::multicastAttr, hints.multicast, 1, 8)}) {
+        std::tuple(tile::splitAttr, hints.split, 0, 8), std::tuple(tile::multicastAttr, hints.multicast, 1, 8),
+        std::tuple(tile::clusterAttr, hints.cluster, 1, 8)}) {
     if (value < least || value > most)
       throw UserError(at, name.drop_front(5).str() + ": expected " + std::to_string(least) + " to " +
                               std::to_string(most) + ", got " + std::to_string(value));

@@ -17,6 +17,8 @@ struct Hints {
   int split = 0;               // thread blocks that share a program's accumulating loop, each taking every split-th k
   bool stream_k = false;       // whether blocks share the steps of all such loops evenly; not with a split
   int multicast = 1;           // thread blocks with neighbouring programs that load together what these have in common
+  int cluster = 1; // thread blocks, 1, 2, 4 or 8, that hold a program's tiles together: what is too large for
+                   // one's registers; elements of theirs meet in reductions alone
 };
 // Once in a kernel's body.
 void hints(const Hints &hints, SourceLocation at = std::source_location::current());

@@ -52,6 +52,8 @@ Node unary(Unary op, DType dtype, Node node, SourceLocation where) {
     return make<math::LogOp>(at, a);
   case Unary::Log2:
     return make<math::Log2Op>(at, a);
+  case Unary::ApproxLog2:
+    return nodeOf(math::Log2Op::create(builder, at, a, arith::FastMathFlags::afn));
   case Unary::Log1p:
     return make<math::Log1pOp>(at, a);
   case Unary::Sqrt:

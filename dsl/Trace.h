@@ -60,6 +60,7 @@ enum class Unary {
   Expm1,
   Log,
   Log2,
+  ApproxLog2,
   Log1p,
   Sqrt,
   Rsqrt,

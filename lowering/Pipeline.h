@@ -43,7 +43,7 @@ struct MachineCode {
   int threadsPerProgram = 1; // GPU: the block's extent along x
   int sharedBytes = 0;       // GPU: dynamic shared memory a block
   bool isPersistent = false; // GPU: blocks go through the programs by themselves; the grid's extents follow the words
-  int blocksPerProgram = 1;  // GPU: a cluster, of a persistent kernel
+  int blocksPerProgram = 1;  // GPU: a cluster
   int workspaceBytes = 0;    // GPU: a block's part of a workspace, whose address follows the grid's extents; 0: none
   std::vector<TensorMapRequest> tensorMaps{};              // GPU: of the last parameters
   std::optional<KernelResources> resources = std::nullopt; // GPU: registers and spills, where ptxas made a cubin

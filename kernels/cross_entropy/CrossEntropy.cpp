@@ -1,5 +1,7 @@
 #include "bitloom/dsl/Kernel.h"
 
+#include <numbers>
+
 namespace bitloom::kernels {
 
 // With x a row of logits (softcap · tanh(logits / softcap) under a softcap: "Gemma 2", 2024), y its target, V the
@@ -13,9 +15,10 @@ namespace bitloom::kernels {
 // that is neither that nor a column gives a NaN for its loss and no gradient, and 1 + its row in `error`, at the
 // largest.
 //
-// dlogits may be logits. A row of up to 32768 columns (of f32 on a GPU: 16384) is one tile, read once. A longer one is
-// read twice, a running maximum and sum in each lane first (Milakov and Gimelshein, "Online normalizer calculation for
-// softmax", 2018); once, where its lse is known, and neither smoothing nor a prediction needs more of it.
+// dlogits may be logits. A row of up to 32768 columns (of f32 on a GPU: 16384) is one tile, read once; where a cluster
+// of blocks holds it, of up to 131072. A longer one is read twice, a running maximum and sum in each lane first
+// (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018); once, where its lse is known, and
+// neither smoothing nor a prediction needs more of it.
 template <class T> struct CrossEntropy {
   static constexpr auto name = "cross_entropy";
   static constexpr auto summary =
@@ -50,12 +53,18 @@ template <class T> struct CrossEntropy {
   Meta<bool> with_lse = "lse.given", with_z_loss = "z_loss.given", with_predicted = "predicted.given";
   Meta<bool> with_correct = "correct.given", checked = "error.given";
   Meta<bool> smoothed = "label_smoothing.given", capped = "softcap.given";
+  // Blocks that hold a row together; one where the lse is known, and no element needs the others'. The second half of
+  // what eight blocks have room for takes all of their registers.
+  Meta<int> cluster = "max(1, (known == 0) * (compute_capability >= 90) * (cols <= 131072 - 65536 * max(smoothed, "
+                      "capped)) * min(8, next_pow2(cols) / 8192))";
   // A whole row where that fits the registers of a GPU, else a fourth of what would: the lanes' sums take more.
-  Meta<int> block = sizeof(T) == 4
-                        ? "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 8192 * (cols <= 16384)) + "
-                          "(compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))"
-                        : "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 24576 * (cols <= 32768)) + "
-                          "(compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))";
+  Meta<int> block =
+      sizeof(T) == 4
+          ? "min(round_up(cols, 128), (compute_capability > 0) * (8192 + 8192 * (cols <= 16384)) * (cluster == 1) + "
+            "(cluster > 1) * 131072 + (compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))"
+          : "min(round_up(cols, 128), (compute_capability > 0) * (8192 + (8192 + 16384 * max(known, compute_capability "
+            ">= 90)) * (cols <= 16384 + 16384 * max(known, compute_capability >= 90))) * (cluster == 1) + "
+            "(cluster > 1) * 131072 + (compute_capability == 0) * (16384 + 16384 * (cols <= 32768)))";
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<int> lanes =
       "min(block, 2048)"; // of the running maximum; a divisor of block where the row is more than one tile
@@ -63,8 +72,8 @@ template <class T> struct CrossEntropy {
   Meta<bool> whole = "cols % block == 0"; // no tile reaches past the row
   BITLOOM_PARAMS(logits, target, weight, scale, dlogits, loss, lse, z_loss, predicted, correct, error, ignore_index,
                  label_smoothing, lse_square_scale, softcap, known_lse, weighted, scaled, known, with_gradient,
-                 with_lse, with_z_loss, with_predicted, with_correct, checked, smoothed, capped, block, block_rows,
-                 lanes, resident, whole)
+                 with_lse, with_z_loss, with_predicted, with_correct, checked, smoothed, capped, cluster, block,
+                 block_rows, lanes, resident, whole)
 
   Grid grid() const { return {ceil_div(logits.extent(0), block_rows)}; }
 
@@ -72,6 +81,8 @@ template <class T> struct CrossEntropy {
   using Elements = Tile<f32, 2>;
 
   void operator()() const {
+    // A larger share of a row in 8 warps, not 16: twice the elements a thread, and still two blocks a multiprocessor.
+    hints({.warps = cluster > 1 && block > 8192 * cluster ? 8 : 0, .cluster = cluster});
     auto rows = block_at(program_id(0), block_rows);
     auto cols = logits.extent(1);
     auto classes = target(rows);
@@ -98,7 +109,7 @@ template <class T> struct CrossEntropy {
     } else if (resident) {
       auto x = load(here);
       top = max(x, 1);
-      total = sum(exp(x - expand(top, 1)), 1);
+      total = sum(power(x, top), 1);
       if (smoothed)
         spread = sum(inRow(here, weighted ? x * classWeight(here) : x), 1);
       if (smoothed && weighted)
@@ -170,8 +181,11 @@ template <class T> struct CrossEntropy {
     auto slope = expand(multiplier * (share + 2.0f * lse_square_scale * sumLog) / total, 1);
     auto least = expand(multiplier * (smoothed ? (1.0f - label_smoothing) * factor : factor), 1);
     auto write = [&](const Span &part, const Elements &x) {
-      auto gradient = exp(x - expand(top, 1)) * slope;
-      gradient = gradient - where(indices(part) == expand(classes, 1), broadcast(least, {block_rows, block}), 0.0f);
+      auto gradient = power(x, top) * slope;
+      // Of 32 bits: a class that these make a column of is none, and has nothing taken away.
+      auto place = broadcast(expand(cast<i32>(classes - part.start), 1), {block_rows, block});
+      auto isClass = broadcast(expand(arange<i32>(block), 0), {block_rows, block}) == place;
+      gradient = gradient - where(isClass, broadcast(least, {block_rows, block}), 0.0f);
       if (smoothed) {
         auto even = expand(multiplier * (label_smoothing / classesInAll), 1);
         gradient = gradient - (weighted ? even * classWeight(part) : broadcast(even, {block_rows, block}));
@@ -194,6 +208,12 @@ template <class T> struct CrossEntropy {
 
 private:
   static constexpr int64_t nowhere = std::numeric_limits<int64_t>::max();
+
+  // e^(x − top) as 2^(x · log2(e) − top · log2(e)), two instructions of a GPU.
+  Elements power(const Elements &x, const Rows &top) const {
+    constexpr float log2e = std::numbers::log2e_v<float>;
+    return exp2(fma(x, log2e, broadcast(expand(top * -log2e, 1), {block_rows, block})));
+  }
 
   Tile<i64, 2> indices(const Span &here) const { return broadcast(expand(here.indices(), 0), {block_rows, block}); }
   Elements inRow(const Span &here, const Elements &x, float past = 0.0f) const {

@@ -1,20 +1,27 @@
 // Divergences of a distribution q, the input, from p, the target, row by row, with their gradients in the same kernel.
 //
-// A form says, of an element's log q, log p, q and p: what it adds to the loss, and ∂loss / ∂log q. Where the views
+// A form says, of an element's log2 q, log2 p, q and p: what it adds to the loss, and
+// ∂loss / ∂log q. Logarithms are to base 2 since a GPU's are. Where the views
 // hold logits, the rows of both are read once more before, for their normalisers, unless these are given, and with g
 // for ∂loss / ∂log q the gradient is (g − q · Σ g) / temperature.
 #pragma once
 
 #include "bitloom/dsl/Kernel.h"
 
+#include <numbers>
 #include <utility>
 
 namespace bitloom::kernels {
 
 using Elements = Tile<f32, 1>;
 
+inline constexpr float log2e = std::numbers::log2e_v<float>, ln2 = std::numbers::ln2_v<float>;
+
 // 0 where p is, whatever x is there.
 inline Elements product(const Elements &p, const Elements &x) { return where(p > 0.0f, p * x, 0.0f); }
+
+// log2 p; some finite number where p is 0.
+inline Elements logOf(const Elements &p) { return approx_log2(maximum(p, std::numeric_limits<float>::min())); }
 
 // The names and meanings of what the views may hold.
 enum Space { LogProbs, Logits, Probs };
@@ -22,7 +29,7 @@ inline constexpr auto spaceNames = "log_probs, logits, probs";
 
 inline constexpr auto divergenceBlock = "min(round_up(cols, 128), 2048)";
 
-// Rows of log-probabilities from those of views that may hold something else.
+// Rows of log-probabilities, to base 2, from those of views that may hold something else.
 struct Normaliser {
   int space;
   Scalar<f32> inverseTemperature, logSum;
@@ -46,17 +53,16 @@ struct Normaliser {
     return {space, inverse, logSum};
   }
 
-  // log p and p; p is 0 past the row.
+  // log2 p and p; p is 0 past the row.
   template <class View>
   std::pair<Elements, Elements> operator()(const View &view, const Scalar<i64> &row, const Span &here) const {
     if (space == Probs) {
       auto p = cast<f32>(view(row, here));
-      return {log(p), p};
+      return {logOf(p), p};
     }
     auto x = cast<f32>(view(row, here).or_else(-infinity));
-    if (space == Logits)
-      x = x * inverseTemperature - logSum;
-    return {x, exp(x)};
+    x = (space == Logits ? x * inverseTemperature - logSum : x) * log2e;
+    return {x, exp2(x)};
   }
 };
 

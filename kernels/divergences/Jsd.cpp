@@ -38,14 +38,15 @@ template <class T> struct Jsd {
   void operator()() const {
     auto terms = [&](const Elements &logQ, const Elements &logP, const Elements &q, const Elements &p) {
       if (form == 1)
-        return std::pair(product(p, logP - logQ), -p);
+        return std::pair(product(p * ln2, logP - logQ), -p);
       if (form == 2) {
-        auto own = product(q, logQ - logP);
+        auto own = product(q * ln2, logQ - logP);
         return std::pair(own, own + q);
       }
-      auto logM = log(beta * p + (1.0f - beta) * q);
-      auto ofQ = (1.0f - beta) * product(q, logQ - logM);
-      return std::pair(beta * product(p, logP - logM) + ofQ, ofQ);
+      constexpr float least = -1e4f; // finite: so that 0 times its logarithm is 0
+      auto logM = logOf(beta * p + (1.0f - beta) * q);
+      auto ofQ = (1.0f - beta) * ln2 * q * (maximum(logQ, least) - logM);
+      return std::pair(beta * ln2 * p * (maximum(logP, least) - logM) + ofQ, ofQ);
     };
     int space = logits ? Logits : LogProbs;
     diverge(input, target, scale, dinput, loss, temperature, space, space, scaled, with_gradient, block, terms,

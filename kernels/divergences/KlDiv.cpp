@@ -29,7 +29,7 @@ template <class T> struct KlDiv {
 
   void operator()() const {
     auto terms = [](const Elements &logQ, const Elements &logP, const Elements &, const Elements &p) {
-      return std::pair(product(p, logP - logQ), -p);
+      return std::pair(product(p * ln2, logP - logQ), -p);
     };
     diverge(input, target, scale, dinput, loss, temperature, logits ? Logits : LogProbs,
             logits       ? Logits

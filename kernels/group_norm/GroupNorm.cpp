@@ -1,11 +1,12 @@
-#include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/group_norm/Groups.h"
 
 namespace bitloom::kernels {
 
 // Wu and He, "Group Normalization" (2018). A tensor of channels is one of groups of `depth` channels, and whatever
-// follows them is `space`: its strides say how they lie. A group is read twice: each lane finds the mean and the
-// squared differences of its own elements as they come (Welford, "Note on a Method for Calculating Corrected Sums of
-// Squares and Products", 1962), and the lanes' are put together as Chan, Golub and LeVeque do ("Updating Formulae and a
+// follows them is `space`: its strides say how they lie. A group that the registers of a block, or of a cluster of
+// them, can hold is one tile, read once. A larger one is read twice: each lane finds the mean and the squared
+// differences of its own elements as they come (Welford, "Note on a Method for Calculating Corrected Sums of Squares
+// and Products", 1962), and the lanes' are put together as Chan, Golub and LeVeque do ("Updating Formulae and a
 // Pairwise Algorithm for Computing Sample Variances", 1979), so that a large mean cancels nothing.
 template <class T> struct GroupNorm {
   static constexpr auto name = "group_norm";
@@ -25,17 +26,49 @@ template <class T> struct GroupNorm {
   View<f32, 2> mean{"batch * with_mean, groups"}, rstd{"batch * with_rstd, groups"}; // rstd: 1 / sqrt(var + eps)
   Meta<bool> weighted = "weight.given", biased = "bias.given";
   Meta<bool> with_mean = "mean.given", with_rstd = "rstd.given";
-  Meta<int> block = "min(next_pow2(space), 2048)";
-  Meta<int> block_depth = "min(next_pow2(depth), 2048 / block)";
+  Meta<int> cluster = groupCluster, block = groupBlock, block_depth = groupDepth;
+  Meta<bool> resident = "(space <= block) * (depth <= block_depth)";
   Meta<bool> whole = "space % block + depth % block_depth == 0"; // no tile reaches past the group
-  BITLOOM_PARAMS(x, weight, bias, out, eps, mean, rstd, weighted, biased, with_mean, with_rstd, block, block_depth,
-                 whole)
+  BITLOOM_PARAMS(x, weight, bias, out, eps, mean, rstd, weighted, biased, with_mean, with_rstd, cluster, block,
+                 block_depth, resident, whole)
 
   Grid grid() const { return {x.extent(1), x.extent(0)}; }
 
   void operator()() const {
+    hints({.cluster = cluster});
     auto group = program_id(0), batch = program_id(1);
     auto depth = x.extent(2), space = x.extent(3);
+    auto write = [&](const Span &channels, const Span &here, const Tile<f32, 2> &v, const Scalar<f32> &average,
+                     const Scalar<f32> &scale) {
+      auto result = (v - average) * scale;
+      if (weighted)
+        result = result * expand(cast<f32>(weight(group, channels)), 1);
+      if (biased)
+        result = result + expand(cast<f32>(bias(group, channels)), 1);
+      out(batch, group, channels, here) = cast<T>(result);
+    };
+    auto scaleOf = [&](const Scalar<f32> &average, const Scalar<f32> &variance) {
+      auto scale = rsqrt(variance + eps);
+      if (with_mean)
+        mean(batch, group) = average;
+      if (with_rstd)
+        rstd(batch, group) = scale;
+      return scale;
+    };
+    auto isInside = [&](const Span &channels, const Span &here) {
+      return (expand(channels.indices(), 1) < depth) & (expand(here.indices(), 0) < space);
+    };
+    if (resident) {
+      auto channels = span(0, block_depth), here = span(0, block);
+      auto v = cast<f32>(x(batch, group, channels, here));
+      auto count = cast<f32>(depth * space);
+      Scalar<f32> average = sum(sum(v, 1), 0) / count;
+      Tile<f32, 2> difference = v - average;
+      if (!whole)
+        difference = where(isInside(channels, here), difference, 0.0f);
+      write(channels, here, v, average, scaleOf(average, sum(sum(difference * difference, 1), 0) / count));
+      return;
+    }
     auto means = zeros<f32>({block_depth, block}), squares = means, counts = means;
     Scalar<f32> tiles = 0.0f;
     for (auto c : range(0, depth, block_depth)) {
@@ -49,7 +82,7 @@ template <class T> struct GroupNorm {
           means = means + difference * (1.0f / tiles);
           squares = squares + difference * (v - means);
         } else {
-          auto inside = (expand(channels.indices(), 1) < depth) & (expand(here.indices(), 0) < space);
+          auto inside = isInside(channels, here);
           auto more = counts + where(inside, full<f32>({block_depth, block}, 1.0f), 0.0f);
           auto difference = where(inside, v - means, 0.0f);
           means = means + difference / maximum(more, 1.0f);
@@ -71,22 +104,12 @@ template <class T> struct GroupNorm {
     };
     auto flat = [](const auto &tile) { return reshape<1>(tile, {-1}); };
     auto [average, total, count] = reduce(std::tuple(flat(means), flat(squares), flat(counts)), 0, together);
-    auto scale = rsqrt(total / count + eps);
-    if (with_mean)
-      mean(batch, group) = average;
-    if (with_rstd)
-      rstd(batch, group) = scale;
-
+    auto scale = scaleOf(average, total / count);
     for (auto c : range(0, depth, block_depth)) {
       auto channels = span(c, block_depth);
       for (auto s : range(0, space, block)) {
         auto here = span(s, block);
-        auto result = (cast<f32>(x(batch, group, channels, here)) - average) * scale;
-        if (weighted)
-          result = result * expand(cast<f32>(weight(group, channels)), 1);
-        if (biased)
-          result = result + expand(cast<f32>(bias(group, channels)), 1);
-        out(batch, group, channels, here) = cast<T>(result);
+        write(channels, here, cast<f32>(x(batch, group, channels, here)), average, scale);
       }
     }
   }

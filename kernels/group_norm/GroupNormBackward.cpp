@@ -1,4 +1,4 @@
-#include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/group_norm/Groups.h"
 
 namespace bitloom::kernels {
 
@@ -7,7 +7,8 @@ namespace bitloom::kernels {
 //   dweight = Σ over batch and space of dy · n
 //   dbias   = Σ over batch and space of dy
 // A program has one group of one sample, and the sums over space of its channels, which the means are made of, are also
-// its part of dweight and dbias: the sums over batch (sum_partials) are the gradients.
+// its part of dweight and dbias: the sums over batch (sum_partials) are the gradients. A group that the registers of a
+// block, or of a cluster of them, can hold is one tile, read once.
 template <class T> struct GroupNormBackward {
   static constexpr auto name = "group_norm_backward";
   static constexpr auto summary =
@@ -25,13 +26,14 @@ template <class T> struct GroupNormBackward {
   View<T, 4> dx{"batch, groups, depth, space"};
   View<f32, 3> dweight{"batch, groups, depth"}, dbias{"batch, groups, depth"};
   Meta<bool> weighted = "weight.given";
-  Meta<int> block = "min(next_pow2(space), 2048)";
-  Meta<int> block_depth = "min(next_pow2(depth), 2048 / block)";
-  BITLOOM_PARAMS(dy, x, mean, rstd, weight, dx, dweight, dbias, weighted, block, block_depth)
+  Meta<int> cluster = groupCluster, block = groupBlock, block_depth = groupDepth;
+  Meta<bool> resident = "(space <= block) * (depth <= block_depth)";
+  BITLOOM_PARAMS(dy, x, mean, rstd, weight, dx, dweight, dbias, weighted, cluster, block, block_depth, resident)
 
   Grid grid() const { return {x.extent(1), x.extent(0)}; }
 
   void operator()() const {
+    hints({.cluster = cluster});
     auto group = program_id(0), batch = program_id(1);
     auto depth = x.extent(2), space = x.extent(3);
     Scalar<f32> average = mean(batch, group), scale = rstd(batch, group);
@@ -41,6 +43,25 @@ template <class T> struct GroupNormBackward {
     auto normalised = [&](const Span &channels, const Span &here) {
       return (cast<f32>(x(batch, group, channels, here)) - average) * scale;
     };
+    auto count = cast<f32>(depth * space);
+    auto write = [&](const Span &channels, const Span &here, const Tile<f32, 2> &d, const Tile<f32, 2> &n,
+                     const Scalar<f32> &shift, const Scalar<f32> &slope) {
+      dx(batch, group, channels, here) = cast<T>((d * expand(factor(channels), 1) - shift - n * slope) * scale);
+    };
+    // The channels' sums of gradients, and of these times the normalised values; the group's of both.
+    auto combine = [&](const Span &channels, const Tile<f32, 1> &ownSums, const Tile<f32, 1> &ownProducts) {
+      dbias(batch, group, channels) = ownSums;
+      dweight(batch, group, channels) = ownProducts;
+      Scalar<f32> sums = sum(ownSums * factor(channels), 0), products = sum(ownProducts * factor(channels), 0);
+      return std::pair(sums, products);
+    };
+    if (resident) {
+      auto channels = span(0, block_depth), here = span(0, block);
+      auto d = cast<f32>(dy(batch, group, channels, here)), n = normalised(channels, here);
+      auto [sums, products] = combine(channels, sum(d, 1), sum(d * n, 1));
+      write(channels, here, d, n, sums / count, products / count);
+      return;
+    }
     Scalar<f32> sums = 0.0f, products = 0.0f;
     for (auto c : range(0, depth, block_depth)) {
       auto channels = span(c, block_depth);
@@ -51,20 +72,16 @@ template <class T> struct GroupNormBackward {
         ofDy = ofDy + d;
         ofProducts = ofProducts + d * normalised(channels, here);
       }
-      auto ownSums = sum(ofDy, 1), ownProducts = sum(ofProducts, 1);
-      dbias(batch, group, channels) = ownSums;
-      dweight(batch, group, channels) = ownProducts;
-      sums = sums + sum(ownSums * factor(channels), 0);
-      products = products + sum(ownProducts * factor(channels), 0);
+      auto [moreSums, moreProducts] = combine(channels, sum(ofDy, 1), sum(ofProducts, 1));
+      sums = sums + moreSums;
+      products = products + moreProducts;
     }
-    auto count = cast<f32>(depth * space);
     auto shift = sums / count, slope = products / count;
     for (auto c : range(0, depth, block_depth)) {
       auto channels = span(c, block_depth);
       for (auto s : range(0, space, block)) {
         auto here = span(s, block);
-        auto g = cast<f32>(dy(batch, group, channels, here)) * expand(factor(channels), 1);
-        dx(batch, group, channels, here) = cast<T>((g - shift - normalised(channels, here) * slope) * scale);
+        write(channels, here, cast<f32>(dy(batch, group, channels, here)), normalised(channels, here), shift, slope);
       }
     }
   }

@@ -1,4 +1,5 @@
 #include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/rows/Rows.h"
 
 namespace bitloom::kernels {
 
@@ -22,16 +23,17 @@ template <class T> struct LayerNorm {
   View<f32, 1> mean{"rows * with_mean"}, rstd{"rows * with_rstd"}; // rstd: 1 / sqrt(var(x) + eps)
   Meta<bool> weighted = "weight.given", biased = "bias.given";
   Meta<bool> with_mean = "mean.given", with_rstd = "rstd.given";
-  Meta<int> block = "min(round_up(cols, 128), 16384)";
+  Meta<int> cluster = rowCluster, block = rowBlock;
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<bool> resident = "cols <= block";
   Meta<bool> whole = "cols % block == 0"; // no tile reaches past the row
-  BITLOOM_PARAMS(x, weight, bias, out, eps, mean, rstd, weighted, biased, with_mean, with_rstd, block, block_rows,
-                 resident, whole)
+  BITLOOM_PARAMS(x, weight, bias, out, eps, mean, rstd, weighted, biased, with_mean, with_rstd, cluster, block,
+                 block_rows, resident, whole)
 
   Grid grid() const { return {ceil_div(x.extent(0), block_rows)}; }
 
   void operator()() const {
+    hints({.cluster = cluster});
     auto rows = block_at(program_id(0), block_rows);
     auto cols = x.extent(1);
     auto count = cast<f32>(cols);

@@ -1,4 +1,5 @@
 #include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/rows/Rows.h"
 
 namespace bitloom::kernels {
 
@@ -27,18 +28,17 @@ template <class T> struct LayerNormBackward {
   View<T, 2> dx{"rows, cols"};
   View<f32, 2> dweight{"programs * with_dweight, cols"}, dbias{"programs * with_dbias, cols"};
   Meta<bool> weighted = "weight.given", with_dweight = "dweight.given", with_dbias = "dbias.given";
-  // Of a GPU's registers, the row's partial sums take as many as its values.
-  Meta<int> block = "min(round_up(cols, 128), 16384 - 8192 * (compute_capability > 0))";
+  Meta<int> cluster = gradientCluster, block = gradientBlock;
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
-  Meta<int> programs = "max(1, min(ceil_div(rows, block_rows), max(multiprocessors, 64) * "
-                       "max(1, 8192 / next_pow2(block * block_rows))))";
+  Meta<int> programs = gradientPrograms;
   Meta<bool> resident = "cols <= block";
-  BITLOOM_PARAMS(dy, x, mean, rstd, weight, dx, dweight, dbias, weighted, with_dweight, with_dbias, block, block_rows,
-                 programs, resident)
+  BITLOOM_PARAMS(dy, x, mean, rstd, weight, dx, dweight, dbias, weighted, with_dweight, with_dbias, cluster, block,
+                 block_rows, programs, resident)
 
   Grid grid() const { return {programs}; }
 
   void operator()() const {
+    hints({.cluster = cluster});
     auto program = program_id(0);
     auto cols = x.extent(1);
     auto count = cast<f32>(cols);

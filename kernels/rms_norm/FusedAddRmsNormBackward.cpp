@@ -1,4 +1,5 @@
 #include "bitloom/kernels/rms_norm/Backward.h"
+#include "bitloom/kernels/rows/Rows.h"
 
 namespace bitloom::kernels {
 
@@ -21,18 +22,17 @@ template <class T> struct FusedAddRmsNormBackward {
   View<f32, 2> dweight{"programs * weighted, cols"};
   Param<f32> eps = 1e-6f, offset = 0.0f;
   Meta<bool> weighted = "weight.given", added = "dsum.given", has_rstd = "rstd.given";
-  // Of a GPU's registers, the row's partial sums take as many as its values.
-  Meta<int> block = "min(round_up(cols, 128), 16384 - 8192 * (compute_capability > 0))";
+  Meta<int> cluster = gradientCluster, block = gradientBlock;
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
-  Meta<int> programs = "max(1, min(ceil_div(rows, block_rows), max(multiprocessors, 64) * "
-                       "max(1, 8192 / next_pow2(block * block_rows))))";
+  Meta<int> programs = gradientPrograms;
   Meta<bool> resident = "cols <= block";
-  BITLOOM_PARAMS(dy, sum, weight, dsum, rstd, dx, dweight, eps, offset, weighted, added, has_rstd, block, block_rows,
-                 programs, resident)
+  BITLOOM_PARAMS(dy, sum, weight, dsum, rstd, dx, dweight, eps, offset, weighted, added, has_rstd, cluster, block,
+                 block_rows, programs, resident)
 
   Grid grid() const { return {programs}; }
 
   void operator()() const {
+    hints({.cluster = cluster});
     RmsNormGradient<T>{dy,     sum,   dsum,     weight,   rstd,     dx,    dweight,   eps,
                        offset, added, weighted, has_rstd, resident, block, block_rows}();
   }

@@ -1,5 +1,6 @@
 #include "bitloom/dsl/Kernel.h"
 #include "bitloom/kernels/rms_norm/Scaling.h"
+#include "bitloom/kernels/rows/Rows.h"
 
 namespace bitloom::kernels {
 
@@ -23,14 +24,15 @@ template <class T> struct RmsNorm {
   View<f32, 1> rstd{"rows * with_rstd"}; // 1 / sqrt(mean(x²) + eps)
   Meta<int> casting = Meta<int>::oneOf(castingNames);
   Meta<bool> weighted = "weight.given", with_rstd = "rstd.given";
-  Meta<int> block = "min(round_up(cols, 128), 16384)";
+  Meta<int> cluster = rowCluster, block = rowBlock;
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<bool> resident = "cols <= block"; // the row is one tile
-  BITLOOM_PARAMS(x, weight, out, eps, offset, rstd, casting, weighted, with_rstd, block, block_rows, resident)
+  BITLOOM_PARAMS(x, weight, out, eps, offset, rstd, casting, weighted, with_rstd, cluster, block, block_rows, resident)
 
   Grid grid() const { return {ceil_div(x.extent(0), block_rows)}; }
 
   void operator()() const {
+    hints({.cluster = cluster});
     auto rows = block_at(program_id(0), block_rows);
     auto cols = x.extent(1);
     auto scaleOf = [&](const Tile<f32, 1> &squares) {

@@ -1,9 +1,11 @@
 #include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/rows/Rows.h"
 
 namespace bitloom::kernels {
 
-// A row of up to 16384 columns is one tile, read once. A longer one is read twice: a running maximum and sum in each
-// lane first (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018), then the quotients.
+// A row of up to 16384 columns is one tile, read once; where a cluster of blocks holds it, of up to 131072. A longer
+// one is read twice: a running maximum and sum in each lane first (Milakov and Gimelshein, "Online normalizer
+// calculation for softmax", 2018), then the quotients.
 template <class T> struct Softmax {
   static constexpr auto name = "softmax";
   static constexpr auto summary = "out = exp(x - max(x)) / sum(exp(x - max(x))), row by row";
@@ -12,13 +14,14 @@ template <class T> struct Softmax {
 
   View<const T, 2> x{"rows, cols"};
   View<T, 2> out{"rows, cols"};
-  Meta<int> block = "min(round_up(cols, 128), 16384)";
+  Meta<int> cluster = rowCluster, block = rowBlock;
   Meta<bool> resident = "cols <= block";
-  BITLOOM_PARAMS(x, out, block, resident)
+  BITLOOM_PARAMS(x, out, cluster, block, resident)
 
   Grid grid() const { return {x.extent(0)}; }
 
   void operator()() const {
+    hints({.cluster = cluster});
     auto row = program_id(0);
     auto cols = x.extent(1);
     if (resident) {

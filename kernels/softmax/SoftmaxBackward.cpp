@@ -1,4 +1,5 @@
 #include "bitloom/dsl/Kernel.h"
+#include "bitloom/kernels/rows/Rows.h"
 
 namespace bitloom::kernels {
 
@@ -12,14 +13,15 @@ template <class T> struct SoftmaxBackward {
 
   View<const T, 2> dy{"rows, cols"}, y{"rows, cols"};
   View<T, 2> dx{"rows, cols"};
-  Meta<int> block = "min(round_up(cols, 128), 16384)";
+  Meta<int> cluster = rowCluster, block = rowBlock;
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<bool> resident = "cols <= block";
-  BITLOOM_PARAMS(dy, y, dx, block, block_rows, resident)
+  BITLOOM_PARAMS(dy, y, dx, cluster, block, block_rows, resident)
 
   Grid grid() const { return {ceil_div(y.extent(0), block_rows)}; }
 
   void operator()() const {
+    hints({.cluster = cluster});
     auto rows = block_at(program_id(0), block_rows);
     auto cols = y.extent(1);
     if (resident) {

@@ -10,6 +10,7 @@
 //    elementwise operations of any types never convert.
 // 2. Commit: every type takes its layout. Where an operand's differs from what its operation needs, the producer is
 //    repeated in the needed layout if that is free (constants, splats, iota), else a tile.convert_layout is inserted.
+#include "bitloom/lib/support/Error.h"
 #include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/targets/nvptx/Layouts.h"
@@ -782,7 +783,14 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
       return signalPassFailure();
     }
     const Target facts = parseTarget(target);
-    int count = warps ? int(warps.getInt()) : warpsFor(func, facts);
+    int blocks = 1;
+    try {
+      blocks = clusterFor(func, facts);
+    } catch (const UserError &error) {
+      func.emitError() << error.what();
+      return signalPassFailure();
+    }
+    int count = warps ? int(warps.getInt()) : warpsFor(func, facts, blocks);
     if (int ofRows = warps ? warpsOfRows(func) : 0; ofRows && count > ofRows) {
       if (facts.computeCapability == 90) {
         func->setAttr(tile::consumersAttr, Builder(func).getI32IntegerAttr(count / ofRows));
@@ -798,7 +806,8 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
     if (!warps)
       func->setAttr(tile::numWarpsAttr, Builder(func).getI32IntegerAttr(count));
     explainChoice(func, [&] {
-      return std::to_string(count) + " warps a program, " +
+      return std::to_string(count) + " warps a " +
+             (blocks > 1 ? "block of " + std::to_string(blocks) + " that hold the tiles together, " : "program, ") +
              (warps ? "as the kernel asks" : "for the size of its tiles") +
              (func->hasAttr(stepGroupsAttr)        ? "; groups of them take the steps in turn"
               : func->hasAttr(tile::consumersAttr) ? "; two groups take programs in turn, one stores while one computes"
@@ -806,7 +815,7 @@ struct AssignLayouts : bitloom::impl::AssignLayoutsBase<AssignLayouts> {
     });
     narrowIndices(func);
     try {
-      if (failed(Assignment(func, facts, count).run()))
+      if (failed(Assignment(func, facts, count * blocks).run()))
         signalPassFailure();
     } catch (const std::exception &error) {
       func.emitError() << "layout assignment: " << error.what();

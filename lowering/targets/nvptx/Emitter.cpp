@@ -258,6 +258,13 @@ Value Emitter::sharedAt(int64_t offset) {
 }
 
 Value Emitter::scratch(int64_t bytes) {
+  if (spansCluster())
+    throw UserError("cluster: expected no operations but reductions to exchange elements between the blocks of " +
+                    std::to_string(clusterSize) + " that hold a tile together; use cluster = 1");
+  return blockScratch(bytes);
+}
+
+Value Emitter::blockScratch(int64_t bytes) {
   bytes = llvm::alignTo(std::max<int64_t>(bytes, 1), 16);
   bool isOnce = !loopDepth && onceBytes + bytes <= onceLimit;
   const Cost cost = {loc, bytes, "what threads exchange here"};
@@ -452,7 +459,9 @@ LogicalResult Emitter::run() {
   kernel.setName(name + "_tiles");
   function = LLVM::LLVMFuncOp::create(top, loc, name, type);
   function->setAttr(NVVM::NVVMDialect::getKernelFuncAttrName(), builder.getUnitAttr());
-  int blockWarps = warpCount * consumers + (isSpecialized ? warpsPerGroup : 0);
+  const int blockWarps = warpCount * consumers + (isSpecialized ? warpsPerGroup : 0);
+  if (spansCluster())
+    warpCount *= clusterSize;
   function->setAttr(NVVM::NVVMDialect::getReqntidAttrName(), builder.getDenseI32ArrayAttr({lanes * blockWarps}));
   function->setAttr(tile::numWarpsAttr, builder.getI32IntegerAttr(blockWarps));
   if (auto resident = kernel->getAttrOfType<IntegerAttr>(residentAttr))
@@ -470,6 +479,7 @@ LogicalResult Emitter::run() {
   builder.setInsertionPointToStart(function.addEntryBlock(builder));
   mapArguments();
   threadValue = NVVM::ThreadIdXOp::create(builder, loc, builder.getI32Type());
+  enterCluster();
   laneValue = arith::AndIOp::create(builder, loc, threadValue, i32(lanes - 1));
   warpValue = warpCount == 1 ? i32(0) : arith::ShRUIOp::create(builder, loc, threadValue, i32(llvm::Log2_32(lanes)));
   if (consumers > 1) // within the group
@@ -478,6 +488,7 @@ LogicalResult Emitter::run() {
   builder.setInsertionPointAfter(prologueEnd);
 
   pipelineLoads(kernel, target, warpCount);
+  loadAhead(kernel, target, lanes * blockWarps);
   prefetchLoads(kernel, target, warpCount);
   hoistLoads(kernel, lanes * warpCount);
   const SmallVector<Cost> registerCosts = liveTiles(kernel, layouts);

@@ -90,14 +90,16 @@ public:
   mlir::Value laneId() const { return laneValue; }
   mlir::Value warpId() const { return warpValue; }
   mlir::Value linearThreadId() const { return threadValue; }
-  int warps() const { return warpCount; }
-  mlir::Value programId(int axis);  // i32
-  mlir::Value gridExtent(int axis); // i32
+  int warps() const { return warpCount; } // that hold a tile
+  mlir::Value programId(int axis);        // i32
+  mlir::Value gridExtent(int axis);       // i32
   llvm::StringRef kernelName() { return function.getName(); }
   void barrier();
   // Shared memory for one exchange, 16-byte aligned; !llvm.ptr<3>. Waits where earlier readers may not be done: then
   // write, barrier(), read. UserError when the block cannot have that much: `loc` is then the line that takes the most.
+  // Among all threads of the program; UserError, too, where these are several blocks'.
   mlir::Value scratch(int64_t bytes);
+  mlir::Value blockScratch(int64_t bytes); // among the block's
   // Shared memory that is this caller's alone; the offset in bytes. `costs` says which lines it is for, where that is
   // worth a mention in an error. UserError as scratch().
   int64_t reserve(int64_t bytes, int64_t alignment, llvm::ArrayRef<Cost> costs);
@@ -117,6 +119,15 @@ public:
   mlir::LLVM::LLVMFuncOp declare(llvm::StringRef name, mlir::LLVM::LLVMFunctionType type);
   // A body under a condition on this thread, without results; null stands for true.
   void when(mlir::Value condition, llvm::function_ref<void()> body);
+
+  // --- Blocks of a cluster that hold tiles together: the lane, the warp and the thread are those among all ---
+  bool spansCluster() const { return clusterSize > 1 && !isSpecialized; }
+  int blockWarps() const { return spansCluster() ? warpCount / clusterSize : warpCount; }
+  // Shared memory for one exchange between them, the same in each; 16-byte aligned. Then clusterStore() to the block of
+  // a rank, at such an address of one's own, meetCluster(), and read.
+  mlir::Value clusterScratch(int64_t bytes);
+  void clusterStore(mlir::Value address, mlir::Value rank, mlir::Value value);
+  void meetCluster();
 
   // --- Roles: with a tile.specialize, the block has a warpgroup more than the layouts speak of (the producer) ---
   llvm::LogicalResult emitSpecialize(tile::SpecializeOp specialize);
@@ -209,6 +220,8 @@ private:
   void collectTensorMaps();
   void describeTensorMaps(); // on the lowered function
   void allocateRings();
+  void enterCluster(); // the prologue where a cluster's blocks hold tiles together
+  void awaitClusterStart();
   void prepareClusterSum(tile::ClusterSumOp sum);
   void prepareStream(mlir::Value steps, mlir::Value programs, mlir::Value block, mlir::Value blocks);
   mlir::Value streamedParts();           // i32: how many parts of programs the block does
@@ -252,6 +265,7 @@ private:
   int consumers = 1;      // groups of warps that take programs in turn, or
   int stepGroupCount = 1; // as many the steps of each
   int clusterSize = 1;
+  bool hasClusterStarted = false; // as far as what is emitted next can see
   ClusterSum clusterSum;
   bool sharesSteps = false;
   Stream streamValues;
@@ -315,6 +329,11 @@ std::string braced(size_t first, size_t count);
 bool lowerStaged(Emitter &, tile::StoreOp);
 // Starts this thread's share of the copies of a load to its place in shared memory (i32), see planCopies.
 void copyToShared(Emitter &, tile::LoadOp, mlir::Value address);
+// What the thread holds of the load's result (ownWords), asynchronously to its own places in such a slot of so many
+// bytes, and from there.
+int64_t ownSlotBytes(Emitter &, mlir::Type tile);
+void copyToOwnPlaces(Emitter &, tile::LoadOp, mlir::Value address);
+Registers readOwnPlaces(Emitter &, mlir::RankedTensorType type, mlir::Value address);
 // A conversion whose result lies in shared memory.
 void putInShared(Emitter &, tile::ConvertLayoutOp);
 // A view's offsets (i64) as those of the copy engine, i32 and innermost first.

@@ -176,6 +176,10 @@ static Value direct(OpBuilder &b, Operation *op, ValueRange x) {
       .Case([&](math::IsFiniteOp) { return a.less(a.abs(x[0]), a.number(std::numeric_limits<double>::infinity())); })
       .Case([&](math::ExpOp) { return isF32 ? exp(a, x[0]) : Value(); })
       .Case([&](math::Exp2Op) { return isF32 ? exp2(a, x[0]) : Value(); })
+      .Case([&](math::Log2Op log) {
+        const bool isRough = bitEnumContainsAll(log.getFastmath(), arith::FastMathFlags::afn);
+        return isF32 && isRough ? a.ptx("lg2.approx.ftz.f32 $0, $1;", x[0]) : Value();
+      })
       .Case([&](math::ErfOp) { return isF32 ? erf(a, x[0]) : Value(); })
       .Case([&](math::TanhOp) { return isF32 ? tanh(a, x[0]) : Value(); })
       .Case([&](math::SinOp) { return isF32 ? sinOrCos(a, x[0], false) : Value(); })

@@ -481,6 +481,88 @@ void nvptx::copyToShared(Emitter &e, tile::LoadOp load, Value address) {
   });
 }
 
+// A thread's chunks of a tile lie each at [chunk][thread], so that a warp's are contiguous.
+static int64_t chunkStride(Emitter &e) { return ownChunk * lanes * e.blockWarps(); }
+
+int64_t nvptx::ownSlotBytes(Emitter &e, Type tile) {
+  return e.registersOf(tile) * bytesOf(tile::elementOf(tile)) * lanes * e.blockWarps();
+}
+
+static Value ownPlace(Emitter &e, Value address) {
+  OpBuilder &b = e.builder;
+  Value thread = arith::AndIOp::create(b, e.loc, e.linearThreadId(), e.i32(lanes * e.blockWarps() - 1));
+  return arith::AddIOp::create(b, e.loc, address, arith::MulIOp::create(b, e.loc, thread, e.i32(ownChunk)));
+}
+
+// A tile that reaches past an edge, and has something other than 0 there, comes by way of registers.
+void nvptx::copyToOwnPlaces(Emitter &e, tile::LoadOp load, Value address) {
+  OpBuilder &b = e.builder;
+  e.loc = load.getLoc();
+  auto type = cast<RankedTensorType>(load.getType());
+  const int64_t bytes = bytesOf(type.getElementType()), chunk = ownChunk / bytes, stride = chunkStride(e);
+  TileAccess access(e, load.getView(), load.getOffsets(), load.getDims(), type);
+  const Value to = ownPlace(e, address);
+  auto forChunks = [&](auto body) {
+    for (int r = 0; r < access.count; r += int(chunk))
+      if (!access.isDead(r))
+        body(r, std::to_string(r / chunk * stride));
+  };
+  auto copyAll = [&](bool whole) {
+    forChunks([&](int r, const std::string &offset) {
+      auto [from, beyond] = access.placeBySteps(r);
+      SmallVector<Value> operands{to, from};
+      if (!whole)
+        operands.push_back(arith::MulIOp::create(b, e.loc, access.countInBounds(r, chunk), e.i32(bytes)));
+      e.ptx("cp.async.cg.shared.global [$0 + " + offset + "], [$1 + " + std::to_string(beyond) + "], 16" +
+                (whole ? ";" : ", $2;"),
+            whole ? "r,l,~{memory}" : "r,l,r,~{memory}", Type(), operands, /*hasSideEffects=*/true);
+    });
+  };
+  auto branch = scf::IfOp::create(b, e.loc, access.isWhole(), /*withElseRegion=*/true);
+  for (auto [region, whole] : {std::pair(&branch.getThenRegion(), true), std::pair(&branch.getElseRegion(), false)}) {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(&region->front());
+    auto saved = access.computed();
+    if (whole || !load.getOther()) {
+      copyAll(whole);
+    } else {
+      (void)lower(e, load);
+      const Registers &values = e.get(load);
+      forChunks([&](int r, const std::string &offset) {
+        SmallVector<Value> operands = packWords(e, ArrayRef<Value>(values).slice(size_t(r), size_t(chunk)));
+        operands.push_back(to);
+        e.ptx("st.shared.v4.b32 [$4 + " + offset + "], {$0, $1, $2, $3};", "r,r,r,r,r,~{memory}", Type(), operands,
+              /*hasSideEffects=*/true);
+      });
+    }
+    access.computed() = saved;
+  }
+}
+
+Registers nvptx::readOwnPlaces(Emitter &e, RankedTensorType type, Value address) {
+  OpBuilder &b = e.builder;
+  const Type element = type.getElementType(), word = b.getI32Type();
+  const int64_t bytes = bytesOf(element), chunk = ownChunk / bytes, stride = chunkStride(e);
+  const LinearLayout &layout = e.layout(type);
+  const Value from = ownPlace(e, address);
+  Registers registers;
+  for (int r = 0; r < layout.inSize(reg); r += int(chunk)) {
+    if (e.isDead(layout, type.getShape(), r)) {
+      registers.append(size_t(chunk), e.zero(element));
+      continue;
+    }
+    Value loaded = e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4 + " + std::to_string(r / chunk * stride) + "];",
+                         "=r,=r,=r,=r,r,~{memory}",
+                         LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(4, word)), {from},
+                         /*hasSideEffects=*/true);
+    SmallVector<Value> words;
+    for (int64_t i = 0; i < 4; ++i)
+      words.push_back(LLVM::ExtractValueOp::create(b, e.loc, loaded, i));
+    llvm::append_range(registers, unpackWords(e, words, element, chunk));
+  }
+  return registers;
+}
+
 // The tile with its registers in another order, those next to each other along its rows first, up to `wanted` elements.
 // `values` and `type` become those of the new layout; they stay where nothing is gained.
 static void sortRegisters(Emitter &e, Registers &values, RankedTensorType &type, int64_t wanted) {

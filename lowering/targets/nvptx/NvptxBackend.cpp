@@ -37,7 +37,7 @@ public:
   }
 
   void launch(std::span<const int64_t> words, std::array<int64_t, 3> grid, void *stream, int64_t) override {
-    constexpr std::array<int64_t, 3> largest = {(1LL << 31) - 1, 65535, 65535};
+    const std::array<int64_t, 3> largest = {mostPrograms ? (1LL << 31) - 1 : ((1LL << 31) - 1) / cluster, 65535, 65535};
     for (size_t axis = 0; axis < 3; ++axis)
       if (grid[axis] < 0 || grid[axis] > largest[axis])
         throw UserError("grid axis " + std::to_string(axis) + ": expected 0 to " + std::to_string(largest[axis]) +
@@ -47,8 +47,9 @@ public:
     if (mostPrograms)
       return launchPersistent(words, grid, stream);
     cuda::launch(function, words,
-                 {.grid = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])},
+                 {.grid = {unsigned(grid[0]) * cluster, unsigned(grid[1]), unsigned(grid[2])},
                   .block = {threads, 1, 1},
+                  .cluster = {cluster, 1, 1},
                   .stream = stream});
   }
 
@@ -145,6 +146,32 @@ void assemble(MachineCode &code, const Target &target) {
   }
 }
 
+// Kernels that wait for memory hide that by other blocks on the multiprocessor: where registers leave room for few,
+// they are made do with less, as long as nothing spills. Not those whose blocks are as many as multiprocessors, or that
+// are the tensor cores'. Their PTX then says how many blocks there are to be.
+void makeRoom(MachineCode &code, const std::string &ptx, const Target &target) {
+  constexpr int enough = 1024; // threads
+  const std::string threads = ".reqntid " + std::to_string(code.threadsPerProgram);
+  const size_t at = ptx.find(threads);
+  if (!code.resources || code.resources->spillBytes() || code.stages || code.isPersistent || at == ptx.npos ||
+      ptx.find("mma.") != ptx.npos || ptx.find(".minnctapersm") != ptx.npos)
+    return;
+  const int registers = (code.resources->registers + 7) / 8 * 8;
+  const int present = target.registersPerSm / (code.threadsPerProgram * registers);
+  const int wanted = enough / code.threadsPerProgram;
+  for (int blocks = wanted; blocks > present; blocks = blocks == present + 1 ? present : present + 1) {
+    const std::string directive = "\n.minnctapersm " + std::to_string(blocks);
+    std::optional<Cubin> cubin =
+        assemblePtx(std::string(ptx).insert(at + threads.size(), directive), {.cpu = target.cpu});
+    const KernelResources *resources = cubin ? cubin->find(code.entry) : nullptr;
+    if (!resources || resources->spillBytes())
+      continue;
+    code.resources = *resources;
+    code.image = std::move(cubin->bytes);
+    return;
+  }
+}
+
 struct NvptxBackend : Backend {
   std::vector<std::string_view> tellingInstructions() const override {
     return {"wgmma.mma_async", "mma.sync", "fma.", "dp4a", "cp.async", "ldmatrix"};
@@ -185,7 +212,9 @@ struct NvptxBackend : Backend {
     code.stagesWanted = int(intAttr(kernel, tile::stagesAttr, 0));
     code.image = codegen.assembly();
     try {
+      const std::string ptx = code.image;
       assemble(code, target);
+      makeRoom(code, ptx, target);
     } catch (const PtxasError &error) {
       throw CodegenError(std::string("ptxas refused the code: ") + error.what());
     }

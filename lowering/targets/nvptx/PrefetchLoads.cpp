@@ -41,9 +41,7 @@ static int64_t wordsOf(Type tile, int threads) {
   return ShapedType::getNumElements(tile::shapeOf(tile)) * bytesOf(tile::elementOf(tile)) / (4 * threads);
 }
 
-// What `value` needs of the loop's body, in order, into `slice`; false where that is more than the induction variable
-// and scalars computed from it.
-static bool collectScalars(Value value, scf::ForOp loop, SetVector<Operation *> &slice) {
+bool nvptx::collectScalars(Value value, scf::ForOp loop, SetVector<Operation *> &slice) {
   if (value == loop.getInductionVar() || loop.isDefinedOutsideOfLoop(value))
     return true;
   Operation *op = value.getDefiningOp();
@@ -80,8 +78,7 @@ static bool isFrom(Value value, BlockArgument argument) {
 
 //===- By asynchronous copies -------------------------------------------------------------------------------------===//
 
-// Whether the scalar, of the loop's body, is known to be a multiple of `by`, a power of two.
-static bool isMultiple(Value value, int64_t by) {
+bool nvptx::isMultiple(Value value, int64_t by) {
   if (APInt constant; matchPattern(value, m_ConstantInt(&constant)))
     return constant.getSExtValue() % by == 0;
   if (auto argument = dyn_cast<BlockArgument>(value)) {
@@ -270,10 +267,11 @@ void nvptx::pipelineLoads(func::FuncOp kernel, const Target &target, int warps) 
 
 //===- By way of registers ----------------------------------------------------------------------------------------===//
 
-// Whether threads read what the copy engine has brought for the loop.
+// Whether threads read what the copy engine, or they themselves, have brought for the loop.
 static bool readsRing(scf::ForOp loop) {
   return llvm::any_of(loop.getOps<tile::FrontOp>(), [](tile::FrontOp front) {
-    return llvm::any_of(front->getUsers(), llvm::IsaPred<tile::ConvertLayoutOp>);
+    return !isShared(front.getTiles()[0].getType()) ||
+           llvm::any_of(front->getUsers(), llvm::IsaPred<tile::ConvertLayoutOp>);
   });
 }
 

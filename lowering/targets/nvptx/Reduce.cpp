@@ -1,6 +1,7 @@
 // Reductions: over a thread's registers, then its warp's lanes by butterflies of shuffles, then the warps through
-// shared memory. Every thread that holds replicas of a result combines the same partial results in the same order, so
-// all get the same bits. Padding never enters: a partial result carries whether it holds any element.
+// shared memory, then the blocks of a cluster through each other's. Every thread that holds replicas of a result
+// combines the same partial results in the same order, so all get the same bits. Padding never enters: a partial result
+// carries whether it holds any element.
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -78,6 +79,107 @@ static int32_t bitsAlong(const LinearLayout &layout, const char *in, int axis) {
   return bits;
 }
 
+// The bits of `id` at the set bits of mask, in order, as the low ones of a number.
+static Value extract(Emitter &e, Value id, int32_t mask) {
+  OpBuilder &b = e.builder;
+  Value index;
+  int position = 0;
+  for (int bit = 0; mask >> bit; ++bit)
+    if (mask >> bit & 1) {
+      Value moved = arith::AndIOp::create(b, e.loc, id, e.i32(1 << bit));
+      if (bit > position)
+        moved = arith::ShRUIOp::create(b, e.loc, moved, e.i32(bit - position));
+      index = index ? arith::OrIOp::create(b, e.loc, index, moved).getResult() : moved;
+      ++position;
+    }
+  return index;
+}
+
+// The number of which extract() gives `value`.
+static int32_t deposit(int value, int32_t mask) {
+  int32_t placed = 0;
+  for (int bit = 0; mask >> bit; ++bit)
+    if (mask >> bit & 1)
+      placed |= (value & 1) << bit, value >>= 1;
+  return placed;
+}
+
+// Over the warps that differ in `bits` of their numbers: those of a block through its shared memory; or, once these
+// have the same results, over the blocks of a cluster, through that of all. What a warp or block computed lies at
+// [result's element][its bits].
+static void reduceWarps(Emitter &e, tile::ReduceOp reduce, Combiner &combine, const LinearLayout &result, int32_t bits,
+                        bool amongBlocks, std::vector<std::optional<Partial>> &partials) {
+  OpBuilder &b = e.builder;
+  const int count = 1 << llvm::popcount(unsigned(bits)), results = int(partials.size());
+  const int32_t ofBlock = e.blockWarps() - 1;
+  LinearLayout places = result; // of what a warp computed, to one coordinate
+  int64_t elements = int64_t(1) << result.totalOutBits();
+  std::vector<int32_t> flat{int32_t(elements)};
+  places = places.reshapeOuts(flat);
+  bool hasValidity = llvm::any_of(partials, [](const std::optional<Partial> &partial) { return bool(partial->valid); });
+
+  Value index = extract(e, e.warpId(), bits);
+  // One writer an element and warp, or block: a lane without free bits; warp bits that hold other replicas are 0.
+  Value writer;
+  if (int32_t free = result.freeBits(lane))
+    writer = e.compare(arith::AndIOp::create(b, e.loc, e.laneId(), e.i32(free)), "eq", e.i32(0));
+  if (int32_t free = result.freeBits(warp) & ofBlock & ~bits)
+    writer = e.both(writer, e.compare(arith::AndIOp::create(b, e.loc, e.warpId(), e.i32(free)), "eq", e.i32(0)));
+
+  SmallVector<Type> types;
+  for (Value operand : reduce.getSources())
+    types.push_back(tile::elementOf(operand.getType()));
+  if (hasValidity)
+    types.push_back(b.getI1Type());
+  SmallVector<int64_t> starts;
+  int64_t bytes = 0;
+  for (Type element : types) {
+    starts.push_back(bytes);
+    bytes += llvm::alignTo(std::max(1u, element.getIntOrFloatBitWidth() / 8) * elements * count, 16);
+  }
+  Value base = amongBlocks ? e.clusterScratch(bytes) : e.blockScratch(bytes);
+  SmallVector<Value> arrays;
+  for (int64_t start : starts)
+    arrays.push_back(e.sharedAddress(base, e.i32(start), b.getI8Type()));
+  SmallVector<Value> place;
+  for (int i = 0; i < results; ++i) {
+    Value at = e.coordinate(places, 0, i);
+    place.push_back(count == 1 ? at : arith::MulIOp::create(b, e.loc, at, e.i32(count)).getResult());
+  }
+  auto store = [&](Value address, Value value) {
+    if (!amongBlocks)
+      return e.sharedStore(address, value);
+    const int32_t ranks = bits / e.blockWarps();
+    Value others = arith::AndIOp::create(b, e.loc, e.clusterRank(), e.i32(~ranks));
+    for (int peer = 0; peer < count; ++peer)
+      e.clusterStore(address, arith::OrIOp::create(b, e.loc, others, e.i32(deposit(peer, ranks))), value);
+  };
+  e.when(writer, [&] {
+    for (int i = 0; i < results; ++i) {
+      Value at = arith::AddIOp::create(b, e.loc, place[i], index);
+      Registers values = partials[i]->values;
+      if (hasValidity)
+        values.push_back(partials[i]->valid ? partials[i]->valid : e.truth(true));
+      for (auto [array, value, element] : llvm::zip(arrays, values, types))
+        store(e.sharedAddress(array, at, element), value);
+    }
+  });
+  amongBlocks ? e.meetCluster() : e.barrier();
+  for (int i = 0; i < results; ++i) {
+    SmallVector<std::optional<Partial>> parts;
+    for (int w = 0; w < count; ++w) {
+      Value at = arith::AddIOp::create(b, e.loc, place[i], e.i32(w));
+      Partial part;
+      for (auto [array, element] : llvm::zip(arrays, types))
+        part.values.push_back(e.sharedLoad(e.sharedAddress(array, at, element), element));
+      if (hasValidity)
+        part.valid = part.values.pop_back_val();
+      parts.push_back(part);
+    }
+    partials[i] = tree(combine, parts);
+  }
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::ReduceOp reduce) {
   OpBuilder &b = e.builder;
   int axis = reduce.getAxis();
@@ -96,13 +198,6 @@ LogicalResult nvptx::lower(Emitter &e, tile::ReduceOp reduce) {
     if (!(along >> bit & 1) && !(source.freeBits(reg) >> bit & 1))
       kept |= 1 << bit;
   int results = 1 << llvm::popcount(unsigned(kept));
-  auto deposit = [](int value, int32_t mask) { // the bits of value at the set bits of mask, in order
-    int32_t placed = 0;
-    for (int bit = 0; mask >> bit; ++bit)
-      if (mask >> bit & 1)
-        placed |= (value & 1) << bit, value >>= 1;
-    return placed;
-  };
   int32_t threadBits = e.threadBits(source, axis);
   std::vector<std::optional<Partial>> partials(results);
   for (int i = 0; i < results; ++i) {
@@ -156,78 +251,11 @@ LogicalResult nvptx::lower(Emitter &e, tile::ReduceOp reduce) {
     }
   }
 
-  // Warps: the first warp bits say which partial result of an element, at [partial][result's element].
-  if (int32_t warpBits = bitsAlong(source, warp, axis)) {
-    int count = 1 << llvm::popcount(unsigned(warpBits));
-    LinearLayout places = result; // of what a warp computed, to one coordinate
-    int64_t elements = int64_t(1) << result.totalOutBits();
-    std::vector<int32_t> flat{int32_t(elements)};
-    places = places.reshapeOuts(flat);
-    bool hasValidity =
-        llvm::any_of(partials, [](const std::optional<Partial> &partial) { return bool(partial->valid); });
-
-    Value index; // of the warp among those that share its results
-    int position = 0;
-    for (int bit = 0; bit < source.inBits(warp); ++bit)
-      if (warpBits >> bit & 1) {
-        Value moved = arith::AndIOp::create(b, e.loc, e.warpId(), e.i32(1 << bit));
-        if (bit > position)
-          moved = arith::ShRUIOp::create(b, e.loc, moved, e.i32(bit - position));
-        index = index ? arith::OrIOp::create(b, e.loc, index, moved).getResult() : moved;
-        ++position;
-      }
-    // One writer an element and warp: a lane without free bits; warp bits that hold other replicas are 0.
-    Value writer;
-    if (int32_t free = result.freeBits(lane))
-      writer = e.compare(arith::AndIOp::create(b, e.loc, e.laneId(), e.i32(free)), "eq", e.i32(0));
-    if (int32_t free = result.freeBits(warp) & ~warpBits)
-      writer = e.both(writer, e.compare(arith::AndIOp::create(b, e.loc, e.warpId(), e.i32(free)), "eq", e.i32(0)));
-
-    SmallVector<Type> types;
-    for (Value operand : reduce.getSources())
-      types.push_back(tile::elementOf(operand.getType()));
-    if (hasValidity)
-      types.push_back(b.getI1Type());
-    SmallVector<int64_t> starts;
-    int64_t bytes = 0;
-    for (Type element : types) {
-      starts.push_back(bytes);
-      bytes += llvm::alignTo(std::max(1u, element.getIntOrFloatBitWidth() / 8) * elements * count, 16);
-    }
-    Value base = e.scratch(bytes);
-    SmallVector<Value> arrays;
-    for (int64_t start : starts)
-      arrays.push_back(e.sharedAddress(base, e.i32(start), b.getI8Type()));
-    SmallVector<Value> place;
-    for (int i = 0; i < results; ++i) {
-      Value at = e.coordinate(places, 0, i);
-      place.push_back(count == 1 ? at : arith::MulIOp::create(b, e.loc, at, e.i32(count)).getResult());
-    }
-    e.when(writer, [&] {
-      for (int i = 0; i < results; ++i) {
-        Value at = arith::AddIOp::create(b, e.loc, place[i], index);
-        Registers values = partials[i]->values;
-        if (hasValidity)
-          values.push_back(partials[i]->valid ? partials[i]->valid : e.truth(true));
-        for (auto [array, value, element] : llvm::zip(arrays, values, types))
-          e.sharedStore(e.sharedAddress(array, at, element), value);
-      }
-    });
-    e.barrier();
-    for (int i = 0; i < results; ++i) {
-      SmallVector<std::optional<Partial>> parts;
-      for (int w = 0; w < count; ++w) {
-        Value at = arith::AddIOp::create(b, e.loc, place[i], e.i32(w));
-        Partial part;
-        for (auto [array, element] : llvm::zip(arrays, types))
-          part.values.push_back(e.sharedLoad(e.sharedAddress(array, at, element), element));
-        if (hasValidity)
-          part.valid = part.values.pop_back_val();
-        parts.push_back(part);
-      }
-      partials[i] = tree(combine, parts);
-    }
-  }
+  // Warps, those of a block first.
+  int32_t warpBits = bitsAlong(source, warp, axis), ofBlock = e.blockWarps() - 1;
+  for (auto [bits, amongBlocks] : {std::pair(warpBits & ofBlock, false), std::pair(warpBits & ~ofBlock, true)})
+    if (bits)
+      reduceWarps(e, reduce, combine, result, bits, amongBlocks, partials);
 
   for (auto [k, value] : llvm::enumerate(reduce.getResults())) {
     Registers registers;

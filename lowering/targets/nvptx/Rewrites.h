@@ -5,6 +5,8 @@
 #include "bitloom/lowering/dialect/Tile.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "llvm/ADT/SetVector.h"
 
 #include <optional>
 
@@ -22,6 +24,18 @@ void hoistLoads(mlir::Operation *kernel, int threads);
 // shared memory that all threads fill, where that may be; else, for mma.sync, one step, by way of registers.
 void pipelineLoads(mlir::func::FuncOp kernel, const Target &target, int warps);
 void prefetchLoads(mlir::Operation *kernel, const Target &target, int warps);
+// With layouts, in kernels without dots: what loops load into registers, several steps ahead, each thread its own words
+// by way of shared memory. threads: of the block.
+void loadAhead(mlir::func::FuncOp kernel, const Target &target, int threads);
+// The words that a thread holds of the load's result, if it can copy them asynchronously: in chunks that are contiguous
+// in a row, from where its elements are multiples of a chunk; else 0.
+int64_t ownWords(tile::LoadOp load);
+inline constexpr int64_t ownChunk = 16; // bytes
+// What `value` needs of the loop's body, in order, into `slice`; false where that is more than the induction variable
+// and scalars computed from it.
+bool collectScalars(mlir::Value value, mlir::scf::ForOp loop, llvm::SetVector<mlir::Operation *> &slice);
+// Whether the scalar is known to be a multiple of `by`, a power of two.
+bool isMultiple(mlir::Value value, int64_t by);
 // With layouts, in kernels with roles: stores of accumulators to which loaded tiles are added, and the like, in pieces
 // that the copy engine writes one by one. What is loaded for one is there beside the accumulators, not all of it.
 void cutStores(mlir::func::FuncOp kernel, int warps);

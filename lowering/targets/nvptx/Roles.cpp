@@ -160,7 +160,7 @@ void Emitter::allocateRings() {
     ring.stages = int(op.getStages());
     ring.slotBytes = ring.copiedBytes = 0;
     for (Type type : op.getRing().getType().getTiles()) {
-      int64_t bytes = tileBytes(type);
+      int64_t bytes = isShared(type) ? tileBytes(type) : ownSlotBytes(*this, type);
       ring.tileOffsets.push_back(ring.slotBytes);
       ring.slotBytes += llvm::alignTo(bytes, sharedAlignment);
       ring.copiedBytes += bytes;
@@ -315,8 +315,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
   if (!e.hasRoles()) {
     auto yield = cast<tile::YieldOp>(fill.getBody().front().getTerminator());
     for (auto [tile, tileOffset] : llvm::zip(yield.getValues(), ring.tileOffsets))
-      copyToShared(e, tile.getDefiningOp<tile::LoadOp>(),
-                   slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes));
+      (isShared(tile.getType()) ? copyToShared : copyToOwnPlaces)(
+          e, tile.getDefiningOp<tile::LoadOp>(), slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes));
     advance(e, ring.fillSlot, Value(), ring.stages);
     return success();
   }
@@ -368,10 +368,16 @@ LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
     e.ptx("cp.async.wait_group " + std::to_string(ring.stages - 2) + ";", "~{memory}", Type(), {}, true);
     if (llvm::any_of(front.getTiles(), [&](Value tile) { return isReadByWgmma(e, tile); }))
       e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
-    e.barrier();
+    if (llvm::any_of(front.getTiles(), [](Value tile) { return isShared(tile.getType()); }))
+      e.barrier();
   }
-  for (auto [tile, tileOffset] : llvm::zip(front.getTiles(), ring.tileOffsets))
-    e.putShared(tile, slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes));
+  for (auto [tile, tileOffset] : llvm::zip(front.getTiles(), ring.tileOffsets)) {
+    Value address = slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes);
+    if (isShared(tile.getType()))
+      e.putShared(tile, address);
+    else
+      e.put(tile, readOwnPlaces(e, cast<RankedTensorType>(tile.getType()), address));
+  }
   advance(e, ring.frontSlot, e.hasRoles() ? ring.frontPhase : Value(), ring.stages, e.stepGroups());
   return success();
 }

@@ -57,7 +57,7 @@ bool nvptx::takesTurns(func::FuncOp func, const Target &target) {
   return llvm::none_of(ValueRange{loop.getLowerBound(), loop.getUpperBound(), loop.getStep()}, dependsOnProgram);
 }
 
-int nvptx::warpsFor(func::FuncOp func, const Target &target) {
+int nvptx::warpsFor(func::FuncOp func, const Target &target, int blocks) {
   int groups = 0;
   func.walk([&](tile::DotOp dot) {
     if (planWgmma(dot, target, wgmmaWarps(dot)))
@@ -95,6 +95,7 @@ int nvptx::warpsFor(func::FuncOp func, const Target &target) {
     if (isa<tile::LoadOp, scf::ForOp, scf::WhileOp>(op))
       count(op->getResults());
   });
+  largest /= blocks;
   // 32 elements a thread where what is loaded and carried of that size leaves registers to spare.
   constexpr double mostRegisters = 100;
   int64_t perThread = words * 32 <= mostRegisters ? 32 : 16;

@@ -46,6 +46,7 @@ TEST(Extents, OfHints) {
   EXPECT_ERROR("split: expected 0 to 8, got 9", hints({.split = 9}));
   EXPECT_ERROR("multicast: expected 1 to 8, got 0", hints({.multicast = 0}));
   EXPECT_ERROR("multicast: expected 1 to 8, got 9", hints({.multicast = 9}));
+  EXPECT_ERROR("cluster: expected 1 to 8, got 0", hints({.cluster = 0}));
 }
 
 TEST(Extents, OfPackedValues) {

@@ -67,6 +67,8 @@ public:
     if (isPersistent) {
       all.insert(all.end(), grid.begin(), grid.end());
       grid = {std::min(blocks, grid[0] * grid[1] * grid[2]) * cluster, 1, 1};
+    } else {
+      grid[0] *= cluster;
     }
     if (!workspaceBytes)
       return emulator->launch(all, grid, sharedBytes, maps);

@@ -1,18 +1,16 @@
 // Layouts flow from the anchors, then from the largest tiles to the smaller ones.
 //
 // 0. Anchor (Anchors.cpp): a dot that the tensor cores can compute has its accumulator in their fragments. Its operands
-// lie in shared
-//    memory, whither the copy engine loads them for wgmma if it can, but for a computed `a`, which stays in registers:
-//    of what that is unpacked from, the bytes lie in shared memory.
+//    lie in shared memory, whither the copy engine loads them for wgmma if it can, but for a computed `a`, which stays
+//    in registers: of what that is unpacked from, the bytes lie in shared memory.
 // 1. Seed (SpreadLayouts.cpp): the largest tile that has no layout yet takes the coalesced one of its shape
-// (canonicalLayout), and what it
-//    implies for the tiles tied to it by an operation (the same for elementwise operations and loop-carried values; a
-//    slice of it for what is broadcast to it or reduced from it; the bytes its values are unpacked from, …) spreads
-//    until nothing changes. Then the next seed. So a small tile is loaded where its user wants it, and chains of
-//    elementwise operations of any types never convert.
+//    (canonicalLayout), and what it implies for the tiles tied to it by an operation (the same for elementwise
+//    operations and loop-carried values; a slice of it for what is broadcast to it or reduced from it; the bytes its
+//    values are unpacked from, …) spreads until nothing changes. Then the next seed. So a small tile is loaded where
+//    its user wants it, and chains of elementwise operations of any types never convert.
 // 2. Commit (ConvertLayouts.cpp): every type takes its layout. Where an operand's differs from what its operation
-// needs, the producer is
-//    repeated in the needed layout if that is free (constants, splats, iota), else a tile.convert_layout is inserted.
+//    needs, the producer is repeated in the needed layout if that is free (constants, splats, iota), else a
+//    tile.convert_layout is inserted.
 #include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/Passes.h"
 #include "bitloom/lowering/targets/nvptx/Assignment.h"

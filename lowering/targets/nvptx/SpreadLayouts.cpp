@@ -29,9 +29,10 @@ SmallVector<Value> nvptx::tied(Operation *op) {
 }
 
 void Assignment::collectAccesses() {
-  // Stores of rows that start anywhere: lanes side by side write whole sectors of the L2 cache, which parts of them, as
-  // lanes further apart write, would cost as much. Loads find the rest in the first-level cache.
+  // Where all stores are of rows that start anywhere: lanes side by side write whole sectors of the L2 cache, which
+  // parts of them, as lanes further apart write, would cost as much. Loads find the rest in the first-level cache.
   DenseMap<int64_t, int64_t> narrowest;
+  DenseSet<int64_t> storedWhole;
   func.walk([&](Operation *op) {
     Value view, value;
     ArrayRef<int32_t> dims;
@@ -50,13 +51,16 @@ void Assignment::collectAccesses() {
       run = std::max<int64_t>(1, std::min<int64_t>(16, alignmentOf(view) & -alignmentOf(view)) / bytes);
     int64_t &widest = elementsPerThread[elements];
     widest = std::max(widest, run);
-    if (isa<tile::StoreOp>(op) && isAlongRows && run * bytes < 16) {
-      int64_t &least = narrowest.try_emplace(elements, run).first->second;
-      least = std::min(least, run);
-    }
+    if (!isa<tile::StoreOp>(op) || !isAlongRows)
+      return;
+    if (run * bytes >= 16)
+      storedWhole.insert(elements);
+    int64_t &least = narrowest.try_emplace(elements, run).first->second;
+    least = std::min(least, run);
   });
   for (auto [elements, run] : narrowest)
-    elementsPerThread[elements] = std::min(elementsPerThread[elements], run);
+    if (!storedWhole.contains(elements))
+      elementsPerThread[elements] = std::min(elementsPerThread[elements], run);
 }
 
 void Assignment::seed(Value value) {

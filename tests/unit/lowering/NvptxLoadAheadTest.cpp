@@ -106,7 +106,8 @@ namespace {
 // A row in tiles, twice: its largest number, then what is left below it; rows one after the other.
 std::string tileByTile(int64_t block) {
   return replaced(R"(
-func.func @k(%x: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %o: !tile.view<?x?xf32>) attributes {tile.kernel} {
+func.func @k(%x: !tile.view<?x?xbf16> {tile.align = 16 : i32},
+             %o: !tile.view<?x?xf32> {tile.align = 16 : i32}) attributes {tile.kernel} {
   %z = arith.constant 0 : i64
   %one = arith.constant 1 : i64
   %step = arith.constant BLOCK : i64
@@ -145,7 +146,7 @@ func.func @k(%x: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %o: !tile.view<?x
 TEST(NvptxLoadAhead, LoadsTilesOfRowsAhead) {
   for (int64_t cols : {1, 17, 1024, 3000, 4097, 8192}) {
     Rows<bf16> x(3, cols, 1);
-    Data<f32> out({3, cols}, 2);
+    Rows<f32> out(3, cols, 2);
     auto kernel = agrees(tileByTile(1024), {x, out}, {.warps = {1, 4}});
     EXPECT_NE(kernel->ptx.find("cp.async.cg"), std::string::npos);
     EXPECT_LE(kernel->sharedBytes, 4 * 2048 + 1024);

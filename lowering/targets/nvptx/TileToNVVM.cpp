@@ -398,10 +398,32 @@ LogicalResult Emitter::emit(Operation *op) {
       });
 }
 
+// What is gathered is read by other threads than write it, and two views of one type may be the same: none writes
+// before all have read. (Elements of loads and stores are each one thread's.)
 LogicalResult Emitter::emitBlock(Block &block) {
-  for (Operation &op : block.without_terminator())
+  llvm::SmallDenseSet<Type> gathered;
+  for (Operation &op : block.without_terminator()) {
+    bool overwrites = false;
+    op.walk([&](Operation *inner) {
+      if (auto store = dyn_cast<tile::StoreOp>(inner))
+        overwrites |= gathered.contains(store.getView().getType());
+      if (auto scatter = dyn_cast<tile::ScatterOp>(inner))
+        overwrites |= gathered.contains(scatter.getView().getType());
+    });
+    if (overwrites && !isSpecialized) {
+      loc = op.getLoc();
+      if (spansCluster()) {
+        awaitClusterStart();
+        meetCluster();
+      } else {
+        barrier();
+      }
+      gathered.clear();
+    }
     if (failed(emit(&op)))
       return failure();
+    op.walk([&](tile::GatherOp gather) { gathered.insert(gather.getView().getType()); });
+  }
   loc = block.getTerminator()->getLoc();
   return success();
 }

@@ -135,6 +135,27 @@ func.func @k(%n: !tile.view<?xi32>, %o: !tile.view<?xi32>) attributes {tile.kern
 
 //===- Reductions and scans ---------------------------------------------------------------------------------------===//
 
+// What every thread reads and one of them writes: all read first, in a loop too.
+TEST(Nvptx, GathersBeforeItWrites) {
+  const std::string text = R"(
+func.func @k(%x: !tile.view<?xf32> {tile.align = 16 : i32}, %place: i64) attributes {tile.kernel, tile.cluster = BLOCKS : i32} {
+  %z = arith.constant 0 : i64
+  %step = arith.constant 1024 : i64
+  %all = tile.extent %x, 0 : !tile.view<?xf32>
+  %g = tile.gather %x[%place] : !tile.view<?xf32>, i64 -> f32
+  %gs = tensor.splat %g : tensor<1024xf32>
+  scf.for %at = %z to %all step %step : i64 {
+    %t = tile.load %x[%at] dims [0] : !tile.view<?xf32> -> tensor<1024xf32>
+    %s = arith.addf %t, %gs : tensor<1024xf32>
+    tile.store %s, %x[%at] dims [0] : tensor<1024xf32>, !tile.view<?xf32>
+  }
+  return
+})";
+  for (int64_t place : {0, 1, 517, 1998})
+    for (const char *blocks : {"1", "2"})
+      agrees(replaced(text, "BLOCKS", blocks), {Data<float>({1999}), place}, {.warps = {1, 4, 8}});
+}
+
 TEST(Nvptx, Reduces) {
   for (auto &[shape, axis] : std::vector<std::pair<Shape, int>>{{{1}, 0},
                                                                 {{3}, 0},

@@ -49,13 +49,10 @@ static std::string cType(DType dtype) {
   throw InternalError("a dtype with no C type");
 }
 
-// An expression of names (lib/support/Expression.h) in C: functions get a prefix, Meta parameters are numbers.
+// An expression of names (lib/support/Expression.h) in C: functions get a prefix, extents are variables, all else is
+// known and a number.
 static std::string inC(const std::string &expression, const Call &call) {
-  auto isMeta = [&](const std::string &name) {
-    return std::ranges::any_of(call.variant().parameters, [&](const Parameter &parameter) {
-      return parameter.kind == Kind::Meta && parameter.name == name;
-    });
-  };
+  const std::vector<std::string> extents = extentNames(call.kernel());
   std::string text;
   for (size_t at = 0; at < expression.size();) {
     auto isWord = [&](size_t i) {
@@ -73,10 +70,10 @@ static std::string inC(const std::string &expression, const Call &call) {
       text += "bitloom_" + word;
     else if (word.find('.') != word.npos)
       text += "0"; // a fact of a tensor: there are none, a call's flags are fixed
-    else if (isMeta(word))
-      text += std::to_string(call.names().at(word));
-    else
+    else if (std::isdigit(static_cast<unsigned char>(word.front())) || std::ranges::count(extents, word))
       text += word;
+    else
+      text += std::to_string(call.named(word).value());
   }
   return text;
 }

@@ -84,6 +84,8 @@ public:
   const Variant &variant() const { return row->variants[chosen.value_or(0)]; }
   const std::vector<std::optional<TensorRef>> &tensors() const { return views; }
   const std::map<std::string, int64_t> &names() const { return sizes; } // of extents and Meta parameters
+  // Of one of these, of `multiprocessors` or `compute_capability`, or of "x.given" and "x.transposed" for a view x.
+  std::optional<int64_t> named(std::string_view name) const;
   Device device() const;
   // Whether a parameter is a view whose last two dimensions are swapped in memory. After resolve().
   bool isTransposed(size_t parameter) const;
@@ -126,8 +128,6 @@ private:
   void checkConditions() const;
   std::vector<Slot> slots() const;
   TensorRef inMemory(size_t parameter) const; // the view as it lies there
-  // The value of a name, or of "x.given" and "x.transposed" for a view x.
-  std::optional<int64_t> named(std::string_view name) const;
   std::string specialisation() const;
 
   const KernelRow *row;

@@ -16,7 +16,7 @@ def test_kernels_describe_themselves():
     assert (x.name, x.kind, x.rank, x.output, x.shape) == ("x", "view", 2, False, ["rows", "cols"])
     assert out.output and weight.shape == ["cols * weighted"]
     assert eps.kind == "scalar" and eps.default == pytest.approx(1e-6)
-    assert block.kind == "meta" and block.default == "min(round_up(cols, 128), 16384)"
+    assert block.kind == "meta" and block.default == "min(round_up(cols, 128), 16384 * cluster)"
     assert parameters["resident"].dtype == "b1"
     assert "rows=3 cols=17 weighted=1" in row.tests and row.benchmarks
 

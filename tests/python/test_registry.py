@@ -73,6 +73,7 @@ def test_stub_declares_every_function():
         "dweight": "Array | None",
         "weighted": "bool | None",
         "has_rstd": "bool | None",
+        "cluster": "int | None",
         "block": "int | None",
         "block_rows": "int | None",
         "programs": "int | None",

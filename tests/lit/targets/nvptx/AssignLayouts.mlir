@@ -113,6 +113,7 @@ func.func @loop(%x: !tile.view<?xf32> {tile.align = 16 : i32}, %n: i64) attribut
 // CHECK-LABEL: func.func @dot
 // CHECK-SAME: tile.num_warps = 8 : i32
 func.func @dot(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %i: i64) attributes {tile.kernel} {
+  %first = arith.constant 0 : i64
   %acc = arith.constant dense<0.0> : tensor<128x128xf32>
   // CHECK: tile.load
   // CHECK-SAME{LITERAL}: tensor<128x64xbf16, #tile.layout<"{offset=[[0,1],[0,2],[0,4],[0,8],[0,16],[0,32],[1,8],[2,16],[4,32],[8,0],[16,0],[32,0],[64,0]]} -> [128,64]">>
@@ -123,8 +124,8 @@ func.func @dot(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.view<
   // CHECK-SAME{LITERAL}: tensor<128x128xf32, #tile.layout<"{register=[[0,1],[8,0],[0,8],[0,16],[0,32],[0,64]], lane=[[0,2],[0,4],[1,0],[2,0],[4,0]], warp=[[16,0],[32,0],[64,0]]} -> [128,128]">>
   // CHECK-NOT: convert_layout
   // CHECK: return
-  %x = tile.load %a[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<128x64xbf16>
-  %y = tile.load %b[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x128xbf16>
+  %x = tile.load %a[%i, %first] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<128x64xbf16>
+  %y = tile.load %b[%i, %first] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x128xbf16>
   %d = tile.dot %x, %y, %acc : tensor<128x64xbf16>, tensor<64x128xbf16>, tensor<128x128xf32>
   return
 }
@@ -150,6 +151,7 @@ func.func @short(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.vie
 // accumulators that they were rounded from.
 // CHECK-LABEL: func.func @chain
 func.func @chain(%k: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %i: i64) attributes {tile.kernel} {
+  %first = arith.constant 0 : i64
   %q = arith.constant dense<1.0> : tensor<64x64xbf16>
   %none = arith.constant dense<0.0> : tensor<64x64xf32>
   // CHECK: %[[K:.*]] = tile.load %arg0
@@ -159,7 +161,7 @@ func.func @chain(%k: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %i: i64) attr
   // CHECK: %[[S:.*]] = tile.dot %{{.*}}, %[[T]]
   // CHECK: %[[P:.*]] = arith.truncf %[[S]]
   // CHECK-NEXT: tile.dot %[[P]], %[[K]]
-  %x = tile.load %k[%i, %i] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+  %x = tile.load %k[%i, %first] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
   %t = tile.transpose %x [1, 0] : tensor<64x64xbf16> -> tensor<64x64xbf16>
   %s = tile.dot %q, %t, %none : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>
   %p = arith.truncf %s : tensor<64x64xf32> to tensor<64x64xbf16>

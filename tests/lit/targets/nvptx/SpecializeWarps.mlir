@@ -98,7 +98,7 @@ func.func @loops(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.vie
   // CHECK: scf.for %[[AT:.*]] =
   // CHECK-NEXT: %[[PAGE:.*]] = tile.load %arg2[%[[AT]]] dims []
   // CHECK-NEXT: tile.fill %[[RING]] {
-  // CHECK-NEXT: tile.load %arg0[%{{.*}}, %[[PAGE]]]
+  // CHECK-NEXT: tile.load %arg0[%[[PAGE]], %{{.*}}]
   // CHECK: scf.for
   // CHECK-NEXT: tile.fill %[[RING]] {
   // CHECK: } consumer {
@@ -112,7 +112,7 @@ func.func @loops(%a: !tile.view<?x?xbf16> {tile.align = 16 : i32}, %b: !tile.vie
   %none = arith.constant dense<0.0> : tensor<64x64xf32>
   %first = scf.for %at = %zero to %k step %s iter_args(%acc = %none) -> tensor<64x64xf32> : i64 {
     %page = tile.load %pages[%at] dims [] : !tile.view<?xi64> -> i64
-    %x = tile.load %a[%zero, %page] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
+    %x = tile.load %a[%page, %zero] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
     %y = tile.load %b[%page, %zero] dims [0, 1] : !tile.view<?x?xbf16> -> tensor<64x64xbf16>
     %d = tile.dot %x, %y, %acc : tensor<64x64xbf16>, tensor<64x64xbf16>, tensor<64x64xf32>
     scf.yield %d : tensor<64x64xf32>

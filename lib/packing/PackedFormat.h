@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define BITLOOM_PACKED_MAGIC "BITLOOMW"
-#define BITLOOM_PACKED_VERSION 1
+#define BITLOOM_PACKED_VERSION 2
 #define BITLOOM_PACKED_ALIGNMENT 64
 
 typedef struct bitloom_packed_header {

@@ -16,22 +16,26 @@ namespace {
 struct OrderRow {
   Packing::Order order;
   std::string_view name;
-  int (*start)(int bits, int block, int k);
+  int (*start)(int bits, int block, int k, int widest);
   int (*bitXor)(int bits);
+  int widest = 0; // plane of the values, of which this one is a part; 0: the widest of the packing
 };
 
-constexpr auto consecutive = [](int bits, int, int k) { return bits << k; };
-constexpr auto byteByByte = [](int bits, int block, int k) {
+constexpr auto consecutive = [](int bits, int, int k, int) { return bits << k; };
+constexpr auto byteByByte = [](int bits, int block, int k, int) {
   int bytes = block * bits / 8;
   return 1 << k < bytes ? 8 << k : (1 << k) / bytes * bits;
 };
-constexpr auto laneByLane = [](int bits, int block, int k) {
+constexpr auto laneByLane = [](int bits, int block, int k, int widest) {
   if (k == 0)
     return 16;
   if (k <= 2)
     return block * bits / 8 << k;
-  int start = bits << (k - 3); // of the lane's pairs, were a word's upper half not the other values'
-  return start < 16 ? start : 2 * start;
+  // Of the lane's pairs: as far apart as the widest plane's in one of its words, between them those of the next words.
+  int pair = k - 3, apart = std::countr_zero(unsigned(16 / widest)), inWord = std::countr_zero(unsigned(16 / bits));
+  if (pair < inWord)
+    return pair < apart ? widest << pair : bits << (pair - apart);
+  return 2 * (bits << pair); // a word's upper half is the other values'
 };
 constexpr auto noXor = [](int) { return 0; };
 constexpr auto reverseFields = [](int bits) { return 8 - bits; }; // (8 / bits - 1) * bits
@@ -41,6 +45,8 @@ constexpr OrderRow orders[] = {
     {.order = Packing::Order::HighFirst, .name = "high", .start = consecutive, .bitXor = reverseFields},
     {.order = Packing::Order::Planar, .name = "planar", .start = byteByByte, .bitXor = noXor},
     {.order = Packing::Order::Fragments, .name = "fragments", .start = laneByLane, .bitXor = noXor},
+    {.order = Packing::Order::FragmentsOf2, .name = "fragments2", .start = laneByLane, .bitXor = noXor, .widest = 2},
+    {.order = Packing::Order::FragmentsOf4, .name = "fragments4", .start = laneByLane, .bitXor = noXor, .widest = 4},
     {.order = Packing::Order::Columns, .name = "columns", .start = nullptr, .bitXor = nullptr}, // Columns.cpp
 };
 constexpr std::string_view biasNames[] = {"none", "low", "all"};
@@ -59,10 +65,10 @@ std::string orderNames() {
   return names;
 }
 
-LinearLayout planeLayout(const OrderRow &order, int bits, int block) {
+LinearLayout planeLayout(const OrderRow &order, int bits, int block, int widest) {
   LinearLayout::InDim column{"column", {}}, bit{"bit", {}};
   for (int k = 0; 1 << k < block; ++k) {
-    int start = order.start(bits, block, k);
+    int start = order.start(bits, block, k, widest);
     column.bases.push_back({start / 8, start % 8});
   }
   for (int b = 1; b < bits; b *= 2)
@@ -100,8 +106,13 @@ void Packing::check() const {
     throw UserError("expected a power of two in [1, 4096] as rows, got " + std::to_string(rows));
   if (block < 8 || block > 65536 || !std::has_single_bit(static_cast<unsigned>(block)))
     throw UserError("expected a power of two in [8, 65536] as block, got " + std::to_string(block));
-  if (order == Order::Fragments && block < 128)
-    throw UserError("expected a block of 128 or more with order=fragments, got " + std::to_string(block));
+  const OrderRow &row = *rowOf(order);
+  if ((order == Order::Fragments || row.widest) && block < 128)
+    throw UserError("expected a block of 128 or more with order=" + std::string(row.name) + ", got " +
+                    std::to_string(block));
+  if (row.widest && bits >= row.widest)
+    throw UserError("expected less than " + std::to_string(row.widest) + " bits with order=" + std::string(row.name) +
+                    ", got " + std::to_string(bits));
 }
 
 std::vector<Packing::Plane> Packing::planes() const {
@@ -110,13 +121,22 @@ std::vector<Packing::Plane> Packing::planes() const {
     throw InternalError("expected a packing of a row's planes, got " + toString(), "");
   const OrderRow &row = *rowOf(order);
   std::vector<Plane> result;
+  const int widest = row.widest ? row.widest : int(std::bit_floor(unsigned(bits)));
   int shift = 0;
   for (int width = 8; width >= 1; width /= 2)
     if (bits & width) {
-      result.push_back({width, shift, block * shift / 8, planeLayout(row, width, block), row.bitXor(width)});
+      result.push_back({width, shift, block * shift / 8, planeLayout(row, width, block, widest), row.bitXor(width)});
       shift += width;
     }
   return result;
+}
+
+Packing Packing::packingOf(const Plane &plane) const {
+  Packing own{plane.bits, order, block};
+  const int widest = int(std::bit_floor(unsigned(bits)));
+  if (order == Order::Fragments && plane.bits < widest)
+    own.order = widest == 2 ? Order::FragmentsOf2 : Order::FragmentsOf4;
+  return own;
 }
 
 int64_t Packing::bytesPerRow(int64_t columns) const {

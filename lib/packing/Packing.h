@@ -15,7 +15,10 @@
 // `fragments` is for blocks of 128 values and more along the depth of a product of 16-bit numbers, whose fragments
 // (PTX manual, "matrix fragments for mma.m16n8k16") give value j to lane j / 2 mod 4 of four: its values fill a quarter
 // of the plane, in 32-bit words. The two of a pair lie 16 bits apart, where the fields of two 16-bit numbers are read
-// with one mask; the lane's further pairs fill the word, low fields first, and then its next words.
+// with one mask; the lane's further pairs fill the word, low fields first, and then its next words. A plane beside a
+// wider one of w bits keeps the distance of w bits from pair to pair while that one's are in one word, and has those of
+// the next words between them: so one shift brings all that belong to a word of the wider plane to where they belong.
+// `fragments2` and `fragments4` are such planes by themselves, beside one of 2 and of 4 bits.
 //
 // Since p, the block and 8 are powers of two, each is an affine map over GF(2): a linear layout (column, bit) →
 // (byte, bit), then a constant xor on the bit (for `high`, 8/p - 1 - f = f ^ (8/p - 1)). The layouts are bijective, so
@@ -54,7 +57,7 @@
 namespace bitloom {
 
 struct Packing {
-  enum class Order { LowFirst, HighFirst, Planar, Columns, Fragments };
+  enum class Order { LowFirst, HighFirst, Planar, Columns, Fragments, FragmentsOf2, FragmentsOf4 };
   enum class Bias { None, Low, All };
 
   int bits = 4;                  // of a value: 1 to 8
@@ -116,6 +119,8 @@ struct Packing {
   // By ascending shift and byteOffset; their bits add up to `bits`. InternalError: order columns, or several rows.
   //   value(column) = Σ over planes of (byte[field(column).byte] >> field(column).shift & mask()) << shift
   std::vector<Plane> planes() const;
+  // That plane of a row by itself.
+  Packing packingOf(const Plane &plane) const;
   int64_t bytesPerBlock() const { return int64_t{rows} * block * bits / 8; }
   // Of `rows` rows. Throws UserError unless columns is a multiple of block, and not negative.
   int64_t bytesPerRow(int64_t columns) const;

@@ -94,7 +94,7 @@ Packing packingFor(const Target &target, int bits, int64_t rows) {
     packing.rows *= 2;
   // In vectors of any length, neighbouring units are multiplied together: those of 64 bytes, the most that processors
   // have.
-  if (target.scalableVectors && *row.feature && packing.unit().bytes == 1)
+  if (target.scalableVectors && *row.feature)
     packing.rows = std::max(packing.rows, packing.unit().values * 64 / row.block);
   // With signed bytes and one row, bytes under growing masks give each of their pieces for a mask and a product: fewer
   // than a value takes to be put together. With more rows that is done once for all of them. One bit and seven have

@@ -41,6 +41,7 @@ struct Target {
   int multiprocessors = 0;    // of the usual device; targetOf gives a device's own
 
   bool has(std::string_view feature) const; // "avx512vnni", "i8mm", …: `features` holds +feature
+  bool hasLaunchOverlap() const { return computeCapability >= 90; } // programmatic dependent launch
   bool operator==(const Target &) const = default;
 };
 

@@ -41,7 +41,7 @@ struct Planes {
   int64_t bytesOf(const Packing::Plane &plane) { return packing.rows * rowBytesOf(plane); }
   int64_t offsetOf(const Packing::Plane &plane) { return int64_t{packing.rows} * plane.byteOffset; }
   PackingAttr attrOf(const Packing::Plane &plane) {
-    return PackingAttr::get(rewriter.getContext(), Packing{plane.bits, packing.order, packing.block}.toString());
+    return PackingAttr::get(rewriter.getContext(), packing.packingOf(plane).toString());
   }
 
   RankedTensorType bytesType(ArrayRef<int64_t> last) {

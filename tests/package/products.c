@@ -1,5 +1,6 @@
-/* low_bit_matmul with weights of 4 bits, packed by hand as lib/packing/Packing.h says, against plain C. Scales are
- * powers of two, so that every sum is exact. M, LANES, DEPTH, ROWS and BIASED are what the kernel was built for. */
+/* low_bit_matmul with weights of 4, 6 or 7 bits, packed by hand as lib/packing/Packing.h says, against plain C. Scales
+ * are powers of two, so that every sum is exact. BITS, M, LANES, DEPTH, ROWS and BIASED are what the kernel was built
+ * for. */
 #include "low_bit_matmul_bf16.h"
 
 #include <stdio.h>
@@ -7,23 +8,37 @@
 
 enum { n = 199, group = 32, groups = 3, k = group * groups };
 enum { panels = (n + ROWS - 1) / ROWS };
+/* Of a unit. What a byte of one has besides a value of 6 or 7 bits is of one value more. */
+enum { spare = 8 - BITS, bytes = BITS / spare, values = bytes + 1 };
 
-static uint8_t weight[panels * ROWS * k / 2], x[M * k];
+static uint8_t weight[panels * ROWS * k * BITS / 8], x[M * k];
 static uint16_t scales[groups * n];
 static float x_scales[M], out[M * n];
 
-static int weight_at(int row, int column) { return (row * 7 + column * 5 + row * column) % 16 - 8; }
+static int weight_at(int row, int column) {
+  return (row * 7 + column * 5 + row * column) % (1 << BITS) - (1 << (BITS - 1));
+}
 
 static int x_at(int row, int column) { return (row * 37 + column * 101) % 255 - 127; }
+
+static void put(int row, int column, int byte, int shift, int field) {
+  int unit = row % ROWS / (values * LANES), vector = (column / DEPTH * (ROWS / (values * LANES)) + unit) * bytes + byte;
+  int at = (row / ROWS * (ROWS * k * BITS / 8)) + (vector * LANES + row % LANES) * DEPTH + column % DEPTH;
+  weight[at] |= (uint8_t)(field << shift);
+}
 
 static void pack(void) {
   for (int row = 0; row < n; row++)
     for (int column = 0; column < k; column++) {
-      int in_panel = row % ROWS, unit = in_panel / (2 * LANES), value = in_panel % (2 * LANES) / LANES;
-      int vector = column / DEPTH * (ROWS / (2 * LANES)) + unit;
-      int at = (row / ROWS * (ROWS * k / 2)) + (vector * LANES + row % LANES) * DEPTH + column % DEPTH;
-      int stored = (weight_at(row, column) & 15) ^ (BIASED && value == 0 ? 8 : 0);
-      weight[at] |= (uint8_t)(stored << 4 * value);
+      int value = row % (values * LANES) / LANES, isLow = value == (BITS == 4 ? 0 : bytes);
+      int stored = (weight_at(row, column) & ((1 << BITS) - 1)) ^ (BIASED && isLow ? 1 << (BITS - 1) : 0);
+      if (BITS == 4)
+        put(row, column, 0, 4 * value, stored);
+      else if (value < bytes)
+        put(row, column, value, spare, stored);
+      else
+        for (int byte = 0; byte < bytes; byte++)
+          put(row, column, byte, 0, stored >> byte * spare & ((1 << spare) - 1));
     }
   for (int row = 0; row < M; row++)
     for (int column = 0; column < k; column++)

@@ -16,8 +16,8 @@ PROCESSORS = [
     ("max,sve=off", "aarch64+i8mm"),
     *((f"max,sve-default-vector-length={length}", "aarch64+i8mm+sve2") for length in (16, 32, 64, 256)),
 ]
-# Rows of the activations; of the weight: lanes, depth, rows together, whether low fields are biased.
-SHAPES = [(1, 4, 4, 64, 1), (17, 2, 8, 16, 0)]
+# Bits; rows of the activations; of the weight: lanes, depth, rows together, whether low fields are biased.
+SHAPES = [(4, 1, 4, 4, 64, 1), (4, 17, 2, 8, 16, 0), (6, 1, 4, 4, 64, 1), (7, 17, 2, 8, 64, 0)]
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64")), reason="no cross compiler or emulator"
@@ -30,15 +30,15 @@ def run(*command) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: f"m{shape[0]}")
+@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: f"w{shape[0]}-m{shape[1]}")
 def program(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("products")
-    m, lanes, depth, rows, biased = request.param
-    sets = {"m": m, "bits": 4, "group": 32, "lanes": lanes, "depth": depth, "rows": rows}
+    bits, m, lanes, depth, rows, biased = request.param
+    sets = {"m": m, "bits": bits, "group": 32, "lanes": lanes, "depth": depth, "rows": rows}
     words = [f"{name}={value}" for name, value in (sets | {"biased_fields": biased}).items()]
     build = (ROOT / "build" / "bin" / "bitloom", "build", "low_bit_matmul", "--dtype", "bf16")
     run(*build, "--target", ",".join(TARGETS), "--set", *words, "-o", folder)
-    names = {"M": m, "LANES": lanes, "DEPTH": depth, "ROWS": rows, "BIASED": biased}
+    names = {"BITS": bits, "M": m, "LANES": lanes, "DEPTH": depth, "ROWS": rows, "BIASED": biased}
     defines = [f"-D{name}={value}" for name, value in names.items()]
     sources = [Path(__file__).parent / "products.c", *folder.glob("*.c"), *folder.glob("*.o")]
     compiler = ("aarch64-linux-gnu-gcc", "-O1", "-static", "-pthread", "-Wall", "-Wextra", "-Werror", "-I", folder)

@@ -116,17 +116,29 @@ def products():
 LENGTHS = (16, 32, 64)  # of SVE's vectors, in bytes
 
 
+def dense(dtype):
+    m, n, k = 64, 128, 256
+    tensors = [(dtype, m * k), (dtype, k * n), *[("f32", 1)] * 4, (dtype, m * n)]
+    return "matmul", dtype, {"m": m, "n": n, "k": k, "b_transposed": 0}, tensors, ("m", "k", "n"), m * n * k
+
+
 def scalable():
-    """Targets with and without SVE2, rows of the activations, bits and group: where SVE has a form of its own."""
+    """Where SVE has a form of its own: a name, and the case and the target without SVE2 and with it."""
     for without, m in ((SDOT, 1), (SMMLA, 16)):
-        for bits, group in ((4, 32), (1, 128), (2, 128), (4, 128), (8, 128)):
-            yield f"{without}+sve2", without, m, bits, group
+        target = f"{without}+sve2"
+        for bits, group in ((4, 32), *((bits, 128) for bits in range(1, 9))):
+            cases = [(quantised(bits, group, m, each), each) for each in (without, target)]
+            yield f"low_bit_matmul M={m} W{bits} g{group}", *cases
+    for dtype, without in (("f32", "aarch64"), ("bf16", "aarch64+bf16")):
+        yield f"matmul {dtype} M=64 N=128 K=256", *((dense(dtype), each) for each in (without, f"{without}+sve2"))
 
 
 MCA = shutil.which("llvm-mca-22") or shutil.which("llvm-mca")
-# MACs a cycle: target, rows of the activations, and for each processor the bar.
+# MACs a cycle: target, rows of the activations, a group that is one body of code with its end, and for each processor
+# the bar. What is published of other kernels, and so the bar, is of the loop within a group: no group ends in it.
 PROCESSORS = ("neoverse-v2", "neoverse-n2", "cortex-a510")
-CYCLES = ((SDOT, 1, (32, 21, 9.8)), (SMMLA, 16, (105, 56, 23)))
+CYCLES = ((SDOT, 1, 32, (32, 21, 9.8)), (SMMLA, 16, 128, (105, 56, 23)))
+LONG = 512  # a group of several iterations of an inner loop
 
 
 def inner_loop(assembly):
@@ -144,16 +156,29 @@ def inner_loop(assembly):
     return best
 
 
-def macs_a_cycle(target, m, group):
-    """Of the inner loop with weights of 4 bits, whose operands' instructions are all products of the weight."""
-    kernel, dtype, sets, *_ = quantised(4, group, m, target)
-    words = ("--dtype", dtype, "--target", target, "--emit", "asm", "--set", *(f"{k}={v}" for k, v in sets.items()))
-    macs, lines = inner_loop(command(BITLOOM, "inspect", kernel, *words))
+def macs_a_cycle(macs, lines):
+    """Of a loop that is these instructions, by processor."""
     text, times = re.sub(r"\.L\w+", "0", "\n".join(lines)), 300
     for processor in PROCESSORS:
         options = ("-mtriple=aarch64", f"-mcpu={processor}", "-mattr=+dotprod,+i8mm", f"-iterations={times}", "-")
         cycles = re.search(r"Total Cycles:\s+(\d+)", command(MCA, *options, input=text))
         yield macs * times / int(cycles[1])
+
+
+def loop_of(target, m, group):
+    """The inner loop with weights of 4 bits, whose operands' instructions are all products of the weight."""
+    kernel, dtype, sets, *_ = quantised(4, group, m, target)
+    words = ("--dtype", dtype, "--target", target, "--emit", "asm", "--set", *(f"{k}={v}" for k, v in sets.items()))
+    return inner_loop(command(BITLOOM, "inspect", kernel, *words))
+
+
+def regions(target, m, group):
+    """What the processors' models are asked about: the loop within a long group; the body of a whole group, with its
+    end; and what is before that, up to the last product, where the body is of one group and not of several."""
+    macs, lines = loop_of(target, m, group)
+    whole = [loop_of(target, m, LONG), (macs, lines)]
+    last = max(i for i, line in enumerate(lines) if re.match(r"[us]*(dot|mmla)\s", line))
+    return [*whole, (macs, lines[: last + 1])] if group >= 128 else whole
 
 
 def main():
@@ -171,20 +196,19 @@ def main():
         counts = [executed(*each, target)[0] / units for each in (case, full)]
         ours.append([f"M={m} W{bits} g{group}", target, *(f"{count:.4f}" for count in counts), f"{bar:.3f}"])
     lengths, processors = [], [f"max,sve-default-vector-length={length}" for length in LENGTHS]
-    for target, without, m, bits, group in scalable():
-        *case, units = quantised(bits, group, m, without)
-        counts = executed(*case, without)
-        *case, units = quantised(bits, group, m, target)
-        counts += executed(*case, target, processors)
-        lengths.append([f"M={m} W{bits} g{group}", target, *(f"{count / units:.4f}" for count in counts)])
-    vectors = ["the same, by the length of SVE's vectors", "target", "NEON", *(f"{length} bytes" for length in LENGTHS)]
+    for name, ((*neon, units), without), ((*case, _), target) in scalable():
+        counts = executed(*neon, without) + executed(*case, target, processors)
+        lengths.append([name, target, *(f"{count / units:.4f}" for count in counts)])
+    vectors = ["by the length of SVE's vectors", "target", "NEON", *(f"{length} bytes" for length in LENGTHS)]
     header = ["low_bit_matmul, N=256 K=512", "target", "per MAC", "asymmetric, bias, clamp", "bar"]
     loops = []
-    for target, m, bars in CYCLES if MCA else ():
-        long, ends = (list(macs_a_cycle(target, m, group)) for group in (512, 128))
-        for processor, bar, *rates in zip(PROCESSORS, bars, long, ends):
-            loops.append([f"M={m} W4", processor, *(f"{rate:.1f}" for rate in rates), f"{bar}"])
-    cycles = ["MACs a cycle by llvm-mca", "processor", "g512", "g128", "bar"]
+    for target, m, group, bars in CYCLES if MCA else ():
+        measured = [list(macs_a_cycle(*region)) for region in regions(target, m, group)]
+        for processor, bar, *rates in zip(PROCESSORS, bars, *measured):
+            within, *whole = (f"{rate:.1f}" for rate in rates)
+            loops.append([f"M={m} W4", processor, within, f"{bar}", f"g{group}", *whole, *["-"] * (2 - len(whole))])
+    cycles = ["MACs a cycle by llvm-mca", "processor", f"loop within a group (g{LONG})", "bar"]
+    cycles += ["a whole group", "with its end", "to its last product"]
     if options.json:
         tables = [(["kernel", "per", *TARGETS], rows), (header, ours), (vectors, lengths), (cycles, loops)]
         print(json.dumps([dict(zip(names, row)) for names, lines in tables for row in lines], indent=1))

@@ -19,9 +19,30 @@ def bitloom(*words, **options):
 
 
 @pytest.mark.skipif(not EMULATED, reason="needs qemu-aarch64 and a cross compiler")
-@pytest.mark.parametrize("dtype, target", [("bf16", "bf16"), ("bf16/f32", "bf16"), ("i8/i32", "i8mm")])
+@pytest.mark.parametrize(
+    "dtype, target",
+    [
+        ("bf16", "bf16"),
+        ("bf16/f32", "bf16"),
+        ("i8/i32", "i8mm"),
+        # In vectors of any length, each of four.
+        ("f32", "sve2"),
+        ("f16", "sve2"),
+        ("bf16", "bf16+sve2"),
+        ("bf16/f32", "bf16+sve2"),
+        ("i8/i32", "i8mm+sve2"),
+    ],
+)
 def test_matmul(dtype, target):
     said = bitloom("check", "matmul", "--dtype", dtype, "--target", f"aarch64+{target}")
+    assert re.search(r"\b[1-9]\d* checked, 0 wrong", said), said
+
+
+@pytest.mark.skipif(not EMULATED, reason="needs qemu-aarch64 and a cross compiler")
+@pytest.mark.parametrize("kernel", ["vector_add", "softmax"])
+def test_bf16_under_masks(kernel):
+    """LLVM has masked loads and stores of NEON's vectors of bf16 only without SVE."""
+    said = bitloom("check", kernel, "--dtype", "bf16", "--target", "aarch64+bf16+sve2")
     assert re.search(r"\b[1-9]\d* checked, 0 wrong", said), said
 
 
@@ -44,6 +65,9 @@ def test_each_its_instruction(tmp_path, dtype, attributes, instruction):
     assembly = bitloom("inspect", "--from", file, "--target", "aarch64+bf16+i8mm", "--emit", "asm")
     used = {word for word in assembly.split() if word.endswith("mla") and not word.startswith("f")}
     assert used == {instruction}
+    assembly = bitloom("inspect", "--from", file, "--target", "aarch64+bf16+i8mm+sve2", "--emit", "asm")
+    of_any_length = {mnemonic for mnemonic in re.findall(r"\t(\w*mmla)\tz", assembly)}
+    assert of_any_length == ({instruction} if instruction != "mla" else set())
 
 
 def test_sums_of_f16(tmp_path):

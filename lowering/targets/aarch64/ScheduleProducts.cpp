@@ -56,45 +56,73 @@ bool isBarrier(const llvm::Instruction &instruction) {
 // Loads of vectors with one base, by their distance from it.
 using Run = std::map<int64_t, llvm::LoadInst *>;
 
-llvm::Value *opaque(llvm::IRBuilder<> &builder, llvm::Value *pointer) {
-  auto *type = llvm::FunctionType::get(pointer->getType(), {pointer->getType()}, false);
-  llvm::CallInst *same =
-      builder.CreateCall(llvm::InlineAsm::get(type, "", "=r,0", /*hasSideEffects=*/false), {pointer});
+llvm::Value *opaque(llvm::IRBuilder<> &builder, llvm::Value *value) {
+  auto *type = llvm::FunctionType::get(value->getType(), {value->getType()}, false);
+  llvm::CallInst *same = builder.CreateCall(llvm::InlineAsm::get(type, "", "=r,0", /*hasSideEffects=*/false), {value});
   same->setDoesNotAccessMemory();
   return same;
 }
 
-// Four at a time, by `ld1`, which also moves on its pointer. That is kept out of LLVM's sight, or it would compute each
-// pointer from the first one, by an instruction of its own.
-void join(llvm::Value *base, const Run &run) {
+// Neighbours that one instruction loads: four of them, three, or the two that four others leave.
+struct Group {
+  int64_t first; // its distance
+  llvm::SmallVector<llvm::LoadInst *, together> loads{};
+};
+llvm::SmallVector<Group> groupsOf(const Run &run) {
+  llvm::SmallVector<Group> groups;
+  for (auto it = run.begin(); it != run.end();) {
+    llvm::SmallVector<llvm::LoadInst *> neighbours;
+    const int64_t first = it->first;
+    for (; it != run.end() && it->first == first + int64_t(neighbours.size()) * vectorBytes; ++it)
+      neighbours.push_back(it->second);
+    const size_t count = neighbours.size();
+    for (size_t at = 0; at + 1 < count; at += together) {
+      Group group{.first = first + int64_t(at) * vectorBytes};
+      for (size_t i = at; i < std::min<size_t>(at + together, count); ++i)
+        group.loads.push_back(neighbours[i]);
+      if (group.loads.size() > 2 || at)
+        groups.push_back(group);
+    }
+  }
+  return groups;
+}
+
+// By `ld1`, which also moves on its pointer, by what it loads or by a register. That is kept out of LLVM's sight, or it
+// would compute each pointer from the first one, by an instruction of its own.
+void join(llvm::Value *base, const Run &run, llvm::BasicBlock &block) {
+  constexpr llvm::Intrinsic::ID instructions[] = {
+      llvm::Intrinsic::aarch64_neon_ld1x2, llvm::Intrinsic::aarch64_neon_ld1x3, llvm::Intrinsic::aarch64_neon_ld1x4};
+  constexpr size_t mostDistances = 2; // that are held in registers
+  std::map<int64_t, llvm::Value *> distances;
+  auto inRegister = [&](int64_t distance) -> llvm::Value * {
+    if (auto it = distances.find(distance); it != distances.end())
+      return it->second;
+    if (distances.size() == mostDistances)
+      return nullptr;
+    llvm::IRBuilder<> builder(&*block.getFirstInsertionPt());
+    return distances[distance] = opaque(builder, builder.getInt64(uint64_t(distance)));
+  };
   llvm::Value *next = nullptr;
   llvm::Instruction *last = nullptr;
-  int64_t nextAt = 0;
-  for (auto it = run.begin(); it != run.end();) {
-    llvm::SmallVector<llvm::LoadInst *, together> loads;
-    const int64_t first = it->first;
-    for (; it != run.end() && int64_t(loads.size()) < together; ++it) {
-      if (it->first != first + int64_t(loads.size()) * vectorBytes)
-        break;
-      loads.push_back(it->second);
-    }
-    if (int64_t(loads.size()) < together)
-      continue;
-    llvm::Instruction *earliest = loads[0];
-    for (llvm::LoadInst *load : loads)
+  const llvm::SmallVector<Group> groups = groupsOf(run);
+  for (auto [number, group] : llvm::enumerate(groups)) {
+    llvm::Instruction *earliest = group.loads[0];
+    for (llvm::LoadInst *load : group.loads)
       if (load->comesBefore(earliest))
         earliest = load;
     llvm::IRBuilder<> builder(earliest);
-    const bool follows = next && nextAt == first && last->comesBefore(earliest);
-    llvm::Value *pointer = follows ? next : builder.CreatePtrAdd(base, builder.getInt64(uint64_t(first)));
-    llvm::Type *types[] = {loads[0]->getType(), pointer->getType()};
-    llvm::CallInst *all = builder.CreateIntrinsic(llvm::Intrinsic::aarch64_neon_ld1x4, types, {pointer});
-    next = opaque(builder, builder.CreatePtrAdd(pointer, builder.getInt64(together * vectorBytes)));
-    nextAt = first + together * vectorBytes;
+    const bool follows = next && last->comesBefore(earliest);
+    llvm::Value *pointer = follows ? next : builder.CreatePtrAdd(base, builder.getInt64(uint64_t(group.first)));
+    llvm::Type *types[] = {group.loads[0]->getType(), pointer->getType()};
+    llvm::CallInst *all = builder.CreateIntrinsic(instructions[group.loads.size() - 2], types, {pointer});
+    const int64_t own = int64_t(group.loads.size()) * vectorBytes;
+    const int64_t distance = number + 1 < groups.size() ? groups[number + 1].first - group.first : own;
+    llvm::Value *by = distance == own ? builder.getInt64(uint64_t(own)) : inRegister(distance);
+    next = by ? opaque(builder, builder.CreatePtrAdd(pointer, by)) : nullptr;
     last = all;
-    for (auto [i, load] : llvm::enumerate(loads))
+    for (auto [i, load] : llvm::enumerate(group.loads))
       load->replaceAllUsesWith(builder.CreateExtractValue(all, unsigned(i)));
-    for (llvm::LoadInst *load : loads)
+    for (llvm::LoadInst *load : group.loads)
       load->eraseFromParent();
   }
 }
@@ -116,6 +144,7 @@ void separate(llvm::Value *base, const Run &run) {
 }
 
 void arrangeLoads(llvm::ArrayRef<llvm::Instruction *> part) {
+  llvm::BasicBlock &block = *part[0]->getParent();
   const llvm::DataLayout &layout = part[0]->getDataLayout();
   auto *bytes = llvm::FixedVectorType::get(llvm::Type::getInt8Ty(part[0]->getContext()), vectorBytes);
   auto *bfloats = llvm::FixedVectorType::get(llvm::Type::getBFloatTy(part[0]->getContext()), vectorBytes / 2);
@@ -156,7 +185,7 @@ void arrangeLoads(llvm::ArrayRef<llvm::Instruction *> part) {
       if (!begins)
         separate(stream.base, stream.loads);
     } else if (matrices || stream.loads.size() * 4 > longest) { // the others' registers are in use for long
-      join(stream.base, stream.loads);
+      join(stream.base, stream.loads, block);
     }
 }
 

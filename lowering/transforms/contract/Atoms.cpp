@@ -54,7 +54,8 @@ static constexpr Atom table[] = {
      .block = 8,
      .rows = 2,
      .unsignedRight = true,
-     .unsignedLeft = true},
+     .unsignedLeft = true,
+     .scalable = "llvm.aarch64.sve.ummla.nxv4i32"},
     {.name = "usmmla",
      .family = Family::Cpu_aarch64,
      .feature = "i8mm",
@@ -64,7 +65,8 @@ static constexpr Atom table[] = {
      .block = 8,
      .rows = 2,
      .unsignedRight = false,
-     .unsignedLeft = true},
+     .unsignedLeft = true,
+     .scalable = "llvm.aarch64.sve.usmmla.nxv4i32"},
     {.name = "bfmmla",
      .family = Family::Cpu_aarch64,
      .feature = "bf16",
@@ -74,7 +76,8 @@ static constexpr Atom table[] = {
      .block = 4,
      .rows = 2,
      .unsignedRight = false,
-     .bfloats = true},
+     .bfloats = true,
+     .scalable = "llvm.aarch64.sve.bfmmla"},
     {.name = "usdot",
      .family = Family::Cpu_aarch64,
      .feature = "i8mm",
@@ -184,17 +187,32 @@ TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &pa
   return shape;
 }
 
+// Whether all bytes of a unit are multiplied under the same masks.
+static bool isAlikeInEveryByte(const FieldPlan &plan) {
+  const size_t rungs = plan.rungs.size(), perByte = rungs / size_t(plan.unit.bytes);
+  if (plan.method != FieldPlan::Method::Ladder || rungs % size_t(plan.unit.bytes))
+    return false;
+  for (size_t i = 0; i < rungs; ++i)
+    if (plan.rungs[i].byte != int(i / perByte) || plan.rungs[i].mask != plan.rungs[i % perByte].mask)
+      return false;
+  return true;
+}
+
 std::optional<SegmentShape> segmentShapeFor(const Target &target, const Atom &atom, const Packing &packing,
                                             const FieldPlan &plan, int64_t rows) {
   const int64_t segment = int64_t{atom.lanes} * atom.block, units = packing.rows / (plan.unit.values * packing.lanes);
-  if (!target.scalableVectors || !*atom.scalable || plan.unit.bytes != 1 || units < 2)
+  const int64_t perUnit = isAlikeInEveryByte(plan) ? plan.unit.bytes : 1, segments = units * perUnit;
+  if (!target.scalableVectors || !*atom.scalable || segments < 2)
     return {};
   constexpr int64_t longest = 64, accumulators = 16; // bytes of the vectors that gain; registers for the sums
+  const int64_t operands = plan.operands() / perUnit;
   // NEON loads four vectors by one instruction: where each is multiplied once, half as many products save nothing.
   SegmentShape shape{.tile = {},
-                     .vectors = std::clamp<int64_t>(units * segment / longest, 1, 2),
-                     .operands = plan.operands(),
-                     .fewest = plan.operands() == 1 ? 4 : 2};
+                     .vectors = std::clamp<int64_t>(segments * segment / longest, 1, std::max<int64_t>(perUnit, 2)),
+                     .operands = operands,
+                     .perUnit = perUnit,
+                     .ofASegment = operands,
+                     .fewest = operands == 1 ? 4 : 2};
   int64_t blocks = std::min<int64_t>(int64_t(std::bit_ceil(uint64_t((rows + atom.rows - 1) / atom.rows))), 8);
   const bool isLadder = plan.method == FieldPlan::Method::Ladder; // which wants all of its sums
   auto sums = [&] { return blocks * shape.vectors * shape.operands; };
@@ -202,7 +220,10 @@ std::optional<SegmentShape> segmentShapeFor(const Target &target, const Atom &at
     shape.operands /= 2;
   while (blocks > 1 && sums() > accumulators)
     blocks /= 2;
-  const int64_t columns = std::min(units, shape.vectors * longest / segment) * plan.unit.values * atom.lanes;
+  while (shape.vectors > 1 && sums() > accumulators)
+    --shape.vectors;
+  const int64_t most = std::max<int64_t>(shape.vectors * longest / segment / perUnit, 1); // units
+  const int64_t columns = std::min(units, int64_t(std::bit_floor(uint64_t(most)))) * plan.unit.values * atom.lanes;
   shape.tile = {.rows = blocks * atom.rows, .columns = columns, .chains = 1};
   while (sums() * shape.tile.chains < 8 && shape.tile.chains < 4)
     shape.tile.chains *= 2;

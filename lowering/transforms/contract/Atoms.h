@@ -61,15 +61,18 @@ TileShape tileShapeFor(const Target &target, const Atom &atom, const Packing &pa
                        int64_t rows);
 
 // A product in vectors of any length. A vector's segments of 16 bytes are neighbouring units of a panel, so that the
-// sums for one of a unit's values are as many registers' worth of rows of the result.
+// sums for one of a unit's values are as many registers' worth of rows of the result. Where all bytes of a unit become
+// operands in one way, the segments may as well be those bytes, which lie one after the other; where they do not,
+// neighbouring units' are gathered.
 struct SegmentShape {
   TileShape tile;
-  int64_t vectors;  // of bytes at a time, whatever their length: `tile` is that many of 64 bytes
-  int64_t operands; // of a unit, that are multiplied in one pass over the inner dimension
-  int64_t fewest;   // segments of a vector with which that is worth it
+  int64_t vectors;    // of segments at a time, whatever their length: `tile` is that many of 64 bytes
+  int64_t operands;   // of a segment, that are multiplied in one pass over the inner dimension
+  int64_t perUnit;    // segments of a unit
+  int64_t ofASegment; // operands that one becomes
+  int64_t fewest;     // segments of a vector with which that is worth it
 };
-// None where the target has no such vectors, the atom no such form, or a panel's block has less than 32 bytes, or units
-// of several, which lie one after the other.
+// None where the target has no such vectors, the atom no such form, or a panel's block less than two segments.
 std::optional<SegmentShape> segmentShapeFor(const Target &target, const Atom &atom, const Packing &packing,
                                             const FieldPlan &plan, int64_t rows);
 

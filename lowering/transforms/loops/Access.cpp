@@ -159,6 +159,14 @@ Value KernelLowering::readElements(Value pointers, Value mask, Value other, Type
   return fromStored(value, element);
 }
 
+// With SVE, LLVM has no loads and stores of NEON's vectors of bf16 under masks: of their bits, then.
+Value KernelLowering::underMask(Value vector) {
+  auto type = cast<VectorType>(vector.getType());
+  if (!target.scalableVectors || !type.getElementType().isBF16())
+    return vector;
+  return pure<LLVM::BitcastOp>(vector, type.cloneWith({}, builder.getI16Type()), vector);
+}
+
 Value KernelLowering::evaluateLoad(LoadOp op, const Place &place) {
   Type element = elementOf(op.getType());
   Value other = op.getOther() ? scalar(op.getOther()) : zero(element);
@@ -182,9 +190,11 @@ Value KernelLowering::evaluateLoad(LoadOp op, const Place &place) {
     Value pointer = address(from.pointer, place.at[place.vec], element);
     Type chunk = vectorOf(stored(element), place.width);
     if (mask) {
-      Value rest = toStored(broadcast(other, place.width));
+      Value rest = underMask(toStored(broadcast(other, place.width)));
       hoistRead({pointer, mask, rest});
-      value = LLVM::MaskedLoadOp::create(builder, loc, chunk, pointer, mask, rest, uint32_t(bytesOf(element)));
+      value = LLVM::MaskedLoadOp::create(builder, loc, rest.getType(), pointer, mask, rest, uint32_t(bytesOf(element)));
+      if (value.getType() != chunk)
+        value = pure<LLVM::BitcastOp>(value, chunk, value);
     } else {
       prefetchNext(op, pointer, place);
       hoistRead(pointer);
@@ -385,6 +395,8 @@ void KernelLowering::storeAt(StoreOp op, const Place &place, Value value, StoreH
                                           ValueRange{value})
                 .getResult(0);
   }
+  if (mask)
+    value = underMask(value);
   here();
   if (mask)
     LLVM::MaskedStoreOp::create(builder, loc, value, pointer, mask, alignment);

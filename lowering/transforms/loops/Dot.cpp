@@ -106,14 +106,17 @@ void KernelLowering::lowerDot(DotOp op) {
   constexpr int64_t tallest = 4;
   const int64_t widest = target.vectorRegisters >= 32 && columns >= 4 * width ? 4 : columns >= 2 * width ? 2 : 1;
 
+  const bool isByLength = multipliesByLength(op);
   explainChoice(op, [&] {
     return "dot of " + std::to_string(rows) + " x " + std::to_string(columns) + ": element by element, " +
            std::to_string(std::min(tallest, rows)) + " rows by " + std::to_string(widest) + " vectors of " +
-           std::to_string(width) + " columns at once, since " + target.name + " has " +
+           std::to_string(width) + " columns at once" +
+           (isByLength ? ", 8 rows by two vectors where they are longer" : "") + ", since " + target.name + " has " +
            std::to_string(target.vectorRegisters) + " registers of " + std::to_string(target.vectorBits) + " bits";
   });
   const Ahead leftAhead = aheadOf(op, op.getA()), rightAhead = aheadOf(op, op.getB());
-  const auto [rowsEnd, columnsEnd] = wantedOf(op);
+  const std::array<Value, 2> ends = wantedOf(op);
+  const auto [rowsEnd, columnsEnd] = ends;
   auto visitColumns = [&, rowsEnd = rowsEnd, columnsEnd = columnsEnd](int64_t lanes, int64_t chunks, int64_t from,
                                                                       int64_t to) {
     Panel panel{right ? *right : allocate({left.shape[1], lanes * chunks}, element), {}, {}};
@@ -136,14 +139,20 @@ void KernelLowering::lowerDot(DotOp op) {
     };
     loop(from, to, lanes * chunks, visitPanel, columnsEnd);
   };
-  int64_t column = 0;
-  for (int64_t chunks = widest, lanes = width; column < columns;) {
-    int64_t end = column + (columns - column) / (lanes * chunks) * (lanes * chunks);
-    if (end > column)
-      visitColumns(lanes, chunks, column, end);
-    column = end;
-    (chunks > 1 ? chunks : lanes) /= 2;
-  }
+  auto visitAll = [&] {
+    int64_t column = 0;
+    for (int64_t chunks = widest, lanes = width; column < columns;) {
+      int64_t end = column + (columns - column) / (lanes * chunks) * (lanes * chunks);
+      if (end > column)
+        visitColumns(lanes, chunks, column, end);
+      column = end;
+      (chunks > 1 ? chunks : lanes) /= 2;
+    }
+  };
+  if (isByLength)
+    forEitherLength([&] { multiplyByLength(op, left, right, result, ends); }, visitAll);
+  else
+    visitAll();
   Operation *adds = adding.lookup(op);
   scopes.back()->buffers[adds ? Value(adds->getResult(0)) : op.getResult()] = result;
 }

@@ -55,6 +55,11 @@ struct Bounds {
   Value lo, end, inside;
 };
 
+// Of a vector whose length the processor decides: so many for each 16 bytes of it.
+inline mlir::VectorType scalableOf(mlir::Type element, int64_t lanes) {
+  return mlir::VectorType::get({lanes}, element, {true});
+}
+
 class Emitter {
 public:
   // A block that is being written, and what is known in it.

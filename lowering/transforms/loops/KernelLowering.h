@@ -162,6 +162,7 @@ private:
   bool isGuarded(const Access &access);
   // None when all lanes are known to be in bounds.
   Value maskOf(const Access &access, const Place &place, int64_t extent);
+  Value underMask(Value vector); // as masked loads and stores take it
   Value evaluateLoad(LoadOp op, const Place &place);
   void prefetchNext(LoadOp op, Value pointer, const Place &place);
   void prefetchNext(LoadOp op, const Place &place);
@@ -247,6 +248,20 @@ private:
   void dotBlock(DotOp op, const Buffer &left, const Ahead &ahead, const Panel &right, const Buffer &result, Coord row,
                 int64_t rows, Coord column, int64_t width, int64_t chunks);
 
+  //===- LengthDot.cpp: in vectors of any length -----------------------------------------------------------------===//
+
+  bool multipliesByLength(DotOp op);
+  // `right`: the right operand, where it is in memory as it is multiplied; `ends`: the rows and columns that are
+  // wanted.
+  void multiplyByLength(DotOp op, const Buffer &left, const std::optional<Buffer> &right, const Buffer &result,
+                        std::array<Value, 2> ends);
+  void dotBlockByLength(DotOp op, const Buffer &left, const Panel &right, const Buffer &result, Coord row,
+                        Coord column);
+
+  // The products of two tiles of vectors of an atom's operands, register by register, by rows and then columns.
+  Buffer matrixSumsByLength(const Atom &atom, const Buffer &left, Coord leftTile, const Buffer &right, Coord rightTile,
+                            Type element);
+
   //===- MatrixDot.cpp -----------------------------------------------------------------------------------------===//
 
   bool lowerMatrixDot(DotOp op); // false: no instruction multiplies such matrices
@@ -255,6 +270,8 @@ private:
   Buffer matricesOfRows(Value tile, const Atom &atom, int64_t together);
   Buffer matricesOfColumns(Value tile, const Atom &atom, int64_t together);
   Values perfectShuffles(Values vectors); // a power of two of them
+  // `down` by `across` numbers of the result in registers at a time.
+  void multiplyMatrices(DotOp op, const Atom &atom, const Buffer &result, int64_t down, int64_t across, bool byLength);
 
   //===- Contract.cpp: products with packed weights ------------------------------------------------------------===//
 
@@ -327,11 +344,13 @@ private:
   struct ProductSums {
     Atom atom;
     FieldPlan plan;
-    int64_t across, firstValue;     // the tile's vectors of values, and the place of the first one in a unit
-    int64_t perBlock;               // operands
-    bool byLanes;                   // those of the left operand are to be added up over the lanes
-    Values sums, ofLeft;            // by [row block][operand], and by row block; none: not yet read from memory
-    std::optional<Buffer> memory{}; // of i32, by [row block][operand of a unit][unit][lane], then of the left operand
+    int64_t across, firstValue; // the tile's vectors of values, and the place of the first one in a unit
+    int64_t perBlock;           // operands
+    bool byLanes;               // those of the left operand are to be added up over the lanes
+    int64_t segments = 1;       // of a unit, in vectors of any length
+    Values sums, ofLeft;        // by [row block][operand], and by row block; none: not yet read from memory
+    std::optional<Buffer>
+        memory{}; // of i32, by [row block][operand of a segment][segment][lane], then of the left operand
     std::map<std::pair<int64_t, int>, Value> corrections{}; // by row block and factor
   };
   // `together`: none is used before all are complete.
@@ -358,6 +377,8 @@ private:
   //===- SegmentDot.cpp: products in vectors of any length -----------------------------------------------------===//
 
   std::optional<SegmentShape> segmentsOf(const Contraction &contraction);
+  // Code for vectors of `fewest` segments of 16 bytes or more, and for shorter ones: the processor decides.
+  void forEitherLength(llvm::function_ref<void()> longer, llvm::function_ref<void()> asNeon, int64_t fewest = 2);
   // In vectors of any length where they are longer than NEON's.
   void contractByLength(mlir::scf::ForOp op, const Contraction &contraction, ArrayRef<Buffer> results);
   ProductSums productsInSegments(DotOp dot, const Contraction &contraction, const RegisterTile &tile);

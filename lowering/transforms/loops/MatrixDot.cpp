@@ -82,33 +82,66 @@ bool KernelLowering::lowerMatrixDot(DotOp op) {
   const int64_t depth = shapeOf(op.getA().getType())[1];
   if (!atom || rows % atom->rows || columns % (atom->lanes * atom->block) || depth % (atom->rows * atom->block))
     return false;
-  // Four by four accumulators: half of the registers, and more than enough products under way.
-  constexpr int64_t across = 8;
-  const int64_t down = std::min<int64_t>(rows & -rows, 8);
+  // Four by four accumulators: half of the registers, and more than enough products under way. In vectors of any length
+  // eight by two, of 64 bytes.
+  constexpr int64_t across = 8, acrossByLength = 16;
+  const int64_t down = std::min<int64_t>(rows & -rows, 8), downByLength = std::min<int64_t>(rows & -rows, 16);
+  const bool isByLength = target.scalableVectors && *atom->scalable && columns % acrossByLength == 0;
   explainChoice(op, [&] {
     return "dot of " + std::to_string(rows) + " x " + std::to_string(columns) + ": " + atom->name + ", " +
-           std::to_string(down) + " x " + std::to_string(across) + " at once, since " + target.name + " has " +
-           atom->feature;
+           std::to_string(down) + " x " + std::to_string(across) + " at once" +
+           (isByLength ? ", " + std::to_string(downByLength) + " x " + std::to_string(acrossByLength) +
+                             " in vectors of any length where they are longer than NEON's"
+                       : "") +
+           ", since " + target.name + " has " + atom->feature;
   });
+  auto known = inPlace.find(op);
+  Buffer result = known == inPlace.end() ? allocate({rows, columns}, element) : known->second;
+  if (isByLength)
+    forEitherLength([&] { multiplyMatrices(op, *atom, result, downByLength, acrossByLength, /*byLength=*/true); },
+                    [&] { multiplyMatrices(op, *atom, result, down, across, /*byLength=*/false); });
+  else
+    multiplyMatrices(op, *atom, result, down, across, /*byLength=*/false);
+  Operation *adds = adding.lookup(op);
+  scopes.back()->buffers[adds ? Value(adds->getResult(0)) : op.getResult()] = result;
+  return true;
+}
+
+void KernelLowering::multiplyMatrices(DotOp op, const Atom &atom, const Buffer &result, int64_t down, int64_t across,
+                                      bool byLength) {
+  const int64_t rows = shapeOf(op.getType())[0], columns = shapeOf(op.getType())[1];
   // Rows and columns change places in what was transposed.
   auto transposed = [&](Value tile) { return bufferOf(tile) ? TransposeOp() : tile.getDefiningOp<TransposeOp>(); };
   TransposeOp fromA = transposed(op.getA()), fromB = transposed(op.getB());
-  if (rows % (atom->rows * atom->block))
+  if (rows % (atom.rows * atom.block))
     fromA = {};
-  const Buffer operands[] = {
-      fromA ? matricesOfColumns(fromA.getSource(), *atom, down) : matricesOfRows(op.getA(), *atom, down),
-      fromB ? matricesOfRows(fromB.getSource(), *atom, across) : matricesOfColumns(op.getB(), *atom, across)};
-  auto known = inPlace.find(op);
-  Buffer result = known == inPlace.end() ? allocate({rows, columns}, element) : known->second;
-  Operation *adds = adding.lookup(op);
-  const int64_t width = atom->rows * atom->block, steps = depth / atom->block, unroll = steps % 4 ? 1 : 4;
+  const Buffer left = fromA ? matricesOfColumns(fromA.getSource(), atom, down) : matricesOfRows(op.getA(), atom, down);
+  const Buffer right =
+      fromB ? matricesOfRows(fromB.getSource(), atom, across) : matricesOfColumns(op.getB(), atom, across);
+  const int64_t width = atom.rows * atom.block, steps = left.shape[1], unroll = steps % 4 ? 1 : 4;
+  const bool isNew = matchPattern(op.getAcc(), m_Zero()) || matchPattern(op.getAcc(), m_AnyZeroFloat());
 
   auto multiplyTile = [&](Coord row, Coord column) {
     SmallVector<Fragment> fragments;
-    for (int64_t i = 0; i < down; i += atom->rows)
-      for (int64_t j = 0; j < across; j += atom->lanes)
-        fragments.push_back({row + i, column + j, atom->rows, atom->rows * atom->lanes, int64_t(fragments.size())});
+    for (int64_t i = 0; i < down; i += atom.rows)
+      for (int64_t j = 0; j < across; j += atom.lanes)
+        fragments.push_back({row + i, column + j, atom.rows, atom.rows * atom.lanes, int64_t(fragments.size())});
     FragmentValues nothing;
+    const Coord leftTile = dividedBy(row, down), rightTile = dividedBy(column, across);
+    if (byLength) { // the rows of a register at a time: all of them are more than there are registers
+      const Buffer products = matrixSumsByLength(atom, left, leftTile, right, rightTile, result.element);
+      const size_t together = size_t(across / atom.lanes);
+      for (size_t first = 0; first < fragments.size(); first += together) {
+        ArrayRef<Fragment> some = ArrayRef(fragments).slice(first, together);
+        Values sums;
+        for (const Fragment &fragment : some) {
+          Value product = readNow(products, Place{{Coord{{}, fragment.number * fragment.lanes}}, 0, fragment.lanes});
+          sums.push_back(isNew ? product : added(evaluateFragment(op.getAcc(), fragment, nothing), product));
+        }
+        writeFragments(result, some, sums, adding.lookup(op));
+      }
+      return;
+    }
     Values sums;
     for (const Fragment &fragment : fragments)
       sums.push_back(evaluateFragment(op.getAcc(), fragment, nothing));
@@ -120,25 +153,23 @@ bool KernelLowering::lowerMatrixDot(DotOp op) {
     for (int64_t i = 0; i < unroll; ++i) {
       Coord step{loop.getInductionVar(), i, unroll};
       Values lefts, rights;
-      for (int64_t j = 0; j < down / atom->rows; ++j)
-        lefts.push_back(read(operands[0], Place{{dividedBy(row, down), step, Coord{{}, j * width}}, 2, width}));
-      for (int64_t j = 0; j < across / atom->lanes; ++j)
-        rights.push_back(read(operands[1], Place{{dividedBy(column, across), step, Coord{{}, j * width}}, 2, width}));
+      for (int64_t j = 0; j < down / atom.rows; ++j)
+        lefts.push_back(read(left, Place{{leftTile, step, Coord{{}, j * width}}, 2, width}));
+      for (int64_t j = 0; j < across / atom.lanes; ++j)
+        rights.push_back(read(right, Place{{rightTile, step, Coord{{}, j * width}}, 2, width}));
       for (auto [number, sum] : llvm::enumerate(sums))
-        sum = multiply(*atom, lefts[number / rights.size()], rights[number % rights.size()], sum);
+        sum = multiply(atom, lefts[number / rights.size()], rights[number % rights.size()], sum);
     }
     here();
     scf::YieldOp::create(builder, loc, sums);
     close();
-    writeFragments(result, fragments, Values(loop.getResults()), adds);
+    writeFragments(result, fragments, Values(loop.getResults()), adding.lookup(op));
   };
   const auto [rowsEnd, columnsEnd] = wantedOf(op);
   auto multiplyRows = [&, rowsEnd = rowsEnd](Coord column) {
     loop(0, rows, down, [&](Coord row) { multiplyTile(row, column); }, rowsEnd);
   };
   loop(0, columns, across, multiplyRows, columnsEnd);
-  scopes.back()->buffers[adds ? Value(adds->getResult(0)) : op.getResult()] = result;
-  return true;
 }
 
 } // namespace bitloom::loops

@@ -22,6 +22,9 @@ Value KernelLowering::insertBits(Value into, Value from, int shift) {
   auto splat = [&](int value) { return constant(builder.getI8IntegerAttr(int8_t(value)), lanes); };
   bool left = shift > 0;
   int by = left ? shift : -shift;
+  if (target.family == Family::Cpu_aarch64 && cast<VectorType>(into.getType()).isScalable())
+    return callIntrinsic(left ? "llvm.aarch64.sve.sli.nxv16i8" : "llvm.aarch64.sve.sri.nxv16i8", into.getType(),
+                         {into, from, constant(builder.getI32IntegerAttr(by))});
   if (target.family == Family::Cpu_aarch64 && lanes == 16)
     return callIntrinsic(left ? "llvm.aarch64.neon.vsli.v16i8" : "llvm.aarch64.neon.vsri.v16i8", into.getType(),
                          {into, from, constant(builder.getI32IntegerAttr(by))});
@@ -50,8 +53,8 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const ll
     Value &known = loaded[size_t(number)];
     return known ? known : known = byteAt(number);
   };
-  // SVE's operations with immediates write over their operand, which most often is wanted once more. And beside code
-  // for it, LLVM would form the ladder's masks anew for each use.
+  // SVE's operations with immediates, but shifts, write over their operand, which most often is wanted once more. And
+  // beside code for it, LLVM would form the ladder's masks anew for each use.
   const bool besideIt = target.scalableVectors && plan.method == FieldPlan::Method::Ladder && plan.unit.bytes == 1;
   auto splat = [&](Value like, int value) {
     Value all = splatLike(like, builder.getI8IntegerAttr(int8_t(value)));
@@ -60,7 +63,9 @@ KernelLowering::Values KernelLowering::takeApart(const FieldPlan &plan, const ll
   auto masked = [&](Value value, int mask) {
     return (mask & 0xff) == 0xff ? value : index<arith::AndIOp>(value, splat(value, mask));
   };
-  auto raised = [&](Value value, int by) { return by ? index<arith::ShLIOp>(value, splat(value, by)) : value; };
+  auto raised = [&](Value value, int by) {
+    return by ? index<arith::ShLIOp>(value, splatLike(value, builder.getI8IntegerAttr(int8_t(by)))) : value;
+  };
   const int bits = plan.bits, all = (1 << bits) - 1, top = all << (8 - bits);
   Values result;
   for (int i = 0; i < plan.operands(); ++i) {

@@ -85,7 +85,7 @@ func.func @rows3(%view: !tile.view<?x?xi8>, %i: i64) -> tensor<8x128xi8> {
   // CHECK: tile.unpack %[[LOW_ROWS]] <"bits=2,order=fragments,block=128"> : tensor<8x32xi8> -> tensor<8x128xi8>
   // CHECK: %[[HIGH:.*]] = tile.load %{{.*}} dims [0, 1] : {{.*}} -> tensor<2x64xi8>
   // CHECK: %[[HIGH_ROWS:.*]] = tile.reshape %[[HIGH]] : tensor<2x64xi8> -> tensor<8x16xi8>
-  // CHECK: tile.unpack %[[HIGH_ROWS]] <"bits=1,order=fragments,block=128"> : tensor<8x16xi8> -> tensor<8x128xi8>
+  // CHECK: tile.unpack %[[HIGH_ROWS]] <"bits=1,order=fragments2,block=128"> : tensor<8x16xi8> -> tensor<8x128xi8>
   %bytes = tile.load %view[%i, %i] dims [0, 1] : !tile.view<?x?xi8> -> tensor<2x192xi8>
   %w = tile.unpack %bytes <"bits=3,order=fragments,block=128,rows=4"> : tensor<2x192xi8> -> tensor<8x128xi8>
   return %w : tensor<8x128xi8>

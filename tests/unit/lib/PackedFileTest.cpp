@@ -135,8 +135,8 @@ TEST_F(PackedFiles, TruncationIsNamed) {
 
 TEST_F(PackedFiles, AnotherFileOrVersionIsNamed) {
   written();
-  rewrite([](std::string &bytes) { bytes[8] = 2; });
-  EXPECT_EQ(openingSays(), path + ": expected version 1 of packed weights, got version 2: a newer bitloom wrote it");
+  rewrite([](std::string &bytes) { bytes[8] = 3; });
+  EXPECT_EQ(openingSays(), path + ": expected version 2 of packed weights, got version 3: a newer bitloom wrote it");
   rewrite([](std::string &bytes) { bytes[0] = 'b'; });
   EXPECT_EQ(openingSays(), path + ": expected a file of packed weights, which begins with BITLOOMW, got another one");
   EXPECT_EQ(messageOf([&] { PackedFile::open(folder); }),

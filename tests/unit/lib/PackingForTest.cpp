@@ -32,10 +32,11 @@ TEST(PackingFor, MatricesNeedRows) {
   EXPECT_EQ(activationPackingFor(matrices, 16).toString(), "bits=8,order=columns,block=8,rows=8,lanes=2,bias=none");
 }
 
-// A block of a panel fills vectors of 64 bytes, where values share single bytes.
+// A block of a panel fills vectors of 64 bytes.
 TEST(PackingFor, VectorsOfAnyLengthHaveSeveralUnits) {
   EXPECT_EQ(spelled("aarch64+sve2", 4, 1), spelled("aarch64+dotprod", 4, 1));
-  EXPECT_EQ(spelled("aarch64+sve2", 3, 1), spelled("aarch64+dotprod", 3, 1));
+  EXPECT_EQ(spelled("aarch64+sve2", 3, 1), "bits=3,order=columns,block=4,rows=128,lanes=4,bias=low");
+  EXPECT_EQ(spelled("aarch64+i8mm+sve2", 6, 16), "bits=6,order=columns,block=8,rows=32,lanes=2,bias=none");
   EXPECT_EQ(spelled("aarch64+sve2", 1, 1), "bits=1,order=columns,block=4,rows=128,lanes=4,bias=none");
   EXPECT_EQ(spelled("aarch64+i8mm+sve2", 4, 16), "bits=4,order=columns,block=8,rows=16,lanes=2,bias=none");
 }

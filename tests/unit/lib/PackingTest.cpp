@@ -311,11 +311,12 @@ TEST(Packing, TextRoundTrips) {
   EXPECT_EQ((Packing{4, Order::Planar, 128}).toString(), "bits=4,order=planar,block=128");
   EXPECT_EQ(Packing::parse("block=16,bits=3,order=high"), (Packing{3, Order::HighFirst, 16}));
   EXPECT_EQ(messageOf([] { Packing::parse("bits=4,order=middle,block=8"); }),
-            "expected an order of low, high, planar, fragments, columns, got 'middle'");
+            "expected an order of low, high, planar, fragments, fragments2, fragments4, columns, got 'middle'");
   for (const char *text : {"", "bits=4", "bits=4,order=low", "bits=4x,order=low,block=8",
                            "bits=4,bits=4,order=low,block=8", "bits,order=low,block=8", "width=4,order=low,block=8"})
     EXPECT_EQ(messageOf([&] { Packing::parse(text); }),
-              "expected bits=N,order=(low, high, planar, fragments, columns),block=N and, of columns, rows=N,lanes=N,"
+              "expected bits=N,order=(low, high, planar, fragments, fragments2, fragments4, columns),block=N and, of "
+              "columns, rows=N,lanes=N,"
               "bias=(none, low, all), got '" +
                   std::string(text) + "'");
   EXPECT_EQ(messageOf([] { Packing::parse("bits=0,order=low,block=8"); }), "expected 1 to 8 bits, got 0");

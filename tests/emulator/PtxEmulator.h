@@ -4,8 +4,9 @@
 // Global addresses are the host's own, and every access must lie in a range that was allowed. Shared memory starts out
 // as garbage and is watched: conflicting accesses that no barrier, mbarrier or wait orders are an error, also those of
 // copies and tensor cores, and what these read must have been fenced (fence.proxy.async) when threads wrote it.
-// Asynchronous work is done when it is issued; only the race check sees that it might come later. The threads of a warp
-// meet at each instruction that needs them all, those of a warpgroup at each wgmma. Anything unknown throws.
+// Asynchronous work is done when it is issued; only the race check sees that it might come later, and the check that a
+// wait by parity is for the phase before the current one, whatever comes late. The threads of a warp meet at each
+// instruction that needs them all, those of a warpgroup at each wgmma. Anything unknown throws.
 #pragma once
 
 #include <array>

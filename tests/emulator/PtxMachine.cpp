@@ -26,7 +26,7 @@ Machine::Machine(const Module &module, const std::map<uint64_t, uint64_t> &allow
                                                     {"membar", &Machine::nothing},
                                                     {"prefetch", &Machine::nothing},
                                                     {"prefetchu", &Machine::nothing},
-                                                    {"griddepcontrol", &Machine::nothing},
+                                                    {"griddepcontrol", &Machine::dependency},
                                                     {"nanosleep", &Machine::nothing},
                                                     {"discard", &Machine::nothing}};
   static const std::map<std::string, MeetingStep> meetings = {{"shfl", &Machine::shuffle},

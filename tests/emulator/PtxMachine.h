@@ -35,8 +35,11 @@ struct Thread {
   // The last test of an mbarrier that failed: of which, and where. The second in a row makes the thread wait.
   uint64_t waitsOn = 0;
   size_t failedAt = ~size_t{0};
-  bool yields = false; // lets others go first
+  bool yields = false;     // lets others go first
+  bool hasAwaited = false; // the launch before this one: griddepcontrol.wait
   int clusterArrivals = 0, clusterWaits = 0;
+  // mbarriers: its own, that a fence has made known to whoever waits for its next arrival; and those it knows of so.
+  Clock announces, initialised;
   int lane() const { return id % 32; }
   Stamp stamp() const { return {slot, knows.seen[slot]}; }
   void tick() { knows.seen.raise({slot, knows.seen[slot] + 1}); }
@@ -55,6 +58,7 @@ struct Warp {
 struct NamedBarrier {
   int arrived = 0, expected = 0; // for a cluster, expected counts the times it was passed
   Knowledge knows;
+  Clock initialised; // mbarriers that were announced, for a cluster
   std::vector<Thread *> waiting;
 };
 
@@ -63,6 +67,7 @@ struct Mbarrier {
   uint64_t phase = 0;
   Knowledge arrived, completed; // of this phase so far, of those before
   int slot = -1;                // of the copies that complete on it
+  int phases = -1;              // the slot that counts its phases
   uint32_t copies = 0;
 };
 
@@ -132,6 +137,7 @@ private:
   void call(Thread &t, const Instruction &i);
   void trap(Thread &t, const Instruction &i) { fail("a trap"); }
   void nothing(Thread &t, const Instruction &i) {}
+  void dependency(Thread &t, const Instruction &i) { t.hasAwaited |= i.has("wait"); }
 
   // PtxMachineMemory.cpp
   struct SharedPlace {
@@ -142,11 +148,12 @@ private:
   SharedPlace placeOf(const Thread &t, uint64_t address, const Instruction &i);
   void reach(const Thread &t, Block &block, Stamp by); // an access that must come before the block's end
   uint8_t *sharedAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i);
-  uint8_t *globalAt(uint64_t address, size_t bytes, size_t alignment, const Instruction &i);
+  uint8_t *globalAt(const Thread &t, uint64_t address, size_t bytes, size_t alignment, const Instruction &i);
   void watchGlobal(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i);
   uint8_t *memoryAt(Thread &t, uint64_t address, size_t bytes, bool isWrite, const Instruction &i);
   void load(Thread &t, const Instruction &i);
   void store(Thread &t, const Instruction &i);
+  void storeAsync(Thread &t, const Instruction &i);
   void atomic(Thread &t, const Instruction &i);
   void convertAddress(Thread &t, const Instruction &i);
   void mapAddress(Thread &t, const Instruction &i);
@@ -173,6 +180,7 @@ private:
   void mbarrier(Thread &t, const Instruction &i);
   void waitForMbarrier(Thread &t, const Instruction &i);
   Mbarrier &mbarrierAt(const Thread &t, SharedPlace place, const Instruction &i);
+  void expectBytes(Mbarrier &barrier, int64_t bytes, const Instruction &i);
   void arrive(Thread &t, SharedPlace place, int64_t count, int64_t bytes, const Instruction &i);
   void completeIfDone(SharedPlace place, Mbarrier &barrier);
   void await(AsyncGroups &groups, uint64_t left, Knowledge &knows);

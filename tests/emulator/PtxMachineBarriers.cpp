@@ -1,6 +1,8 @@
 // Barriers of blocks and clusters, mbarriers, fences, and waits for groups of asynchronous work.
 #include "bitloom/tests/emulator/PtxMachine.h"
 
+#include <cstdlib>
+
 namespace bitloom::ptx {
 
 //===- Named barriers ---------------------------------------------------------------------------------------------===//
@@ -61,12 +63,14 @@ void Machine::clusterArrive(Thread &t, const Instruction &i) {
     t.tick();
   else
     t.release(clusterBarrier.knows);
+  clusterBarrier.initialised.join(t.announces);
   if (++clusterBarrier.arrived < int(cluster.size()) * module.threads)
     return;
   clusterBarrier.arrived = 0;
   ++clusterBarrier.expected;
   for (Thread *waiting : clusterBarrier.waiting) {
     waiting->knows.join(clusterBarrier.knows);
+    waiting->initialised.join(clusterBarrier.initialised);
     waiting->status = Thread::Ready;
   }
   clusterBarrier.waiting.clear();
@@ -76,8 +80,10 @@ void Machine::clusterWait(Thread &t, const Instruction &i) {
   if (t.clusterArrivals == t.clusterWaits)
     fail("a wait at the cluster's barrier with no arrival before: " + i.text);
   ++t.clusterWaits;
-  if (clusterBarrier.expected >= t.clusterWaits)
+  if (clusterBarrier.expected >= t.clusterWaits) {
+    t.initialised.join(clusterBarrier.initialised);
     return t.knows.join(clusterBarrier.knows);
+  }
   t.status = Thread::AtClusterBarrier;
   clusterBarrier.waiting.push_back(&t);
 }
@@ -85,6 +91,8 @@ void Machine::clusterWait(Thread &t, const Instruction &i) {
 //===- Fences and groups ------------------------------------------------------------------------------------------===//
 
 void Machine::fence(Thread &t, const Instruction &i) {
+  if (i.has("mbarrier_init"))
+    return t.announces.raise(t.stamp()), t.tick();
   if (!i.has("proxy") || !(i.has("async") || i.has("async::generic")) || (!i.isShared && i.has("async::global")))
     return;
   t.knows.fenced = t.knows.seen;
@@ -107,7 +115,8 @@ Mbarrier &Machine::mbarrierAt(const Thread &t, SharedPlace place, const Instruct
   auto found = place.block.mbarriers.find(place.address);
   if (found == place.block.mbarriers.end())
     fail("no mbarrier at the address: " + i.text);
-  place.block.memory.checkOrdered(place.address, t.knows.seen, i.text);
+  if (!place.block.memory.isOrdered(place.address, t.initialised))
+    place.block.memory.checkOrdered(place.address, t.knows.seen, i.text);
   return found->second;
 }
 
@@ -117,9 +126,19 @@ void Machine::completeIfDone(SharedPlace place, Mbarrier &barrier) {
   barrier.completed = barrier.arrived;
   barrier.pending = barrier.expected;
   ++barrier.phase;
+  if (barrier.phases < 0)
+    barrier.phases = newSlot(false);
+  barrier.completed.seen.raise({barrier.phases, uint32_t(barrier.phase)});
   for (Thread &t : place.block.threads)
     if (t.status == Thread::AtMbarrier && t.waitsOn == place.address)
       t.status = Thread::Ready;
+}
+
+void Machine::expectBytes(Mbarrier &barrier, int64_t bytes, const Instruction &i) {
+  constexpr int64_t most = (1 << 20) - 1;
+  barrier.bytes += bytes;
+  if (std::abs(barrier.bytes) > most)
+    fail("expected at most 2^20 - 1 bytes on their way: " + i.text);
 }
 
 void Machine::arrive(Thread &t, SharedPlace place, int64_t count, int64_t bytes, const Instruction &i) {
@@ -132,7 +151,7 @@ void Machine::arrive(Thread &t, SharedPlace place, int64_t count, int64_t bytes,
   else
     t.release(barrier.arrived);
   barrier.pending -= count;
-  barrier.bytes += bytes;
+  expectBytes(barrier, bytes, i);
   completeIfDone(place, barrier);
 }
 
@@ -162,7 +181,7 @@ void Machine::mbarrier(Thread &t, const Instruction &i) {
     place.block.mbarriers.erase(place.address);
     sharedAt(t, addressOf(t, i.operands[at]), 8, true, i);
   } else if (what == "expect_tx") {
-    barrier.bytes += given(0);
+    expectBytes(barrier, given(0), i);
   } else if (what == "complete_tx") {
     barrier.bytes -= given(0);
     completeIfDone(place, barrier);
@@ -188,6 +207,11 @@ void Machine::waitForMbarrier(Thread &t, const Instruction &i) {
   bool isOver = i.has("parity") ? (barrier.phase & 1) != (phase & 1) : barrier.phase > phase;
   write(t, i.operands[0], isOver);
   if (isOver) {
+    // Two phases earlier it would have ended as well, unless the thread knows that these are over.
+    if (i.has("parity") && barrier.phase >= 2 && t.knows.seen[barrier.phases] + 1 < barrier.phase)
+      fail("a wait that an earlier phase of the same parity could have ended: " + i.text);
+    if (barrier.phases >= 0)
+      t.knows.seen.raise({barrier.phases, uint32_t(barrier.phase)});
     if (!i.has("relaxed"))
       t.knows.join(barrier.completed);
     t.failedAt = ~size_t{0};

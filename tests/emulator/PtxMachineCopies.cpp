@@ -103,7 +103,7 @@ void Machine::copyAsync(Thread &t, const Instruction &i) {
   uint8_t *to = block.memory.at(at, bytes, bytes, {stamp, &t.knows, true, false}, i.text);
   std::memset(to, 0, bytes);
   if (given)
-    std::memcpy(to, globalAt(addressOf(t, i.operands[1]), given, bytes, i), given);
+    std::memcpy(to, globalAt(t, addressOf(t, i.operands[1]), given, bytes, i), given);
 }
 
 //===- Bulk copies ------------------------------------------------------------------------------------------------===//
@@ -135,7 +135,7 @@ void Machine::copyBulk(Thread &t, const Instruction &i) {
     fail("expected a multiple of 16 bytes: " + i.text);
   if (i.has("bulk_group")) {
     auto [block, at] = placeOf(t, addressOf(t, i.operands[1]), i);
-    uint8_t *to = globalAt(addressOf(t, i.operands[0]), bytes, 16, i);
+    uint8_t *to = globalAt(t, addressOf(t, i.operands[0]), bytes, 16, i);
     std::memcpy(to, block.memory.at(at, bytes, 16, {bulkStoreStamp(t), &t.knows, false, true}, i.text), bytes);
     return;
   }
@@ -144,7 +144,7 @@ void Machine::copyBulk(Thread &t, const Instruction &i) {
   SharedPlace to = placeOf(t, addressOf(t, i.operands[0]), i), signal = placeOf(t, addressOf(t, i.operands.at(3)), i);
   Stamp stamp = copyStamp(t, signal, i);
   reach(t, to.block, stamp);
-  const uint8_t *from = globalAt(addressOf(t, i.operands[1]), bytes, 16, i);
+  const uint8_t *from = globalAt(t, addressOf(t, i.operands[1]), bytes, 16, i);
   std::memcpy(to.block.memory.at(to.address, bytes, 16, {stamp, &t.knows, true, true}, i.text), from, bytes);
   finishCopy(t, signal, stamp, int64_t(bytes), i);
 }
@@ -209,7 +209,7 @@ void Machine::loadBox(Thread &t, const Instruction &i, const TensorMap &map, std
       auto from = at;
       from[0] += first;
       size_t count = size_t((last - first) * size);
-      std::memcpy(line.data() + first * size, globalAt(addressIn(map, from), count, 1, i), count);
+      std::memcpy(line.data() + first * size, globalAt(t, addressIn(map, from), count, 1, i), count);
     }
     for (int64_t k = 0; k < inner; k += 16) {
       uint64_t address = swizzled(to.address + row * inner + k, map.swizzle);
@@ -238,7 +238,7 @@ void Machine::storeBox(Thread &t, const Instruction &i, const TensorMap &map, st
     for (int64_t k = 0; k < map.box[0]; ++k, ++element[0]) {
       if (!isInside(written, element, 0))
         continue;
-      uint8_t *to = globalAt(addressIn(map, element), size, size, i);
+      uint8_t *to = globalAt(t, addressIn(map, element), size, size, i);
       uint64_t value = 0, old = 0;
       std::memcpy(&value, line.data() + k * size, size);
       std::memcpy(&old, to, size);

@@ -35,7 +35,9 @@ uint8_t *Machine::sharedAt(Thread &t, uint64_t address, size_t bytes, bool isWri
   return block.memory.at(at, bytes, bytes, {t.stamp(), &t.knows, isWrite, false}, i.text);
 }
 
-uint8_t *Machine::globalAt(uint64_t address, size_t bytes, size_t alignment, const Instruction &i) {
+uint8_t *Machine::globalAt(const Thread &t, uint64_t address, size_t bytes, size_t alignment, const Instruction &i) {
+  if (module.overlapsPrevious && !t.hasAwaited)
+    fail("before griddepcontrol.wait: " + i.text);
   if (address % alignment)
     fail("misaligned access: " + i.text);
   auto found = allowed.upper_bound(address);
@@ -70,7 +72,7 @@ uint8_t *Machine::memoryAt(Thread &t, uint64_t address, size_t bytes, bool isWri
   if (isShared)
     return sharedAt(t, address, bytes, isWrite, i);
   watchGlobal(t, address, bytes, isWrite, i);
-  return globalAt(address, bytes, bytes, i);
+  return globalAt(t, address, bytes, bytes, i);
 }
 
 static size_t vectorWidth(const Instruction &i) { return i.has("v8") ? 8 : i.has("v4") ? 4 : i.has("v2") ? 2 : 1; }
@@ -99,6 +101,8 @@ void Machine::load(Thread &t, const Instruction &i) {
 void Machine::store(Thread &t, const Instruction &i) {
   if (i.has("param") || i.has("local"))
     return;
+  if (i.has("async"))
+    return storeAsync(t, i);
   const Operand &to = i.operands[0], &from = i.operands[1];
   Type type = i.types.back();
   size_t width = vectorWidth(i), bytes = type.bits / 8;
@@ -109,13 +113,34 @@ void Machine::store(Thread &t, const Instruction &i) {
   }
 }
 
+// To a block's shared memory, with as many bytes for its mbarrier, whose phase also hands on what this thread knows (a
+// release among the cluster). By the generic proxy.
+void Machine::storeAsync(Thread &t, const Instruction &i) {
+  const Type type = i.types.back();
+  if (!i.has("mbarrier::complete_tx::bytes") || (type.bits != 32 && type.bits != 64))
+    fail("unknown instruction: " + i.text);
+  SharedPlace to = placeOf(t, addressOf(t, i.operands[0]), i), signal = placeOf(t, addressOf(t, i.operands.at(2)), i);
+  if (&to.block != &signal.block)
+    fail("expected an mbarrier in the shared memory that is written: " + i.text);
+  const size_t width = vectorWidth(i), bytes = type.bits / 8;
+  Stamp stamp = copyStamp(t, signal, i);
+  reach(t, to.block, stamp);
+  uint8_t *place = to.block.memory.at(to.address, bytes * width, bytes * width, {stamp, &t.knows, true, false}, i.text);
+  for (size_t k = 0; k < width; ++k) {
+    uint64_t value = read(t, width == 1 ? i.operands[1] : i.operands[1].parts[k]);
+    std::memcpy(place + k * bytes, &value, bytes);
+  }
+  t.release(mbarrierAt(t, signal, i).arrived);
+  finishCopy(t, signal, stamp, int64_t(bytes * width), i);
+}
+
 // Of global memory alone: blocks run one after the other, so nothing comes between.
 void Machine::atomic(Thread &t, const Instruction &i) {
   Type type = i.types.back();
   size_t at = i.op == "red" ? 0 : 1;
   if (i.isShared)
     fail("unknown instruction: " + i.text);
-  uint8_t *memory = globalAt(addressOf(t, i.operands[at]), type.bits / 8, type.bits / 8, i);
+  uint8_t *memory = globalAt(t, addressOf(t, i.operands[at]), type.bits / 8, type.bits / 8, i);
   uint64_t old = 0;
   std::memcpy(&old, memory, type.bits / 8);
   uint64_t given = read(t, i.operands[at + 1]) & mask(type.bits), next;

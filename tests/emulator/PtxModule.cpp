@@ -382,6 +382,7 @@ void Module::parseInstruction(std::string text) {
     }
   }
   classify(i);
+  overlapsPrevious |= i.op == "griddepcontrol";
   code.push_back(i);
 }
 

@@ -93,6 +93,7 @@ struct Module {
   int wordCount = 0, mapCount = 0;
   std::map<std::string, std::vector<uint8_t>> globals;
   std::map<std::string, uint64_t> sharedSymbols; // to addresses
+  bool overlapsPrevious = false;                 // reads and writes memory after griddepcontrol.wait only
   uint64_t staticBytes = 0;                      // of shared memory, before the dynamic part
   int threads = 1;
   std::array<int64_t, 3> clusterShape{1, 1, 1}; // blocks

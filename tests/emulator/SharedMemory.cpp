@@ -67,7 +67,7 @@ void SharedMemory::makeBarrier(uint64_t address, bool isBarrier) {
 }
 
 void SharedMemory::checkOrdered(uint64_t address, const Clock &seen, const std::string &text) {
-  if (!seen.covers(watches[address - base].writer))
+  if (!isOrdered(address, seen))
     fail("race between an mbarrier's initialisation and its use: " + text);
 }
 

@@ -25,6 +25,7 @@ public:
   uint8_t *at(uint64_t address, size_t count, uint64_t alignment, const Access &access, const std::string &text);
 
   void makeBarrier(uint64_t address, bool isBarrier); // its 8 bytes may then be touched by mbarrier instructions only
+  bool isOrdered(uint64_t address, const Clock &seen) const { return seen.covers(watches[address - base].writer); }
   void checkOrdered(uint64_t address, const Clock &seen, const std::string &text); // that a barrier's init came before
 
 private:

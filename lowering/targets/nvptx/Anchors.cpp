@@ -127,13 +127,6 @@ static bool isElementwise(Operation *op) {
   return op->hasTrait<OpTrait::Elementwise>() || isa<tile::TransposeOp, tile::LutOp>(op);
 }
 
-bool nvptx::comesFromUnpack(Value value) {
-  Operation *producer = value.getDefiningOp();
-  if (!producer || isa<tile::UnpackOp>(producer))
-    return producer;
-  return isElementwise(producer) && llvm::any_of(producer->getOperands(), comesFromUnpack);
-}
-
 // The tile of bytes that is unpacked, as it was loaded: before the rows of its blocks became rows of their own.
 static Value loadedBytes(tile::UnpackOp unpack) {
   auto reshape = unpack.getBytes().getDefiningOp<tile::ReshapeOp>();
@@ -165,7 +158,7 @@ void Assignment::anchorBytes(Value value) {
 // along with them.
 void Assignment::placeScales(tile::DotOp dot) {
   Block *block = dot->getBlock();
-  if (!planWgmma(dot, target, warps) || !llvm::hasSingleElement(block->getOps<tile::DotOp>()))
+  if (!planWgmma(dot, target, warps) || unpackedDots(func).empty() || dot != *block->getOps<tile::DotOp>().begin())
     return;
   auto isCopied = [](tile::UnpackOp unpack) {
     auto convert = loadedBytes(unpack).getDefiningOp<tile::ConvertLayoutOp>();

@@ -96,9 +96,8 @@ LogicalResult Assignment::run() {
 
 // The warps that have the rows of a product with unpacked values among them, 16 each; 0 where there is none.
 static int warpsOfRows(func::FuncOp func) {
-  SmallVector<tile::DotOp> dots;
-  func.walk([&](tile::DotOp dot) { dots.push_back(dot); });
-  if (dots.size() != 1 || !comesFromUnpack(dots.front().getA()))
+  SmallVector<tile::DotOp> dots = unpackedDots(func);
+  if (dots.empty())
     return 0;
   const int warps = int(dots.front().getType().getDimSize(0) / mmaRows);
   return warps >= warpsPerGroup && llvm::isPowerOf2_32(uint32_t(warps)) ? warps : 0;

@@ -17,8 +17,7 @@ inline llvm::ArrayRef<int64_t> shapeOf(mlir::Value value) { return tile::shapeOf
 
 // The tiles whose element at each place an operation combines: they share one layout.
 llvm::SmallVector<mlir::Value> tied(mlir::Operation *op);
-// Whether it is made of unpacked values, element by element; or computed so from what a dot gave.
-bool comesFromUnpack(mlir::Value value);
+// Whether it is computed from what a dot gave, element by element.
 bool comesFromDot(mlir::Value value);
 
 class Assignment {

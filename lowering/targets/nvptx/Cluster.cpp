@@ -4,12 +4,15 @@
 // To the layouts they are one block of more warps, whose numbers' upper bits are the block's rank: each holds its part
 // of every tile, elementwise operations, loads and stores touch what is the thread's own, and a scalar is one thread's
 // of the cluster to write. Reductions alone move anything between blocks (Reduce.cpp): each writes what it has into the
-// shared memory of all, and reads what has come once all have met. What else would need another block's elements is
-// refused.
+// shared memory of all, asynchronously, and waits at its own mbarrier for as many bytes as come to it. Nothing else is
+// waited for: the cluster's barrier would have every load and store of the block done first. What else would need
+// another block's elements is refused.
 //
-//   * A block may write to another once that has started: before the first such exchange all meet.
-//   * No block waits before it ends: whatever is written to it comes before a meeting that it takes part in.
-//   * An exchange in a loop has two places, in turn: who is at its next but one has met all after they read this one.
+//   * A block may write to another once that has started: before the first exchange all meet, at the cluster's barrier,
+//     after the mbarriers were made.
+//   * No block waits before it ends: it has waited for all that is written to it.
+//   * Exchanges have two mbarriers in turn, and in a loop two places. Who writes for the next but one has what its
+//     blocks sent for the one between, which each of them did after its threads had read what came for this one.
 #include "bitloom/lib/support/Error.h"
 #include "bitloom/lowering/Explain.h"
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
@@ -59,47 +62,82 @@ void Emitter::enterCluster() {
 
 // Where it is called for the first time, if every thread comes by there: what is between then hides the others' start.
 void Emitter::awaitClusterStart() {
-  if (hasClusterStarted)
+  if (saysClusterStarted)
     return;
-  hasClusterStarted = true;
   OpBuilder::InsertionGuard guard(builder);
   const bool isOnEveryWay = builder.getInsertionBlock()->getParentOp() == function;
   auto say = [&](const char *text) { ptx(text, "~{memory}", Type(), {}, /*hasSideEffects=*/true); };
   {
     OpBuilder::InsertionGuard here(builder);
     builder.setInsertionPoint(prologueEnd);
-    say("barrier.cluster.arrive.relaxed.aligned;");
+    say("fence.mbarrier_init.release.cluster;\n\tbarrier.cluster.arrive.relaxed.aligned;");
+    saysClusterStarted = prologueEnd->getPrevNode();
   }
   if (!isOnEveryWay)
     builder.setInsertionPoint(prologueEnd);
   say("barrier.cluster.wait.acquire.aligned;");
 }
 
-Value Emitter::clusterScratch(int64_t bytes) {
+Value Emitter::turnOf(int64_t bytes) {
+  Value turn = localWord(), now = LLVM::LoadOp::create(builder, loc, builder.getI32Type(), turn);
+  LLVM::StoreOp::create(builder, loc, arith::XOrIOp::create(builder, loc, now, i32(bytes)), turn);
+  return now;
+}
+
+Emitter::ClusterExchange Emitter::beginExchange(int32_t ranks, int64_t bytes, int64_t written, bool haveMet) {
   OpBuilder &b = builder;
   awaitClusterStart();
+  auto isFirst = [&] {
+    return compare(arith::AndIOp::create(b, loc, threadValue, i32(lanes * blockWarps() - 1)), "eq", i32(0));
+  };
+  auto [found, isNew] = exchangeBarriers.try_emplace(ranks);
+  ExchangeBarriers &barriers = found->second;
+  if (isNew) {
+    barriers = {reserve(16, 8, {}), localWord()};
+    OpBuilder::InsertionGuard guard(builder);
+    b.setInsertionPoint(saysClusterStarted);
+    Value first = isFirst();
+    for (int i : {0, 1})
+      ptx("@$1 mbarrier.init.shared::cta.b64 [$0], 1;", "r,b,~{memory}", Type(),
+          {sharedAt(barriers.offset + 8 * i), first}, /*hasSideEffects=*/true);
+  }
   bytes = llvm::alignTo(bytes, 16);
   const bool inTurn = loopDepth > 0;
   const int64_t total = inTurn ? 2 * bytes : bytes;
   Value address = sharedAt(reserve(total, 16, Cost{loc, total, "what the cluster's blocks exchange here"}));
-  if (inTurn) {
-    Value turn = localWord(), now = LLVM::LoadOp::create(b, loc, b.getI32Type(), turn);
-    LLVM::StoreOp::create(b, loc, arith::XOrIOp::create(b, loc, now, i32(bytes)), turn);
-    address = arith::AddIOp::create(b, loc, address, now);
-  }
-  return LLVM::IntToPtrOp::create(b, loc, LLVM::LLVMPointerType::get(b.getContext(), 3), address);
+  Value round = LLVM::LoadOp::create(b, loc, b.getI32Type(), barriers.round);
+  Value next = arith::AndIOp::create(b, loc, arith::AddIOp::create(b, loc, round, i32(1)), i32(3));
+  LLVM::StoreOp::create(b, loc, next, barriers.round);
+  Value turn = arith::AndIOp::create(b, loc, round, i32(1));
+  if (inTurn)
+    address = arith::AddIOp::create(b, loc, address, arith::MulIOp::create(b, loc, turn, i32(bytes)));
+  ClusterExchange exchange;
+  exchange.base = LLVM::IntToPtrOp::create(b, loc, LLVM::LLVMPointerType::get(b.getContext(), 3), address);
+  exchange.barrier =
+      arith::AddIOp::create(b, loc, sharedAt(barriers.offset), arith::ShLIOp::create(b, loc, turn, i32(3)));
+  exchange.parity = arith::ShRUIOp::create(b, loc, round, i32(1));
+  if (!haveMet && (inTurn || !isNew))
+    barrier();
+  // Bytes may come before it says how many will: the phase is not over before it did.
+  ptx("@$1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(written) + ";", "r,b,~{memory}",
+      Type(), {exchange.barrier, isFirst()}, /*hasSideEffects=*/true);
+  return exchange;
 }
 
-void Emitter::clusterStore(Value address, Value rank, Value value) {
-  Value own = LLVM::PtrToIntOp::create(builder, loc, builder.getI32Type(), address), bits = toBits(value);
-  Value there = ptx("mapa.shared::cluster.u32 $0, $1, $2;", "=r,r,r", builder.getI32Type(), {own, rank},
-                    /*hasSideEffects=*/false);
+void Emitter::clusterStore(const ClusterExchange &exchange, Value address, Value rank, Value value, Value condition) {
+  auto there = [&](Value own) {
+    return ptx("mapa.shared::cluster.u32 $0, $1, $2;", "=r,r,r", builder.getI32Type(), {own, rank},
+               /*hasSideEffects=*/false);
+  };
+  Value bits = toBits(value), own = LLVM::PtrToIntOp::create(builder, loc, builder.getI32Type(), address);
   const unsigned width = bits.getType().getIntOrFloatBitWidth();
-  if (width == 8) // moves through a register of 16
-    bits = arith::ExtUIOp::create(builder, loc, builder.getI16Type(), bits);
-  const char *constraint = width == 64 ? "l" : width == 32 ? "r" : "h";
-  ptx("st.shared::cluster." + std::string(width == 8 ? "u8" : "b" + std::to_string(width)) + " [$1], $0;",
-      std::string(constraint) + ",r,~{memory}", Type(), {bits, there}, /*hasSideEffects=*/true);
+  SmallVector<Value> operands{bits, there(own), there(exchange.barrier)};
+  if (condition)
+    operands.push_back(condition);
+  ptx((condition ? "@$3 " : "") + std::string("st.async.shared::cluster.mbarrier::complete_tx::bytes.b") +
+          std::to_string(width) + " [$1], $0, [$2];",
+      std::string(width == 64 ? "l" : "r") + ",r,r," + (condition ? "b," : "") + "~{memory}", Type(), operands,
+      /*hasSideEffects=*/true);
 }
 
 void Emitter::meetCluster() {

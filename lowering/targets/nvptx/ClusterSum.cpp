@@ -20,8 +20,9 @@ LogicalResult nvptx::lower(Emitter &e, tile::ClusterRankOp rank) {
   return e.put(rank, {arith::ExtUIOp::create(e.builder, e.loc, e.builder.getI64Type(), own)}), success();
 }
 
-// Room for what every thread of the other blocks holds, and two barriers: `full`, at which those arrive when it is
-// there, and `free`, at which the first block's threads do when they have read it.
+// Room for what every thread of the other blocks holds, and two barriers: `full`, which counts the bytes that come, and
+// `free`, at which the first block's threads arrive when they have read them. What is written asynchronously needs no
+// fence, which would wait for all that the block has on its way.
 void Emitter::prepareClusterSum(tile::ClusterSumOp sum) {
   int others = clusterSize - 1, threads = lanes * warpCount;
   int64_t bytes = int64_t(registersOf(sum.getType())) * 4 * threads;
@@ -35,8 +36,8 @@ void Emitter::prepareClusterSum(tile::ClusterSumOp sum) {
   const int64_t ofGroups = clusterSum.ofGroups;
   clusterSum = {reserve(bytes * others, 16, cost), bytes, reserve(8, 8, {}), reserve(8, 8, {}), localWord(), ofGroups};
   when(compare(threadValue, "eq", i32(0)), [&] {
-    initialiseBarrier(clusterSum.full, others * threads);
-    initialiseBarrier(clusterSum.free, threads);
+    initialiseBarrier(sharedAt(clusterSum.full), 1);
+    initialiseBarrier(sharedAt(clusterSum.free), threads);
   });
 }
 
@@ -45,9 +46,9 @@ static Value inBlock(Emitter &e, Value address, Value rank) {
                /*hasSideEffects=*/false);
 }
 
+// Of what it has read: it has written nothing that others read.
 static void arriveThere(Emitter &e, Value barrier) {
-  e.ptx("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [$0];", "r,~{memory}", Type(), {barrier},
-        /*hasSideEffects=*/true);
+  e.ptx("mbarrier.arrive.shared::cluster.b64 _, [$0];", "r,~{memory}", Type(), {barrier}, /*hasSideEffects=*/true);
 }
 
 // Whether the block goes on to another program: by the outermost loop around.
@@ -166,7 +167,10 @@ static Registers sumOfCluster(Emitter &e, const Registers &values) {
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(&branch.getThenRegion().front());
-    e.waitFor(e.sharedAt(room.full), phase, /*forOtherBlocks=*/true);
+    e.ptx("@$1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(others * room.bytes) + ";",
+          "r,b,~{memory}", Type(), {e.sharedAt(room.full), e.compare(e.linearThreadId(), "eq", e.i32(0))},
+          /*hasSideEffects=*/true);
+    e.waitFor(e.sharedAt(room.full), phase);
     Registers total = values;
     for (int other = 0; other < others; ++other)
       addFromShared(e, own, other * room.bytes, total, threads);
@@ -177,16 +181,16 @@ static Registers sumOfCluster(Emitter &e, const Registers &values) {
     scf::YieldOp::create(b, e.loc, total);
 
     b.setInsertionPointToStart(&branch.getElseRegion().front());
-    e.waitFor(e.sharedAt(room.free), arith::XOrIOp::create(b, e.loc, phase, e.i32(1)), /*forOtherBlocks=*/true);
+    e.waitFor(e.sharedAt(room.free), arith::XOrIOp::create(b, e.loc, phase, e.i32(1)));
     Value before = arith::SubIOp::create(b, e.loc, rank, e.i32(1));
     Value there = inBlock(
         e, arith::AddIOp::create(b, e.loc, own, arith::MulIOp::create(b, e.loc, before, e.i32(room.bytes))), e.i32(0));
+    Value full = inBlock(e, e.sharedAt(room.full), e.i32(0));
     for (size_t r = 0; r < values.size(); r += perAccess)
-      e.ptx("st.shared::cluster.v4.b32 [$4 + " + std::to_string(int64_t(r / perAccess) * threads * 16) +
-                "], {$0, $1, $2, $3};",
-            letter + "," + letter + "," + letter + "," + letter + ",r,~{memory}", Type(),
-            {values[r], values[r + 1], values[r + 2], values[r + 3], there}, /*hasSideEffects=*/true);
-    arriveThere(e, inBlock(e, e.sharedAt(room.full), e.i32(0)));
+      e.ptx("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [$4 + " +
+                std::to_string(int64_t(r / perAccess) * threads * 16) + "], {$0, $1, $2, $3}, [$5];",
+            letter + "," + letter + "," + letter + "," + letter + ",r,r,~{memory}", Type(),
+            {values[r], values[r + 1], values[r + 2], values[r + 3], there, full}, /*hasSideEffects=*/true);
     scf::YieldOp::create(b, e.loc, values);
   }
   LLVM::StoreOp::create(b, e.loc, arith::XOrIOp::create(b, e.loc, phase, e.i32(1)), room.phase);

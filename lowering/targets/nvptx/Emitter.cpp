@@ -288,6 +288,16 @@ Value Emitter::blockScratch(int64_t bytes) {
                              ArrayRef<LLVM::GEPArg>{at.getRes()});
 }
 
+Value Emitter::alternatingScratch(int64_t bytes) {
+  constexpr int64_t most = 2 << 10;
+  bytes = llvm::alignTo(std::max<int64_t>(bytes, 1), 16);
+  if (!loopDepth || bytes > most)
+    return blockScratch(bytes);
+  Value address = sharedAt(reserve(2 * bytes, 16, Cost{loc, 2 * bytes, "what threads exchange here"}));
+  address = arith::AddIOp::create(builder, loc, address, turnOf(bytes));
+  return LLVM::IntToPtrOp::create(builder, loc, pointerTo(builder.getContext(), 3), address);
+}
+
 Value Emitter::sharedAddress(Value base, Value index, Type element) {
   Type stored = element.isInteger(1) ? builder.getI8Type() : registerType(element);
   return LLVM::GEPOp::create(builder, loc, base.getType(), stored, base, ArrayRef<LLVM::GEPArg>{index});
@@ -426,6 +436,16 @@ void Emitter::checkRegisters(int blockWarps) {
                   "); use smaller blocks");
 }
 
+void Emitter::awaitPreviousLaunch() {
+  if (target.hasLaunchOverlap())
+    ptx("griddepcontrol.wait;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+}
+
+void Emitter::admitNextLaunch() {
+  if (target.hasLaunchOverlap())
+    ptx("griddepcontrol.launch_dependents;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
+}
+
 LogicalResult Emitter::run() {
   MLIRContext *context = builder.getContext();
   unsigned words = 0;
@@ -464,8 +484,6 @@ LogicalResult Emitter::run() {
     warpCount *= clusterSize;
   function->setAttr(NVVM::NVVMDialect::getReqntidAttrName(), builder.getDenseI32ArrayAttr({lanes * blockWarps}));
   function->setAttr(tile::numWarpsAttr, builder.getI32IntegerAttr(blockWarps));
-  if (auto resident = kernel->getAttrOfType<IntegerAttr>(residentAttr))
-    function->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(), resident);
   if (clusterSize > 1) {
     function->setAttr(NVVM::NVVMDialect::getClusterDimAttrName(), builder.getDenseI32ArrayAttr({clusterSize, 1, 1}));
     function->setAttr(tile::clusterAttr, builder.getI32IntegerAttr(clusterSize));
@@ -486,11 +504,18 @@ LogicalResult Emitter::run() {
     warpValue = arith::AndIOp::create(builder, loc, warpValue, i32(warpCount - 1));
   prologueEnd = LLVM::ReturnOp::create(builder, loc, ValueRange()); // erased below
   builder.setInsertionPointAfter(prologueEnd);
+  // Else each role does, with what it can do before. The next launch is admitted as our blocks end: of blocks that took
+  // places in any order as these fell free, a product was 8 us of 200 slower (docs/benchmarks/notes.md).
+  if (!isSpecialized)
+    awaitPreviousLaunch();
 
   pipelineLoads(kernel, target, warpCount);
+  mergeReductions(kernel);
   loadAhead(kernel, target, lanes * blockWarps);
   prefetchLoads(kernel, target, warpCount);
   hoistLoads(kernel, lanes * warpCount);
+  if (auto resident = kernel->getAttrOfType<IntegerAttr>(residentAttr))
+    function->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(), resident);
   const SmallVector<Cost> registerCosts = liveTiles(kernel, layouts);
   checkRegisters(blockWarps);
   allocateRings();

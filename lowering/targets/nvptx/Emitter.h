@@ -100,6 +100,9 @@ public:
   // Among all threads of the program; UserError, too, where these are several blocks'.
   mlir::Value scratch(int64_t bytes);
   mlir::Value blockScratch(int64_t bytes); // among the block's
+  // The same of a few bytes, but two places in turn in a loop: who writes there has been at the barrier() of the
+  // exchange between, and the others after they read, so that none is needed before.
+  mlir::Value alternatingScratch(int64_t bytes);
   // Shared memory that is this caller's alone; the offset in bytes. `costs` says which lines it is for, where that is
   // worth a mention in an error. UserError as scratch().
   int64_t reserve(int64_t bytes, int64_t alignment, llvm::ArrayRef<Cost> costs);
@@ -123,11 +126,22 @@ public:
   // --- Blocks of a cluster that hold tiles together: the lane, the warp and the thread are those among all ---
   bool spansCluster() const { return clusterSize > 1 && !isSpecialized; }
   int blockWarps() const { return spansCluster() ? warpCount / clusterSize : warpCount; }
-  // Shared memory for one exchange between them, the same in each; 16-byte aligned. Then clusterStore() to the block of
-  // a rank, at such an address of one's own, meetCluster(), and read.
-  mlir::Value clusterScratch(int64_t bytes);
-  void clusterStore(mlir::Value address, mlir::Value rank, mlir::Value value);
-  void meetCluster();
+  // An exchange among those that differ in some bits of their ranks. All their threads: beginExchange(), clusterStore()
+  // to the block of a rank at such an address of one's own, awaitExchange(), and read `base`.
+  struct ClusterExchange {
+    mlir::Value base;            // !llvm.ptr<3>, 16-byte aligned, the same in each block
+    mlir::Value barrier, parity; // i32
+  };
+  // `bytes` of shared memory, into which so many are written in each block. Whoever comes here has met the block's
+  // other threads after they read what the exchange before this one brought, `haveMet`, or meets them now.
+  ClusterExchange beginExchange(int32_t ranks, int64_t bytes, int64_t written, bool haveMet);
+  // A value of 32 or 64 bits, by the threads of which `condition` holds; null stands for true.
+  void clusterStore(const ClusterExchange &exchange, mlir::Value address, mlir::Value rank, mlir::Value value,
+                    mlir::Value condition);
+  void awaitExchange(const ClusterExchange &exchange) { waitFor(exchange.barrier, exchange.parity); }
+  void meetCluster(); // all of them, and what they wrote before is seen after
+  // Gathers whose elements must be there before the reduction's threads meet (emitBlock).
+  llvm::ArrayRef<tile::GatherOp> gathersBefore(tile::ReduceOp reduce) { return readBefore[reduce]; }
 
   // --- Roles: with a tile.specialize, the block has a warpgroup more than the layouts speak of (the producer) ---
   llvm::LogicalResult emitSpecialize(tile::SpecializeOp specialize);
@@ -139,6 +153,7 @@ public:
     int64_t copiedBytes;                    // by one fill
     mlir::Value fillSlot, fillPhase, frontSlot, frontPhase, popSlot; // pointers to i32 of the thread
     mlir::Value startSlot, startPhase;                               // of a program's first step, where groups share it
+    mlir::Value front{};                                             // i32: the slot that was waited for last
   };
   Ring &ring(mlir::Value value) { return rings[value]; }
   bool hasRoles() const { return isSpecialized; }
@@ -147,6 +162,11 @@ public:
   mlir::Value stepGroup();                          // i32
   mlir::Value blockGroup();                         // i32: of all the block's warpgroups, the producer's last
   mlir::Value isFirstProgram() const { return isFirstProgramValue; }
+  // Blocks may have started while it runs (LaunchOptions::overlapPrevious). All that it wrote is seen by the threads
+  // that have been here.
+  void awaitPreviousLaunch();
+  void admitNextLaunch(); // its blocks, where there is room for them, once a thread of each of ours has been here
+  int fillingWarp() const { return fillingWarpNumber; } // of those that share the copies, the one emitted for
   int clusterBlocks() const { return clusterSize; }
   mlir::Value clusterRank();                          // i32
   struct ClusterSum {                                 // of the one tile.cluster_sum
@@ -170,9 +190,9 @@ public:
   const Stream &stream() const { return streamValues; }
   const Share &share() const { return shareValues; }
   // On barriers in shared memory (i32 addresses): made for so many arrivals; until the phase of a parity is complete.
-  void initialiseBarrier(int64_t offset, int arrivals);
-  // An acquire among the block's threads; in the cluster's it invalidates the first-level cache.
-  void waitFor(mlir::Value barrier, mlir::Value parity, bool forOtherBlocks = false);
+  void initialiseBarrier(mlir::Value barrier, int arrivals);
+  // An acquire among the block's threads: one in the cluster would invalidate the first-level cache.
+  void waitFor(mlir::Value barrier, mlir::Value parity);
   mlir::Value localWord(); // a pointer to an i32 of the thread, 0 at first
   // The kernel's parameter that holds the tensor map of this load or staged store.
   mlir::Value tensorMap(mlir::Operation *access);
@@ -205,6 +225,8 @@ private:
   llvm::LogicalResult emitIf(mlir::Operation *op);
   llvm::LogicalResult emitConstant(mlir::Operation *op);
   bool emitRangeTest(mlir::Operation *op); // false where it is none
+  bool emitIndexTest(mlir::Operation *op); // the same
+  void orderGathers(mlir::Block &block);
   void mapArguments();
   Registers expand(mlir::ValueRange values);
   // What a loop carries: narrow elements as words, in which loads and stores move them.
@@ -222,6 +244,7 @@ private:
   void allocateRings();
   void enterCluster(); // the prologue where a cluster's blocks hold tiles together
   void awaitClusterStart();
+  mlir::Value turnOf(int64_t bytes); // 0 and `bytes` by turns, where it is computed
   void prepareClusterSum(tile::ClusterSumOp sum);
   void prepareStream(mlir::Value steps, mlir::Value programs, mlir::Value block, mlir::Value blocks);
   mlir::Value streamedParts();           // i32: how many parts of programs the block does
@@ -240,6 +263,8 @@ private:
   llvm::DenseMap<mlir::Value, Registers> tiles;
   llvm::DenseMap<mlir::Value, Lazy> lazyTiles;
   llvm::DenseMap<mlir::Value, PackedFields> packedFields;
+  llvm::DenseMap<mlir::Operation *, llvm::SmallVector<tile::GatherOp>> readBefore; // by reductions
+  llvm::DenseSet<mlir::Operation *> waitsForGathers;                               // by a barrier of its own
   llvm::DenseMap<mlir::Value, ViewWords> views;
   Layouts layouts;
   std::unordered_map<LinearLayout, std::vector<LinearLayout::Vector>> coordinates;
@@ -262,10 +287,17 @@ private:
 
   // Of a kernel with roles.
   bool isSpecialized = false, inRole = false;
+  int fillingWarpNumber = 0;
   int consumers = 1;      // groups of warps that take programs in turn, or
   int stepGroupCount = 1; // as many the steps of each
   int clusterSize = 1;
-  bool hasClusterStarted = false; // as far as what is emitted next can see
+  // Where the blocks say that they have started, and where they have waited for it; null before that is needed.
+  mlir::Operation *saysClusterStarted = nullptr;
+  struct ExchangeBarriers {
+    int64_t offset;    // of two in shared memory
+    mlir::Value round; // a pointer to an i32 of the thread: of the next exchange, modulo 4
+  };
+  llvm::SmallDenseMap<int32_t, ExchangeBarriers> exchangeBarriers; // by the bits of the ranks
   ClusterSum clusterSum;
   bool sharesSteps = false;
   Stream streamValues;
@@ -287,6 +319,7 @@ llvm::LogicalResult lower(Emitter &, tile::GatherOp);
 llvm::LogicalResult lower(Emitter &, tile::ScatterOp);
 llvm::LogicalResult lower(Emitter &, tile::AtomicOp);
 llvm::LogicalResult lower(Emitter &, tile::ReduceOp);
+bool meetsAll(Emitter &, tile::ReduceOp); // whether all threads of all blocks meet in it
 llvm::LogicalResult lower(Emitter &, tile::ScanOp);
 llvm::LogicalResult lower(Emitter &, tile::ConvertLayoutOp);
 llvm::LogicalResult lower(Emitter &, tile::ReshapeOp);
@@ -329,7 +362,7 @@ std::string braced(size_t first, size_t count);
 bool lowerStaged(Emitter &, tile::StoreOp);
 // Starts this thread's share of the copies of a load to its place in shared memory (i32), see planCopies.
 void copyToShared(Emitter &, tile::LoadOp, mlir::Value address);
-// What the thread holds of the load's result (ownWords), asynchronously to its own places in such a slot of so many
+// What the thread holds of the load's result (ownChunk), asynchronously to its own places in such a slot of so many
 // bytes, and from there.
 int64_t ownSlotBytes(Emitter &, mlir::Type tile);
 void copyToOwnPlaces(Emitter &, tile::LoadOp, mlir::Value address);

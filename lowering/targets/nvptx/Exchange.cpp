@@ -185,6 +185,16 @@ static Registers arrange(Emitter &e, Registers words, ArrayRef<Selection> select
   return words;
 }
 
+// Registers under other names, by the map of places: elements stay parts of the words that they were loaded in.
+static Registers renamed(const Registers &source, const LinearLayout &places, const LinearLayout::Vector &start) {
+  const std::vector<std::string> dims = places.outDims();
+  const size_t out = size_t(llvm::find(dims, reg) - dims.begin());
+  Registers result;
+  for (int r = 0; r < places.inSize(reg); ++r)
+    result.push_back(source[size_t(places.apply({{reg, r}})[out] ^ start[out])]);
+  return result;
+}
+
 static Registers shuffleWords(Emitter &e, const Registers &source, Type element, const ShufflePlan &plan) {
   const int perWord = 1 << plan.packed.size();
   auto registersOf = [&](bool ofSource) { // of a word's elements, xor the word's index
@@ -285,8 +295,8 @@ Registers nvptx::exchange(Emitter &e, const Registers &source, Type element, con
   if (isAffine) {
     const LinearLayout places = embedded.invertAndCompose(from);
     std::optional<ShufflePlan> plan = planShuffles(places, placeOf(start, from, places), bytes);
-    if (plan && !plan->shuffles() && !plan->selects()) // registers under other names
-      return shuffleWords(e, source, element, *plan);
+    if (plan && !plan->shuffles() && !plan->selects())
+      return renamed(source, places, placeOf(start, from, places));
     order = swizzledOrder(from, embedded, bytes);
     const int64_t throughShared = costOf(sharedAccess(from, *order, bytes), sharedAccess(embedded, *order, bytes));
     if (plan && (costOf(*plan, bytes) <= throughShared || e.consumerCount() > 1)) {

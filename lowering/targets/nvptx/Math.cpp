@@ -54,6 +54,11 @@ public:
 
 } // namespace
 
+// Whether the instruction's own accuracy will do.
+static bool isRough(arith::ArithFastMathInterface op) {
+  return bitEnumContainsAll(op.getFastMathFlagsAttr().getValue(), arith::FastMathFlags::afn);
+}
+
 // 2^x to 2^-22 relative, results below 2^-126 flushed to 0.
 static Value exp2(Arithmetic &a, Value x) { return a.ptx("ex2.approx.ftz.f32 $0, $1;", x); }
 
@@ -176,9 +181,10 @@ static Value direct(OpBuilder &b, Operation *op, ValueRange x) {
       .Case([&](math::IsFiniteOp) { return a.less(a.abs(x[0]), a.number(std::numeric_limits<double>::infinity())); })
       .Case([&](math::ExpOp) { return isF32 ? exp(a, x[0]) : Value(); })
       .Case([&](math::Exp2Op) { return isF32 ? exp2(a, x[0]) : Value(); })
-      .Case([&](math::Log2Op log) {
-        const bool isRough = bitEnumContainsAll(log.getFastmath(), arith::FastMathFlags::afn);
-        return isF32 && isRough ? a.ptx("lg2.approx.ftz.f32 $0, $1;", x[0]) : Value();
+      .Case(
+          [&](math::Log2Op log) { return isF32 && isRough(log) ? a.ptx("lg2.approx.ftz.f32 $0, $1;", x[0]) : Value(); })
+      .Case([&](arith::DivFOp division) {
+        return isF32 && isRough(division) ? a.mul(x[0], a.ptx("rcp.approx.ftz.f32 $0, $1;", x[1])) : Value();
       })
       .Case([&](math::ErfOp) { return isF32 ? erf(a, x[0]) : Value(); })
       .Case([&](math::TanhOp) { return isF32 ? tanh(a, x[0]) : Value(); })
@@ -224,7 +230,7 @@ static Registers divideBy(Emitter &e, Value s, ValueRange numerators) {
 bool nvptx::lowerDivision(Emitter &e, arith::DivFOp division) {
   constexpr size_t fewest = 4; // numerators for which it pays
   auto type = dyn_cast<RankedTensorType>(division.getType());
-  if (!type || !type.getElementType().isF32())
+  if (!type || !type.getElementType().isF32() || isRough(division))
     return false;
   Registers numerators = e.get(division.getLhs()), divisors = e.get(division.getRhs());
   llvm::MapVector<Value, SmallVector<int>> users;
@@ -263,11 +269,22 @@ static FailureOr<Value> lowerTruncF(Emitter &e, arith::TruncFOp op, Value x) {
   return failure();
 }
 
+// bf16 is the upper half of an f32: of a word's halves each is one instruction, where the conversion would be told
+// only after the half was moved to a register of its own.
+static Value widenBfloat(Emitter &e, Value x) {
+  OpBuilder &b = e.builder;
+  Value bits = arith::ExtUIOp::create(b, e.loc, b.getI32Type(), e.toBits(x));
+  return e.fromBits(arith::ShLIOp::create(b, e.loc, bits, e.i32(16)), b.getF32Type());
+}
+
 FailureOr<Value> nvptx::lowerMath(Emitter &e, Operation *op, ValueRange operands) {
   OpBuilder &b = e.builder;
+  if (isa<arith::ExtFOp>(op) && operands[0].getType().isBF16() && tile::elementOf(op->getResult(0).getType()).isF32())
+    return widenBfloat(e, operands[0]);
   if (auto truncate = dyn_cast<arith::TruncFOp>(op))
     return lowerTruncF(e, truncate, operands[0]);
-  if (!isa<math::MathDialect>(op->getDialect()))
+  auto division = dyn_cast<arith::DivFOp>(op);
+  if (!isa<math::MathDialect>(op->getDialect()) && !(division && isRough(division) && operands[0].getType().isF32()))
     return Value();
   Type type = operands[0].getType(), result = tile::elementOf(op->getResult(0).getType());
   SmallVector<Value> wide(operands);

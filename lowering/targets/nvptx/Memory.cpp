@@ -5,14 +5,15 @@
 // run straddles an edge. Both are the same for the whole block and are decided at run time, by one branch on the
 // offset's and the edges' low bits: otherwise every element is moved by itself. What passes the branch are memory
 // words, not elements, so that loads are issued together and waited for at their first use.
-#include "bitloom/lowering/targets/nvptx/Emitter.h"
-#include "bitloom/lowering/targets/nvptx/Rewrites.h"
+//
+// Runs of 16 bytes in rows that start anywhere are loaded as the two aligned pieces that they lie in, and shifted: the
+// second piece is the next lane's first, which the first-level cache has. Results in such rows are stored by whole
+// lines of 128 bytes (storeLines).
+#include "bitloom/lowering/targets/nvptx/TileAccess.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "llvm/Support/MathExtras.h"
-
-#include <map>
 
 using namespace mlir;
 using namespace bitloom;
@@ -131,240 +132,114 @@ static void storeWords(Emitter &e, Value address, int64_t bytes, Value predicate
   e.ptx(text, constraints + "l,b", Type(), operands, /*hasSideEffects=*/true);
 }
 
-//===- Where each register's element is ---------------------------------------------------------------------------===//
-
-namespace {
-
-class TileAccess {
-public:
-  TileAccess(Emitter &e, Value view, ValueRange offsets, ArrayRef<int32_t> dims, Type tile);
-
-  struct Place {
-    Value address; // i64
-    int64_t bytes; // beyond it
-  };
-  Place place(int registerIndex);
-  Value inBounds(int registerIndex);
-  bool isDead(int registerIndex) { return layout && e.isDead(*layout, shape, registerIndex); }
-  bool isReplica(int registerIndex) { return layout && registerIndex & layout->freeBits(reg); } // of a lower register
-  int64_t run() const { return runLength; } // registers that one instruction may move
-  Value runsAreWhole();                     // i1: no run straddles an edge, and all are aligned
-  Value touchesRun(int registerIndex);      // i1: an element of the run that starts here may be in bounds
-  // i32: how many of the `most` elements from this one on are in bounds, where the first is or none is.
-  Value countInBounds(int registerIndex, int64_t most);
-  Value isWhole(); // i1: all of the tile is in bounds
-  // As place(), from the addresses of registers before it by one addition each: fewer instructions in a loop than the
-  // induction variables that LLVM would make of them, and fewer registers.
-  Place placeBySteps(int registerIndex);
-
-  // What was computed so far, to be reset where control flow ends its scope.
-  struct Computed {
-    std::map<LinearLayout::Vector, Value> addresses, steps;
-    std::map<std::pair<int, int32_t>, Value> bounds; // by tile dim and the register's coordinate
-  };
-  Computed &computed() { return cache; }
-
-  int count; // registers
-
-private:
-  bool isFlat() const { return shape.empty(); }
-  Value stepTo(LinearLayout::Vector own);
-
-  Emitter &e;
-  const ViewWords &view;
-  ArrayRef<int32_t> dims;
-  ArrayRef<int64_t> shape;
-  const LinearLayout *layout = nullptr;
-  int64_t bytes, runLength = 1;
-  bool contiguous;
-  Value origin;                     // i64 address of the thread's element in register 0
-  SmallVector<Value> stride;        // i64, in bytes, a tile dim
-  SmallVector<Value> low, span;     // i32, a tile dim: coordinates in [low, low + span) are in bounds
-  Value lastHigh;                   // i32: low + span of the last dim
-  SmallVector<Value> threadFromLow; // i32, a tile dim
-  Value lowBits;                    // i32: of the last dim's offset and edges
-  Value always;                     // i1, of a scalar: in bounds
-  Computed cache;
-};
-
-} // namespace
-
-TileAccess::TileAccess(Emitter &e, Value viewValue, ValueRange offsets, ArrayRef<int32_t> dims, Type tile)
-    : e(e), view(e.view(viewValue)), dims(dims), shape(tile::shapeOf(tile)), bytes(bytesOf(view.element)) {
-  OpBuilder &b = e.builder;
-  Location loc = e.loc;
-  Type wide = b.getI64Type(), word = b.getI32Type();
-  count = e.registersOf(tile);
-  if (!isFlat())
-    layout = &e.layout(tile);
-  contiguous = !view.strides.back() && !dims.empty() && dims.back() == int32_t(view.extents.size()) - 1;
-
-  origin = LLVM::PtrToIntOp::create(b, loc, wide, view.pointer);
-  int k = 0;
-  for (size_t d = 0; d < view.extents.size(); ++d) {
-    Value offset = e.scalar(offsets[d]), extent = view.extents[d];
-    Value step = e.i64(bytes);
-    if (view.strides[d])
-      step = arith::MulIOp::create(b, loc, view.strides[d], step);
-    origin = arith::AddIOp::create(b, loc, origin, arith::MulIOp::create(b, loc, offset, step));
-    if (k == int(dims.size()) || dims[k] != int32_t(d)) {
-      always = e.both(always, e.compare(offset, "ult", extent)); // a negative offset is a large one
-      continue;
-    }
-    Value nothing = e.i64(0), all = e.i64(shape[k]);
-    auto clamp = [&](Value value) -> Value {
-      value = arith::MinSIOp::create(b, loc, arith::MaxSIOp::create(b, loc, value, nothing), all);
-      return arith::TruncIOp::create(b, loc, word, value);
-    };
-    Value high = clamp(arith::SubIOp::create(b, loc, extent, offset));
-    low.push_back(clamp(arith::SubIOp::create(b, loc, nothing, offset)));
-    span.push_back(arith::SubIOp::create(b, loc, high, low.back()));
-    Value thread = e.threadCoordinate(*layout, k);
-    threadFromLow.push_back(arith::SubIOp::create(b, loc, thread, low.back()));
-    stride.push_back(step);
-    bool disjoint = true;
-    for (const LinearLayout::Vector &own : e.registerCoordinates(*layout))
-      disjoint &= !(own[k] & e.threadBits(*layout, k));
-    if (!disjoint)
-      threadFromLow.back() = Value(); // then each register's coordinate is computed whole
-    else
-      origin = arith::AddIOp::create(b, loc, origin,
-                                     arith::MulIOp::create(b, loc, arith::ExtUIOp::create(b, loc, wide, thread), step));
-    if (++k == int(dims.size())) {
-      lastHigh = high;
-      lowBits = arith::OrIOp::create(b, loc, high, low.back());
-      lowBits = arith::OrIOp::create(b, loc, lowBits, arith::TruncIOp::create(b, loc, word, offset));
-    }
-  }
-  if (!isFlat() && always)
-    span[0] = e.select(always, span[0], e.i32(0));
-  if (!contiguous || isFlat() || !threadFromLow.back())
-    return;
-  runLength = std::min<int64_t>(layout->contiguousRegisters(dimName(shape.size() - 1)), 16 / bytes);
-  int64_t aligned = view.alignment & -view.alignment;
-  while (runLength > 1 && (runLength * bytes > aligned || shape.back() % runLength))
-    runLength /= 2;
-}
-
-Value TileAccess::runsAreWhole() {
-  return e.compare(arith::AndIOp::create(e.builder, e.loc, lowBits, e.i32(runLength - 1)), "eq", e.i32(0));
-}
-
-Value TileAccess::touchesRun(int r) {
-  int last = int(shape.size()) - 1;
-  Value first = e.coordinate(*layout, last, r);
-  Value end = arith::AddIOp::create(e.builder, e.loc, first, e.i32(runLength));
-  return e.both(e.compare(first, "slt", lastHigh), e.compare(end, "sgt", low[last]));
-}
-
-Value TileAccess::countInBounds(int r, int64_t most) {
-  OpBuilder &b = e.builder;
-  Value left = arith::SubIOp::create(b, e.loc, lastHigh, e.coordinate(*layout, int(shape.size()) - 1, r));
-  return e.select(inBounds(r), arith::MinSIOp::create(b, e.loc, left, e.i32(most)), e.i32(0));
-}
-
-Value TileAccess::isWhole() {
-  Value all;
-  for (auto [inside, extent] : llvm::zip(span, shape))
-    all = e.both(all, e.compare(inside, "eq", e.i32(extent)));
-  return all;
-}
-
-Value TileAccess::stepTo(LinearLayout::Vector own) {
-  OpBuilder &b = e.builder;
-  auto last = std::find_if(own.rbegin(), own.rend(), [](int32_t coordinate) { return coordinate != 0; });
-  Value &address = cache.steps[own];
-  if (!address && last == own.rend())
-    address = e.ptx("mov.b64 $0, $1;", "=l,l", b.getI64Type(), {origin}, /*hasSideEffects=*/false);
-  if (address)
-    return address;
-  size_t dim = size_t(own.rend() - last) - 1;
-  auto bit = int32_t(llvm::bit_floor(uint32_t(own[dim])));
-  LinearLayout::Vector before = own;
-  before[dim] -= bit;
-  Value step = arith::MulIOp::create(b, e.loc, stride[dim], e.i64(bit));
-  return cache.steps[own] = arith::AddIOp::create(b, e.loc, stepTo(before), step);
-}
-
-TileAccess::Place TileAccess::placeBySteps(int r) {
-  LinearLayout::Vector own = e.registerCoordinates(*layout)[r];
-  int64_t beyond = own.back() * bytes;
-  own.back() = 0;
-  return {stepTo(own), beyond};
-}
-
-TileAccess::Place TileAccess::place(int r) {
-  if (isFlat())
-    return {origin, 0};
-  OpBuilder &b = e.builder;
-  LinearLayout::Vector own = e.registerCoordinates(*layout)[r];
-  int64_t beyond = 0;
-  if (contiguous && threadFromLow.back()) {
-    beyond = own.back() * bytes;
-    own.back() = 0;
-  }
-  Value &address = cache.addresses[own];
-  if (!address) {
-    address = origin;
-    for (size_t k = 0; k < own.size(); ++k) {
-      Value along;
-      if (!threadFromLow[k])
-        along = arith::ExtUIOp::create(b, e.loc, b.getI64Type(), e.coordinate(*layout, k, r));
-      else if (own[k])
-        along = e.i64(own[k]);
-      if (along)
-        address = arith::AddIOp::create(b, e.loc, address, arith::MulIOp::create(b, e.loc, along, stride[k]));
-    }
-  }
-  return {address, beyond};
-}
-
-Value TileAccess::inBounds(int r) {
-  if (isFlat())
-    return always ? always : e.truth(true);
-  Value all;
-  const LinearLayout::Vector &own = e.registerCoordinates(*layout)[r];
-  for (size_t k = 0; k < own.size(); ++k) {
-    Value &inside = cache.bounds[{int(k), own[k]}];
-    if (!inside) {
-      Value from = threadFromLow[k];
-      if (!from)
-        from = arith::SubIOp::create(e.builder, e.loc, e.coordinate(*layout, k, r), low[k]);
-      else if (own[k])
-        from = arith::AddIOp::create(e.builder, e.loc, from, e.i32(own[k]));
-      inside = e.compare(from, "ult", span[k]);
-    }
-    all = e.both(all, inside);
-  }
-  return all;
-}
-
 //===- The two operations -----------------------------------------------------------------------------------------===//
+
+// The words of `count` registers from r on, loaded element by element.
+static SmallVector<Value> loadSingles(Emitter &e, TileAccess &access, Type element, int r, int64_t count, Value other) {
+  const int64_t bytes = bytesOf(element);
+  SmallVector<Value> otherWords;
+  if (other)
+    otherWords = packWords(e, {other});
+  Registers singles;
+  for (int64_t i = 0; i < count; ++i) {
+    auto [address, beyond] = access.place(r + int(i));
+    SmallVector<Value> loaded =
+        loadWords(e, address, beyond, access.inBounds(r + int(i)), size_t(std::max<int64_t>(1, bytes / 4)),
+                  unsigned(std::min<int64_t>(4, bytes) * 8), otherWords);
+    singles.append(unpackWords(e, loaded, element, 1));
+  }
+  return packWords(e, singles);
+}
+
+// Four words from `shift` bytes on in eight of them.
+static SmallVector<Value> shiftedWords(Emitter &e, ArrayRef<Value> pieces, Value shift, int64_t alignment) {
+  OpBuilder &b = e.builder;
+  SmallVector<Value> words(pieces);
+  for (int64_t by : {2, 1}) { // words
+    Value isFar = e.compare(arith::AndIOp::create(b, e.loc, shift, e.i32(4 * by)), "ne", e.i32(0));
+    for (size_t i = 0; i < size_t(4 + by); ++i)
+      words[i] = e.select(isFar, words[i + size_t(by)], words[i]);
+  }
+  if (alignment < 4) {
+    Value bits = arith::MulIOp::create(b, e.loc, arith::AndIOp::create(b, e.loc, shift, e.i32(3)), e.i32(8));
+    for (size_t i = 0; i < 4; ++i)
+      words[i] = e.ptx("shf.r.wrap.b32 $0, $1, $2, $3;", "=r,r,r,r", b.getI32Type(), {words[i], words[i + 1], bits},
+                       /*hasSideEffects=*/false);
+  }
+  words.truncate(4);
+  return words;
+}
+
+// A tile whose rows start anywhere, by runs of 16 bytes.
+static void loadShifted(Emitter &e, tile::LoadOp load, TileAccess &access, Value other) {
+  OpBuilder &b = e.builder;
+  const Type element = tile::elementOf(load.getType());
+  const int64_t run = access.shiftedRun();
+  const SmallVector<Type> types(4, b.getI32Type());
+  struct Run {
+    int first; // register
+    SmallVector<Value> words;
+    Value shift;
+  };
+  SmallVector<Run> runs;
+  for (int r = 0; r < access.count; r += int(run))
+    if (!access.isDead(r))
+      access.place(r), access.pieces(r); // what branches use too
+  for (int r = 0; r < access.count; r += int(run)) {
+    if (access.isDead(r))
+      continue;
+    const auto [first, shift, mayRead] = access.pieces(r);
+    // At an edge of the tensor, or of the tile's part of it.
+    Value isEdge = e.both(access.touchesRun(r), e.compare(mayRead, "eq", e.truth(false)));
+    auto branch = scf::IfOp::create(b, e.loc, types, isEdge, /*addThenBlock=*/true, /*addElseBlock=*/true);
+    {
+      OpBuilder::InsertionGuard guard(b);
+      auto saved = access.computed();
+      b.setInsertionPointToStart(&branch.getThenRegion().front());
+      scf::YieldOp::create(b, e.loc, loadSingles(e, access, element, r, run, other));
+      access.computed() = saved;
+      b.setInsertionPointToStart(&branch.getElseRegion().front());
+      scf::YieldOp::create(b, e.loc, packWords(e, SmallVector<Value>(size_t(run), other ? other : e.zero(element))));
+    }
+    Value isShifted = e.compare(shift, "ne", e.i32(0));
+    Run &own = runs.emplace_back(Run{r, {}, e.select(mayRead, shift, e.i32(0))});
+    own.words = loadWords(e, first.address, first.bytes, mayRead, 4, 32, branch.getResults());
+    llvm::append_range(own.words, loadWords(e, first.address, first.bytes + 16, e.both(mayRead, isShifted), 4, 32, {}));
+  }
+  e.putLazily(load, [&e, runs, element, run, count = access.count, alignment = access.alignment()] {
+    Registers registers(count, Value());
+    for (const Run &own : runs)
+      llvm::copy(unpackWords(e, shiftedWords(e, own.words, own.shift, alignment), element, run),
+                 registers.begin() + own.first);
+    for (Value &value : registers)
+      if (!value)
+        value = e.zero(element);
+    return registers;
+  });
+}
 
 LogicalResult nvptx::lower(Emitter &e, tile::LoadOp load) {
   OpBuilder &b = e.builder;
   Type element = tile::elementOf(load.getType());
   TileAccess access(e, load.getView(), load.getOffsets(), load.getDims(), load.getType());
   Value other = load.getOther() ? e.scalar(load.getOther()) : Value();
+  if (access.shiftedRun() > 1) {
+    loadShifted(e, load, access, other);
+    return success();
+  }
   int64_t run = access.run(), bytes = bytesOf(element);
   unsigned wordBits = unsigned(std::min<int64_t>(4, run * bytes) * 8);
 
-  // The words of the run that starts at register r, by instructions that move `step` elements each.
+  // The words of the run that starts at register r, by one instruction or one for each element.
   auto loadRun = [&](int r, int64_t step) {
-    Registers singles;
-    for (int64_t i = 0; i < run; i += step) {
-      SmallVector<Value> otherWords;
-      if (other)
-        otherWords = packWords(e, SmallVector<Value>(step, other));
-      auto [address, beyond] = access.place(r + i);
-      size_t count = std::max<int64_t>(1, step * bytes / 4);
-      SmallVector<Value> loaded = loadWords(e, address, beyond, access.inBounds(r + i), count,
-                                            unsigned(std::min<int64_t>(4, step * bytes) * 8), otherWords);
-      if (step == run)
-        return loaded;
-      singles.append(unpackWords(e, loaded, element, step));
-    }
-    return packWords(e, singles);
+    if (step < run)
+      return loadSingles(e, access, element, r, run, other);
+    SmallVector<Value> otherWords;
+    if (other)
+      otherWords = packWords(e, SmallVector<Value>(size_t(run), other));
+    auto [address, beyond] = access.place(r);
+    return loadWords(e, address, beyond, access.inBounds(r), size_t(std::max<int64_t>(1, run * bytes / 4)), wordBits,
+                     otherWords);
   };
   SmallVector<int> runs;
   for (int r = 0; r < access.count; r += int(run))
@@ -432,135 +307,6 @@ LogicalResult nvptx::lower(Emitter &e, tile::LoadOp load) {
   else
     e.put(load, unpack());
   return success();
-}
-
-// What lies outside the view is filled with zeros: a copy reads only as many bytes as it is told, and where that is
-// none, no address. Offsets along the rows are multiples of a copy's size, so that no copy straddles a row's start.
-void nvptx::copyToShared(Emitter &e, tile::LoadOp load, Value address) {
-  OpBuilder &b = e.builder;
-  e.loc = load.getLoc();
-  auto shared = cast<RankedTensorType>(load.getType());
-  CopyPlan plan = *planCopies(load, shared, e.warps());
-  RankedTensorType type = withLayout(shared, plan.layout);
-  const LinearLayout &layout = e.layout(type);
-  TileAccess access(e, load.getView(), load.getOffsets(), load.getDims(), type);
-  int64_t bytes = bytesOf(shared.getElementType()), size = plan.chunk * bytes;
-  LinearLayout places = layout.compose(e.layout(shared).invert()); // in elements
-  Value thread = e.threadImage(places, 0);
-  int32_t threadBits = e.threadBits(places, 0);
-  auto copyAll = [&](bool whole) {
-    std::map<int32_t, Value> starts; // by the bits of an offset that the thread sets too
-    for (int r = 0; r < access.count; r += int(plan.chunk)) {
-      if (access.isReplica(r))
-        continue;
-      int32_t offset = places.apply({{reg, r}})[0], own = offset & threadBits;
-      Value &to = starts[own];
-      if (!to) {
-        Value place = thread ? arith::XOrIOp::create(b, e.loc, thread, e.i32(own)).getResult() : e.i32(own);
-        to = arith::AddIOp::create(b, e.loc, address, arith::MulIOp::create(b, e.loc, place, e.i32(bytes)));
-      }
-      auto [from, beyond] = access.placeBySteps(r);
-      SmallVector<Value> operands{to, from};
-      if (!whole)
-        operands.push_back(arith::MulIOp::create(b, e.loc, access.countInBounds(r, plan.chunk), e.i32(bytes)));
-      e.ptx(std::string("cp.async.") + (size == 16 ? "cg" : "ca") + ".shared.global [$0 + " +
-                std::to_string((offset - own) * bytes) + "], [$1 + " + std::to_string(beyond) + "], " +
-                std::to_string(size) + (whole ? ";" : ", $2;"),
-            whole ? "r,l,~{memory}" : "r,l,r,~{memory}", Type(), operands, /*hasSideEffects=*/true);
-    }
-  };
-  e.when(e.isFirstReplica(layout), [&] {
-    auto branch = scf::IfOp::create(b, e.loc, access.isWhole(), /*withElseRegion=*/true);
-    for (auto [region, whole] : {std::pair(&branch.getThenRegion(), true), std::pair(&branch.getElseRegion(), false)}) {
-      OpBuilder::InsertionGuard guard(b);
-      b.setInsertionPointToStart(&region->front());
-      auto saved = access.computed();
-      copyAll(whole);
-      access.computed() = saved;
-    }
-  });
-}
-
-// A thread's chunks of a tile lie each at [chunk][thread], so that a warp's are contiguous.
-static int64_t chunkStride(Emitter &e) { return ownChunk * lanes * e.blockWarps(); }
-
-int64_t nvptx::ownSlotBytes(Emitter &e, Type tile) {
-  return e.registersOf(tile) * bytesOf(tile::elementOf(tile)) * lanes * e.blockWarps();
-}
-
-static Value ownPlace(Emitter &e, Value address) {
-  OpBuilder &b = e.builder;
-  Value thread = arith::AndIOp::create(b, e.loc, e.linearThreadId(), e.i32(lanes * e.blockWarps() - 1));
-  return arith::AddIOp::create(b, e.loc, address, arith::MulIOp::create(b, e.loc, thread, e.i32(ownChunk)));
-}
-
-// A tile that reaches past an edge, and has something other than 0 there, comes by way of registers.
-void nvptx::copyToOwnPlaces(Emitter &e, tile::LoadOp load, Value address) {
-  OpBuilder &b = e.builder;
-  e.loc = load.getLoc();
-  auto type = cast<RankedTensorType>(load.getType());
-  const int64_t bytes = bytesOf(type.getElementType()), chunk = ownChunk / bytes, stride = chunkStride(e);
-  TileAccess access(e, load.getView(), load.getOffsets(), load.getDims(), type);
-  const Value to = ownPlace(e, address);
-  auto forChunks = [&](auto body) {
-    for (int r = 0; r < access.count; r += int(chunk))
-      if (!access.isDead(r))
-        body(r, std::to_string(r / chunk * stride));
-  };
-  auto copyAll = [&](bool whole) {
-    forChunks([&](int r, const std::string &offset) {
-      auto [from, beyond] = access.placeBySteps(r);
-      SmallVector<Value> operands{to, from};
-      if (!whole)
-        operands.push_back(arith::MulIOp::create(b, e.loc, access.countInBounds(r, chunk), e.i32(bytes)));
-      e.ptx("cp.async.cg.shared.global [$0 + " + offset + "], [$1 + " + std::to_string(beyond) + "], 16" +
-                (whole ? ";" : ", $2;"),
-            whole ? "r,l,~{memory}" : "r,l,r,~{memory}", Type(), operands, /*hasSideEffects=*/true);
-    });
-  };
-  auto branch = scf::IfOp::create(b, e.loc, access.isWhole(), /*withElseRegion=*/true);
-  for (auto [region, whole] : {std::pair(&branch.getThenRegion(), true), std::pair(&branch.getElseRegion(), false)}) {
-    OpBuilder::InsertionGuard guard(b);
-    b.setInsertionPointToStart(&region->front());
-    auto saved = access.computed();
-    if (whole || !load.getOther()) {
-      copyAll(whole);
-    } else {
-      (void)lower(e, load);
-      const Registers &values = e.get(load);
-      forChunks([&](int r, const std::string &offset) {
-        SmallVector<Value> operands = packWords(e, ArrayRef<Value>(values).slice(size_t(r), size_t(chunk)));
-        operands.push_back(to);
-        e.ptx("st.shared.v4.b32 [$4 + " + offset + "], {$0, $1, $2, $3};", "r,r,r,r,r,~{memory}", Type(), operands,
-              /*hasSideEffects=*/true);
-      });
-    }
-    access.computed() = saved;
-  }
-}
-
-Registers nvptx::readOwnPlaces(Emitter &e, RankedTensorType type, Value address) {
-  OpBuilder &b = e.builder;
-  const Type element = type.getElementType(), word = b.getI32Type();
-  const int64_t bytes = bytesOf(element), chunk = ownChunk / bytes, stride = chunkStride(e);
-  const LinearLayout &layout = e.layout(type);
-  const Value from = ownPlace(e, address);
-  Registers registers;
-  for (int r = 0; r < layout.inSize(reg); r += int(chunk)) {
-    if (e.isDead(layout, type.getShape(), r)) {
-      registers.append(size_t(chunk), e.zero(element));
-      continue;
-    }
-    Value loaded = e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4 + " + std::to_string(r / chunk * stride) + "];",
-                         "=r,=r,=r,=r,r,~{memory}",
-                         LLVM::LLVMStructType::getLiteral(b.getContext(), SmallVector<Type>(4, word)), {from},
-                         /*hasSideEffects=*/true);
-    SmallVector<Value> words;
-    for (int64_t i = 0; i < 4; ++i)
-      words.push_back(LLVM::ExtractValueOp::create(b, e.loc, loaded, i));
-    llvm::append_range(registers, unpackWords(e, words, element, chunk));
-  }
-  return registers;
 }
 
 // The tile with its registers in another order, those next to each other along its rows first, up to `wanted` elements.
@@ -637,6 +383,142 @@ static void lengthenRuns(Emitter &e, Registers &values, RankedTensorType &type, 
   type = withLayout(type, LinearLayout(ins, layout.outs()));
 }
 
+// The tile with a warp's lanes side by side along its rows, which start anywhere: where lanes hold several rows, as the
+// fragments of tensor cores do, and registers are parts of a row, they change places, a shuffle for two words. What a
+// warp writes at once is then a line of one row, for several parts of sectors.
+static void alignLanes(Emitter &e, Registers &values, RankedTensorType &type) {
+  OpBuilder &b = e.builder;
+  const LinearLayout layout = e.layout(type);
+  const size_t last = size_t(type.getRank()) - 1;
+  const int64_t perWord = std::max<int64_t>(1, 4 / bytesOf(type.getElementType()));
+  if (last == 0 || bytesOf(type.getElementType()) > 4 || layout.contiguousRegisters(dimName(int(last))) < perWord)
+    return;
+  std::vector<LinearLayout::InDim> ins = layout.ins();
+  auto basesOf = [&](const char *name) -> std::vector<LinearLayout::Vector> & {
+    return llvm::find_if(ins, [&](const LinearLayout::InDim &in) { return in.name == name; })->bases;
+  };
+  std::vector<LinearLayout::Vector> &registers = basesOf(reg), &lanesOf = basesOf(lane);
+  auto alongRow = [&](const LinearLayout::Vector &basis) {
+    return std::all_of(basis.begin(), basis.begin() + long(last), [](int32_t x) { return x == 0; }) ? basis[last] : 0;
+  };
+  const size_t inWord = size_t(llvm::Log2_64(uint64_t(perWord))); // register bits
+  SmallVector<Value> words = packWords(e, values);
+  bool changes = false;
+  for (size_t l = 0; l < lanesOf.size(); ++l) {
+    if (alongRow(lanesOf[l]) || llvm::all_of(lanesOf[l], [](int32_t x) { return x == 0; }))
+      continue;
+    auto best = registers.end();
+    for (auto at = registers.begin() + long(inWord); at != registers.end(); ++at)
+      if (alongRow(*at) && (best == registers.end() || alongRow(*at) < alongRow(*best)))
+        best = at;
+    if (best == registers.end())
+      break;
+    const size_t bit = size_t{1} << (size_t(best - registers.begin()) - inWord);
+    Value isUpper = e.compare(arith::AndIOp::create(b, e.loc, e.laneId(), e.i32(1 << l)), "ne", e.i32(0));
+    for (size_t w = 0; w < words.size(); ++w)
+      if (!(w & bit)) {
+        Value low = words[w], high = words[w | bit];
+        Value other = e.shuffleXor(e.select(isUpper, low, high), 1 << l);
+        words[w] = e.select(isUpper, other, low);
+        words[w | bit] = e.select(isUpper, high, other);
+      }
+    std::swap(*best, lanesOf[l]);
+    changes = true;
+  }
+  if (!changes)
+    return;
+  values = unpackWords(e, words, type.getElementType(), int64_t(values.size()));
+  type = withLayout(type, LinearLayout(ins, layout.outs()));
+}
+
+// Where each lane has a word of every 128 bytes of a row: the registers that hold the row's words, row by row; none in
+// other layouts, and of elements other than of 2 bytes.
+static SmallVector<SmallVector<int>> registersOfRows(Emitter &e, RankedTensorType type) {
+  const LinearLayout &layout = e.layout(type);
+  const size_t last = size_t(type.getRank()) - 1;
+  if (last == 0 || bytesOf(type.getElementType()) != 2 || layout.freeBits(reg) || layout.freeBits(lane) ||
+      layout.outSize(dimName(int(last))) != type.getShape()[last])
+    return {};
+  for (const LinearLayout::InDim &in : layout.ins())
+    for (const LinearLayout::Vector &basis : in.bases)
+      if (basis[last] && llvm::any_of(ArrayRef(basis).drop_back(), [](int32_t x) { return x != 0; }))
+        return {};
+  for (int l = 0; 1 << l < lanes; ++l)
+    if (layout.apply({{lane, 1 << l}})[last] != 2 << l)
+      return {};
+  if (layout.inSize(reg) < 2 || layout.apply({{reg, 1}})[last] != 1)
+    return {};
+  std::map<LinearLayout::Vector, std::map<int32_t, int>> rows; // by the coordinates but the last, then by that one
+  for (int r = 0; r < layout.inSize(reg); r += 2) {
+    LinearLayout::Vector place = layout.apply({{reg, r}});
+    const int32_t column = std::exchange(place.back(), 0);
+    rows[place][column] = r;
+  }
+  SmallVector<SmallVector<int>> result;
+  for (const auto &[row, registers] : rows) {
+    SmallVector<int> &words = result.emplace_back();
+    for (auto [column, r] : registers) {
+      if (column != 64 * int32_t(words.size()) || column & e.threadBits(layout, int(last)))
+        return {};
+      words.push_back(r);
+    }
+  }
+  return result;
+}
+
+// A warp's part of each row, which may start anywhere, by the aligned lines of 128 bytes that it lies in: each lane
+// gets the word that is its own of a line, from where the row's start puts it. What remains of the first and of the
+// last line is one instruction, since neither has a word where the other does; and halves of words at both ends of the
+// row another. A store of 2 bytes a lane would pass each part of a sector twice to the L2 cache, each a partial write.
+static void storeLines(Emitter &e, TileAccess &access, ArrayRef<SmallVector<int>> rows, const Registers &values,
+                       Value once) {
+  OpBuilder &b = e.builder;
+  const Location loc = e.loc;
+  const Type word = b.getI32Type(), wide = b.getI64Type();
+  auto plus = [&](Value x, Value y) -> Value { return arith::AddIOp::create(b, loc, x, y); };
+  auto minus = [&](Value x, Value y) -> Value { return arith::SubIOp::create(b, loc, x, y); };
+  auto bits = [&](Value x, int32_t mask) -> Value { return arith::AndIOp::create(b, loc, x, e.i32(mask)); };
+  const Value laneBefore = minus(e.laneId(), e.i32(1)), isFirst = e.compare(e.laneId(), "eq", e.i32(0));
+  const Value isEnd = arith::OrIOp::create(b, loc, isFirst, e.compare(e.laneId(), "eq", e.i32(lanes - 1)));
+  const Value laneBytes = arith::MulIOp::create(b, loc, e.laneId(), e.i32(4));
+  for (const SmallVector<int> &row : rows) {
+    const size_t lines = row.size();
+    const auto [address, beyond] = access.place(row[0]);
+    const Value own = plus(address, e.i64(beyond)), isInside = e.both(access.inBounds(row[0]), once);
+    const Value start = minus(arith::TruncIOp::create(b, loc, word, own), laneBytes); // its low bits
+    const Value inLine = bits(start, 127), isHalved = e.compare(bits(start, 2), "ne", e.i32(0));
+    const Value before = arith::ShRUIOp::create(b, loc, inLine, e.i32(2)); // words of the line before the row
+    const Value isPast = e.compare(e.laneId(), "uge", before), from = minus(e.laneId(), before);
+    const Value choice = e.select(isHalved, e.i32(0x5432), e.i32(0x7654));
+
+    SmallVector<Value> given, moved;
+    for (int r : row)
+      given.append(packWords(e, ArrayRef<Value>(values).slice(size_t(r), 2)));
+    Value previous;
+    for (Value held : given) {
+      const Value shuffled = e.shuffleFrom(held, laneBefore);
+      const Value earlier = previous ? e.select(isFirst, previous, shuffled) : shuffled;
+      const Value joined =
+          e.ptx("prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", word, {earlier, held, choice}, /*hasSideEffects=*/false);
+      moved.push_back(e.shuffleFrom(joined, from));
+      previous = shuffled;
+    }
+    auto extended = [&](Value x) -> Value { return arith::ExtSIOp::create(b, loc, wide, x); };
+    const Value line = minus(own, extended(inLine));
+    for (size_t i = 1; i < lines; ++i)
+      storeWords(e, line, int64_t(128 * i), isInside, e.select(isPast, moved[i], moved[i - 1]));
+    // The row's first word has no first half, where its start is one.
+    const Value isWord =
+        e.compare(from, "ne", e.select(isHalved, e.i32(0), e.i32(-lanes))); // no lane is so far from any
+    storeWords(e, plus(line, extended(e.select(isPast, e.i32(0), e.i32(int32_t(128 * lines))))), 0,
+               e.both(isInside, isWord), e.select(isPast, moved.front(), moved.back()));
+    const Value tail = arith::ShRUIOp::create(b, loc, given.back(), e.i32(16));
+    const Value half = arith::TruncIOp::create(b, loc, b.getI16Type(), e.select(isFirst, given.front(), tail));
+    const Value toTail = e.select(isFirst, e.i64(0), e.i64(int64_t(128 * (lines - 1) + 2)));
+    storeWords(e, plus(own, toTail), 0, e.both(isInside, e.both(isHalved, isEnd)), half);
+  }
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::StoreOp store) {
   if (lowerStaged(e, store))
     return success();
@@ -644,24 +526,32 @@ LogicalResult nvptx::lower(Emitter &e, tile::StoreOp store) {
   Type type = store.getValue().getType();
   Registers values = e.get(store.getValue());
   auto viewType = cast<tile::ViewType>(store.getView().getType());
+  bool startsAnywhere = false; // each of its rows, elements side by side
   if (auto tile = dyn_cast<RankedTensorType>(type);
       tile && !viewType.getStrided() && store.getDims().back() == viewType.getRank() - 1) {
     int64_t alignment = alignmentOf(store.getView());
     const int64_t wanted = std::min<int64_t>(16, alignment & -alignment) / bytesOf(tile.getElementType());
     sortRegisters(e, values, tile, wanted);
     lengthenRuns(e, values, tile, wanted);
+    startsAnywhere = alignment < 4;
+    if (startsAnywhere)
+      alignLanes(e, values, tile);
     type = tile;
   }
   TileAccess access(e, store.getView(), store.getOffsets(), store.getDims(), type);
   Value once =
       isa<RankedTensorType>(type) ? e.isFirstReplica(e.layout(type)) : e.compare(e.linearThreadId(), "eq", e.i32(0));
   int64_t run = access.run();
+  SmallVector<SmallVector<int>> rows;
+  if (startsAnywhere)
+    rows = registersOfRows(e, cast<RankedTensorType>(type));
   SmallVector<int> runs;
   SmallVector<SmallVector<Value>> words;
   for (int r = 0; r < access.count; r += int(run))
     if (!access.isDead(r) && !access.isReplica(r)) {
       runs.push_back(r);
-      access.place(r), access.inBounds(r);
+      if (rows.empty())
+        access.place(r), access.inBounds(r); // computed here, so that both branches may use it
       words.push_back(packWords(e, ArrayRef<Value>(values).slice(r, run)));
     }
   auto storeAll = [&](int64_t step) {
@@ -678,6 +568,18 @@ LogicalResult nvptx::lower(Emitter &e, tile::StoreOp store) {
       access.computed() = saved;
     }
   };
+  if (!rows.empty()) {
+    auto branch = scf::IfOp::create(b, e.loc, access.rowsAreWhole(), /*withElseRegion=*/true);
+    OpBuilder::InsertionGuard guard(b);
+    auto saved = access.computed();
+    b.setInsertionPointToStart(&branch.getThenRegion().front());
+    storeLines(e, access, rows, values, once);
+    access.computed() = saved;
+    b.setInsertionPointToStart(&branch.getElseRegion().front());
+    storeAll(run);
+    access.computed() = saved;
+    return success();
+  }
   if (run == 1 || runs.empty()) {
     storeAll(run);
     return success();

@@ -144,6 +144,24 @@ LinearLayout nvptx::accumulatorLayout(ArrayRef<int64_t> shape, int warps, Accumu
   return form.swapped ? transposedLayout(layout, {1, 0}) : layout;
 }
 
+bool nvptx::comesFromUnpack(Value value) {
+  Operation *producer = value.getDefiningOp();
+  if (!producer || isa<tile::UnpackOp>(producer))
+    return producer;
+  return (producer->hasTrait<OpTrait::Elementwise>() || isa<tile::TransposeOp, tile::LutOp>(producer)) &&
+         llvm::any_of(producer->getOperands(), comesFromUnpack);
+}
+
+SmallVector<tile::DotOp> nvptx::unpackedDots(func::FuncOp func) {
+  SmallVector<tile::DotOp> dots;
+  func.walk([&](tile::DotOp dot) { dots.push_back(dot); });
+  const bool areAlike = llvm::all_of(dots, [&](tile::DotOp dot) {
+    return comesFromUnpack(dot.getA()) && dot->getBlock() == dots.front()->getBlock() &&
+           dot->getOperandTypes() == dots.front()->getOperandTypes();
+  });
+  return areAlike ? dots : SmallVector<tile::DotOp>();
+}
+
 int nvptx::wgmmaWarps(tile::DotOp dot) {
   ArrayRef<int64_t> shape = dot.getType().getShape();
   int64_t rows = shape[isSwapped(shape)] / wgmmaRows;
@@ -276,8 +294,9 @@ std::optional<StagedStore> nvptx::stagedStore(tile::StoreOp store, Layouts &layo
   if (!form || store.getDims().back() != cast<tile::ViewType>(store.getView().getType()).getRank() - 1)
     return std::nullopt;
   StagedStore staged{*form, wgmmaRows, columns, 0};
-  if (form->swapped) { // a box is 64 of the instruction's rows wide
-    if (bits != 16)
+  if (form->swapped) {            // a box is 64 of the instruction's rows wide
+    constexpr int64_t fewest = 8; // of a thread's: fewer it has stored before a copy would have begun
+    if (bits != 16 || shape[0] * shape[1] < fewest * lanes * warps)
       return std::nullopt;
     staged.rows = std::min(wgmmaRows, shape[0] / form->groupsAlongN);
   } else if (shape[1] / form->groupsAlongN < columns) {

@@ -97,6 +97,11 @@ struct DotPlan {
 LinearLayout accumulatorLayout(llvm::ArrayRef<int64_t> shape, int warps, AccumulatorForm form);
 // How the tensor cores compute a dot with wgmma; none where they cannot.
 std::optional<DotPlan> planWgmma(tile::DotOp dot, const Target &target, int warps);
+// Whether it is made of unpacked values, element by element.
+bool comesFromUnpack(mlir::Value value);
+// The dots of a function all of whose dots have unpacked values as `a`, the same types, and one block: the parts of a
+// step. Empty otherwise.
+llvm::SmallVector<tile::DotOp> unpackedDots(mlir::func::FuncOp func);
 // The warps that suit a dot: a group for each 64 rows, up to two.
 int wgmmaWarps(tile::DotOp dot);
 const MmaAtom *atomFor(mlir::Type element, bool isUnsigned, tile::DotPrecision precision);

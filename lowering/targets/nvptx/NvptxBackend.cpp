@@ -17,10 +17,10 @@ namespace {
 
 class CudaExecutable : public Executable {
 public:
-  explicit CudaExecutable(const MachineCode &code)
+  CudaExecutable(const MachineCode &code, const Target &target)
       : module(code.image), function(module.function(code.entry, unsigned(code.sharedBytes))),
         threads(unsigned(code.threadsPerProgram)), cluster(unsigned(code.blocksPerProgram)),
-        workspaceBytes(size_t(code.workspaceBytes)), maps(code.tensorMaps) {
+        workspaceBytes(size_t(code.workspaceBytes)), overlapPrevious(target.hasLaunchOverlap()), maps(code.tensorMaps) {
     if (!code.isPersistent)
       return;
     if (cluster > 1) {
@@ -50,6 +50,7 @@ public:
                  {.grid = {unsigned(grid[0]) * cluster, unsigned(grid[1]), unsigned(grid[2])},
                   .block = {threads, 1, 1},
                   .cluster = {cluster, 1, 1},
+                  .overlapPrevious = overlapPrevious,
                   .stream = stream});
   }
 
@@ -80,7 +81,7 @@ private:
                  {.grid = {unsigned(blocks) * cluster, 1, 1},
                   .block = {threads, 1, 1},
                   .cluster = {cluster, 1, 1},
-                  .overlapPrevious = true, // the code waits for it
+                  .overlapPrevious = overlapPrevious,
                   .stream = stream},
                  std::span(encoded).first(maps.size()));
   }
@@ -89,6 +90,7 @@ private:
   cuda::Function function;
   unsigned threads, cluster;
   size_t workspaceBytes;    // a block's part
+  bool overlapPrevious;     // the code waits for it
   int64_t mostPrograms = 0; // of a persistent kernel, that run at once
   // Up to so many are launched as blocks of which two fit on a multiprocessor. Where three do, those of launches that
   // overlap crowd onto some, and the others wait for these: 43 us for 33 (docs/benchmarks/notes.md).
@@ -230,7 +232,7 @@ struct NvptxBackend : Backend {
     if (isCubin && !cubinRunsOn(target, capability))
       throw UserError("expected code for a device of compute capability " + std::to_string(capability / 10) + "." +
                       std::to_string(capability % 10) + ", got " + target.name);
-    return std::make_shared<CudaExecutable>(code);
+    return std::make_shared<CudaExecutable>(code, target);
   }
 
   std::string assemblerVersion() const override { return ptxasVersion(); }

@@ -45,7 +45,9 @@ bool nvptx::collectScalars(Value value, scf::ForOp loop, SetVector<Operation *> 
   if (value == loop.getInductionVar() || loop.isDefinedOutsideOfLoop(value))
     return true;
   Operation *op = value.getDefiningOp();
-  if (!op || op->getBlock() != loop.getBody() || op->getNumRegions() || !isPure(op) ||
+  // A quotient by what may be 0 is of no harm where nothing is read by it.
+  const bool isQuotient = op && isa<arith::DivSIOp, arith::DivUIOp, arith::RemSIOp, arith::RemUIOp>(op);
+  if (!op || op->getBlock() != loop.getBody() || op->getNumRegions() || !(isPure(op) || isQuotient) ||
       !llvm::all_of(op->getOperands(), [&](Value operand) { return collectScalars(operand, loop, slice); }))
     return false;
   slice.insert(op);

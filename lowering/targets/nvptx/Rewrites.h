@@ -27,10 +27,13 @@ void prefetchLoads(mlir::Operation *kernel, const Target &target, int warps);
 // With layouts, in kernels without dots: what loops load into registers, several steps ahead, each thread its own words
 // by way of shared memory. threads: of the block.
 void loadAhead(mlir::func::FuncOp kernel, const Target &target, int threads);
-// The words that a thread holds of the load's result, if it can copy them asynchronously: in chunks that are contiguous
-// in a row, from where its elements are multiples of a chunk; else 0.
-int64_t ownWords(tile::LoadOp load);
-inline constexpr int64_t ownChunk = 16; // bytes
+// The bytes of the thread's own elements of such a tile that one copy brings: 16, or less of small tiles.
+int64_t ownChunk(mlir::RankedTensorType type, const LinearLayout &layout);
+// Of a tile.front: gives the tiles of the last one of its ring once more.
+inline constexpr llvm::StringLiteral againAttr = "tile.again";
+// With layouts: reductions along the same axis of tiles of one layout, neither of which needs the other, become one, so
+// that threads meet once for all.
+void mergeReductions(mlir::func::FuncOp kernel);
 // What `value` needs of the loop's body, in order, into `slice`; false where that is more than the induction variable
 // and scalars computed from it.
 bool collectScalars(mlir::Value value, mlir::scf::ForOp loop, llvm::SetVector<mlir::Operation *> &slice);

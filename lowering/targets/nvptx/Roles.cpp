@@ -12,6 +12,7 @@
 #include "bitloom/lowering/targets/nvptx/Emitter.h"
 #include "bitloom/lowering/targets/nvptx/Mma.h"
 #include "bitloom/lowering/targets/nvptx/Multicast.h"
+#include "bitloom/lowering/targets/nvptx/Rewrites.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/LLVMIR/NVVMDialect.h"
@@ -139,17 +140,14 @@ static Value slotAddress(Emitter &e, int64_t first, Value slot, int64_t stride) 
   return arith::AddIOp::create(e.builder, e.loc, e.sharedAt(first), beyond);
 }
 
-void Emitter::waitFor(Value barrier, Value parity, bool forOtherBlocks) {
-  std::string scope = forOtherBlocks ? ".acquire.cluster" : "";
-  ptx("{\n\t.reg .pred done;\n\tWAIT:\n\tmbarrier.try_wait.parity" + scope +
-          ".shared::cta.b64 done, [$0], $1;\n\t"
-          "@done bra DONE;\n\tbra WAIT;\n\tDONE:\n\t}",
+void Emitter::waitFor(Value barrier, Value parity) {
+  ptx("{\n\t.reg .pred done;\n\tWAIT:\n\tmbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1;\n\t"
+      "@done bra DONE;\n\tbra WAIT;\n\tDONE:\n\t}",
       "r,r,~{memory}", Type(), {barrier, parity}, /*hasSideEffects=*/true);
 }
 
-void Emitter::initialiseBarrier(int64_t offset, int arrivals) {
-  ptx("mbarrier.init.shared::cta.b64 [$0], " + std::to_string(arrivals) + ";", "r,~{memory}", Type(),
-      {sharedAt(offset)},
+void Emitter::initialiseBarrier(Value barrier, int arrivals) {
+  ptx("mbarrier.init.shared::cta.b64 [$0], " + std::to_string(arrivals) + ";", "r,~{memory}", Type(), {barrier},
       /*hasSideEffects=*/true);
 }
 
@@ -203,6 +201,29 @@ void Emitter::allocateRings() {
   });
 }
 
+// The bytes of a slot that each warp of the producer asks for, a thread of it: one warp, or of a product with unpacked
+// values, whose slots are small boxes, up to four in turn. One thread takes some 100 cycles for a box.
+static SmallVector<int64_t> fillingWarps(Emitter &e, tile::FillOp fill) {
+  auto func = fill->getParentOfType<func::FuncOp>();
+  if (unpackedDots(func).empty() || clusterAxis(fill))
+    return {e.ring(fill.getRing()).copiedBytes};
+  SmallVector<int64_t> bytes;
+  int next = 0;
+  for (Value tile : cast<tile::YieldOp>(fill.getBody().front().getTerminator()).getValues()) {
+    auto load = tile.getDefiningOp<tile::LoadOp>();
+    const int64_t each = bytesOf(tile::elementOf(load.getType()));
+    const SharedForm form = *sharedFormOf(e.layout(load.getType()), tile::shapeOf(load.getType()), int(each));
+    const CopyPart part = partOf(load, form, e.clusterBlocks());
+    for (int64_t box = 0; box < part.boxes; ++box)
+      for (int64_t line = 0; line < part.lines; line += mostLines, ++next) {
+        if (next < warpsPerGroup)
+          bytes.push_back(0);
+        bytes[next % warpsPerGroup] += std::min(mostLines, part.lines - line) * form.inner * each;
+      }
+  }
+  return bytes;
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
   Emitter::Ring &ring = e.ring(op.getRing());
   for (Value *word : {&ring.fillSlot, &ring.fillPhase, &ring.frontSlot, &ring.frontPhase, &ring.popSlot})
@@ -212,21 +233,23 @@ LogicalResult nvptx::lower(Emitter &e, tile::RingOp op) {
   if (!e.hasRoles())
     return success();
   const int readers = e.warps() * (clusterAxis(op) ? e.clusterBlocks() : 1);
-  e.when(e.compare(e.linearThreadId(), "eq", e.i32(0)), [&] {
-    for (int stage = 0; stage < ring.stages; ++stage)
-      for (auto [first, arrivals] : {std::pair(ring.full, 1), std::pair(ring.empty, readers)})
-        e.initialiseBarrier(first + 8 * stage, arrivals);
-  });
+  auto fill = cast<tile::FillOp>(*llvm::find_if(op->getUsers(), llvm::IsaPred<tile::FillOp>));
+  const int writers = int(fillingWarps(e, fill).size());
+  // By one thread of a warp each, and of another than what describes the copies.
+  for (auto [thread, first, arrivals] : {std::tuple(0, ring.full, writers), std::tuple(2 * lanes, ring.empty, readers)})
+    e.when(e.compare(e.linearThreadId(), "eq", e.i32(thread)), [&] {
+      for (int stage = 0; stage < ring.stages; ++stage)
+        e.initialiseBarrier(e.sharedAt(first + 8 * stage), arrivals);
+    });
   return success();
 }
 
 //===- The producer -----------------------------------------------------------------------------------------------===//
 
 // One box from global memory to shared memory; `coordinates` innermost first. To the same place in all blocks of the
-// cluster, and signalling the barrier at the same place in each, or to this one's only. `isOwn`: whether this thread
-// does it, or null.
-static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address, Value barrier, bool isForAll = false,
-                    Value isOwn = Value()) {
+// cluster, and signalling the barrier at the same place in each, or to this one's only.
+static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address, Value barrier,
+                    bool isForAll = false) {
   std::string text = "cp.async.bulk.tensor." + std::to_string(coordinates.size()) +
                      "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" +
                      (isForAll ? ".multicast::cluster" : "") + " [$0], [$1, {";
@@ -244,33 +267,30 @@ static void copyBox(Emitter &e, Value map, ValueRange coordinates, Value address
     const int blocks = (1 << e.clusterBlocks()) - 1; // a bit each
     operands.push_back(arith::ConstantOp::create(e.builder, e.loc, e.builder.getI16IntegerAttr(int16_t(blocks))));
   }
-  if (isOwn) {
-    text = "@$" + std::to_string(operands.size()) + " " + text;
-    constraints += ",b";
-    operands.push_back(isOwn);
-  }
   e.ptx(text + ";", constraints + ",~{memory}", Type(), operands, /*hasSideEffects=*/true);
 }
 
-constexpr int64_t farthest = (int64_t{1} << 31) - 4096;
-
-// In 32 bits: what lies beyond them lies outside of every view, and stays there when lines are added. So does all of a
-// view without elements, whose tensor map has an extent of 1.
+// In 32 bits. What lies beyond them lies outside of every view, whose extents are below 2^31, and becomes one place
+// before all of them; so does all of a view without elements, whose tensor map has an extent of 1.
 SmallVector<Value> nvptx::copyCoordinates(Emitter &e, Value view, ValueRange offsets) {
   OpBuilder &b = e.builder;
   SmallVector<Value> coordinates(offsets.size());
+  const Type word = b.getI32Type();
+  constexpr int64_t before = -(int64_t{1} << 30);
   for (auto [d, offset] : llvm::enumerate(offsets)) {
-    Value isEmpty = e.compare(e.view(view).extents[d], "eq", e.i64(0));
-    Value low = arith::MaxSIOp::create(b, e.loc, e.scalar(offset), e.i64(-farthest));
-    Value clamped = arith::MinSIOp::create(b, e.loc, low, e.select(isEmpty, e.i64(-farthest), e.i64(farthest)));
-    coordinates[offsets.size() - 1 - d] = arith::TruncIOp::create(b, e.loc, b.getI32Type(), clamped);
+    Value hasElements = e.compare(e.view(view).extents[d], "ne", e.i64(0)), whole = e.scalar(offset);
+    Value low = arith::TruncIOp::create(b, e.loc, word, whole);
+    Value high = arith::TruncIOp::create(b, e.loc, word, arith::ShRSIOp::create(b, e.loc, whole, e.i64(32)));
+    Value fits = e.compare(high, "eq", arith::ShRSIOp::create(b, e.loc, low, e.i32(31)));
+    Value isInside = arith::AndIOp::create(b, e.loc, fits, hasElements);
+    coordinates[offsets.size() - 1 - d] = e.select(isInside, low, e.i32(before));
   }
   return coordinates;
 }
 
-// A tile; where blocks share it, this block's part. `isOwn`: of each box, whether this thread copies it.
+// A tile; where blocks share it, this block's part. `isOwn`: of each box, whether it is to be copied here.
 static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Value address, Value barrier,
-                     llvm::function_ref<Value()> isOwn) {
+                     llvm::function_ref<bool()> isOwn) {
   OpBuilder &b = e.builder;
   const int64_t bytes = bytesOf(tile::elementOf(load.getType()));
   SmallVector<Value> coordinates = copyCoordinates(e, load.getView(), load.getOffsets());
@@ -289,23 +309,16 @@ static void copyTile(Emitter &e, tile::LoadOp load, const SharedForm &form, Valu
   }
   for (int64_t box = 0; box < part.boxes; ++box)
     for (int64_t line = 0; line < part.lines; line += mostLines) {
+      if (!isOwn())
+        continue;
       SmallVector<Value> at(coordinates);
       if (box)
         at[0] = arith::AddIOp::create(b, e.loc, at[0], e.i32(box * form.inner));
       if (line)
         at[lineDim] = arith::AddIOp::create(b, e.loc, at[lineDim], e.i32(line));
       Value to = arith::AddIOp::create(b, e.loc, address, e.i32((box * form.lines + line) * form.inner * bytes));
-      copyBox(e, e.tensorMap(load), at, to, barrier, isInParts, isOwn());
+      copyBox(e, e.tensorMap(load), at, to, barrier, isInParts);
     }
-}
-
-// Threads of the producer that share a slot's boxes, a warp each: of a product with unpacked values, whose slots are
-// small boxes. One thread takes some 100 cycles for a box.
-static int fillingWarps(Emitter &e, Operation *inKernel) {
-  const bool isUnpacked = inKernel->getParentOfType<func::FuncOp>()
-                              .walk([](tile::UnpackOp) { return WalkResult::interrupt(); })
-                              .wasInterrupted();
-  return isUnpacked && !clusterAxis(inKernel) ? warpsPerGroup : 1;
 }
 
 LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
@@ -320,29 +333,24 @@ LogicalResult nvptx::lower(Emitter &e, tile::FillOp fill) {
     advance(e, ring.fillSlot, Value(), ring.stages);
     return success();
   }
+  const SmallVector<int64_t> shares = fillingWarps(e, fill);
+  if (e.fillingWarp() >= int(shares.size()))
+    return success();
   Value other = arith::XOrIOp::create(b, e.loc, readWord(e, ring.fillPhase), e.i32(1));
   e.waitFor(slotAddress(e, ring.empty, slot, 8), other);
   Value full = slotAddress(e, ring.full, slot, 8);
-  const int warps = fillingWarps(e, fill);
-  Value own = arith::AndIOp::create(b, e.loc, arith::ShRUIOp::create(b, e.loc, e.linearThreadId(), e.i32(5)),
-                                    e.i32(warpsPerGroup - 1));
-  int next = 0; // predicates, of which no jumps by a table are made
-  auto isOwn = [&](int warp) { return warps > 1 ? e.compare(own, "eq", e.i32(warp % warps)) : Value(); };
+  int next = 0;
+  auto isOwn = [&] { return next++ % int(shares.size()) == e.fillingWarp(); };
   auto yield = cast<tile::YieldOp>(fill.getBody().front().getTerminator());
-  if (warps > 1) { // bytes may arrive before it says how many will: the slot is not full before it did
-    e.ptx("@$1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";",
-          "r,b,~{memory}", Type(), {full, isOwn(0)}, /*hasSideEffects=*/true);
-  } else {
-    e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(ring.copiedBytes) + ";", "r,~{memory}",
-          Type(), {full}, /*hasSideEffects=*/true);
-  }
+  e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], " + std::to_string(shares[size_t(e.fillingWarp())]) + ";",
+        "r,~{memory}", Type(), {full}, /*hasSideEffects=*/true);
   for (auto [tile, tileOffset] : llvm::zip(yield.getValues(), ring.tileOffsets)) {
     auto load = tile.getDefiningOp<tile::LoadOp>();
     e.loc = load.getLoc();
     int64_t bytes = bytesOf(tile::elementOf(load.getType()));
     SharedForm form = *sharedFormOf(e.layout(load.getType()), tile::shapeOf(load.getType()), int(bytes));
     Value address = slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes);
-    copyTile(e, load, form, address, full, [&] { return isOwn(next++); });
+    copyTile(e, load, form, address, full, isOwn);
   }
   advance(e, ring.fillSlot, ring.fillPhase, ring.stages);
   return success();
@@ -359,26 +367,32 @@ static bool isReadByWgmma(Emitter &e, Value tile) {
   });
 }
 
-LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
-  Emitter::Ring &ring = e.ring(front.getRing());
-  Value slot = readWord(e, ring.frontSlot);
+static void awaitFront(Emitter &e, tile::FrontOp front, Emitter::Ring &ring) {
+  ring.front = readWord(e, ring.frontSlot);
   if (e.hasRoles()) {
-    e.waitFor(slotAddress(e, ring.full, slot, 8), readWord(e, ring.frontPhase));
+    e.waitFor(slotAddress(e, ring.full, ring.front, 8), readWord(e, ring.frontPhase));
   } else {
-    e.ptx("cp.async.wait_group " + std::to_string(ring.stages - 2) + ";", "~{memory}", Type(), {}, true);
+    if (ring.stages > 1) // else what it waits for is among the copies of another's first step
+      e.ptx("cp.async.wait_group " + std::to_string(ring.stages - 2) + ";", "~{memory}", Type(), {}, true);
     if (llvm::any_of(front.getTiles(), [&](Value tile) { return isReadByWgmma(e, tile); }))
       e.ptx("fence.proxy.async.shared::cta;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
     if (llvm::any_of(front.getTiles(), [](Value tile) { return isShared(tile.getType()); }))
       e.barrier();
   }
+  advance(e, ring.frontSlot, e.hasRoles() ? ring.frontPhase : Value(), ring.stages, e.stepGroups());
+}
+
+LogicalResult nvptx::lower(Emitter &e, tile::FrontOp front) {
+  Emitter::Ring &ring = e.ring(front.getRing());
+  if (!front->hasAttr(againAttr))
+    awaitFront(e, front, ring);
   for (auto [tile, tileOffset] : llvm::zip(front.getTiles(), ring.tileOffsets)) {
-    Value address = slotAddress(e, ring.slots + tileOffset, slot, ring.slotBytes);
+    Value address = slotAddress(e, ring.slots + tileOffset, ring.front, ring.slotBytes);
     if (isShared(tile.getType()))
       e.putShared(tile, address);
-    else
+    else if (!tile.use_empty())
       e.put(tile, readOwnPlaces(e, cast<RankedTensorType>(tile.getType()), address));
   }
-  advance(e, ring.frontSlot, e.hasRoles() ? ring.frontPhase : Value(), ring.stages, e.stepGroups());
   return success();
 }
 
@@ -389,10 +403,24 @@ static bool isReadByThreads(Value ring) {
   });
 }
 
+// Whether each slot of the ring is given back in the iteration that has it, so that the first one there is is the next
+// one to give back.
+static bool isPoppedAtOnce(Value ring) {
+  return llvm::all_of(ring.getUsers(), [&](Operation *user) {
+    auto pop = dyn_cast<tile::PopOp>(user);
+    if (!pop)
+      return true;
+    auto fronts = llvm::make_filter_range(pop->getBlock()->getOps<tile::FrontOp>(),
+                                          [&](tile::FrontOp front) { return front.getRing() == ring; });
+    return !pop.getCondition() && llvm::hasSingleElement(fronts) && (*fronts.begin())->isBeforeInBlock(pop);
+  });
+}
+
 LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
   Emitter::Ring &ring = e.ring(pop.getRing());
   e.when(pop.getCondition() ? e.scalar(pop.getCondition()) : Value(), [&] {
-    Value barrier = slotAddress(e, ring.empty, readWord(e, ring.popSlot), 8);
+    const bool isAtOnce = isPoppedAtOnce(pop.getRing());
+    Value barrier = slotAddress(e, ring.empty, isAtOnce ? ring.front : readWord(e, ring.popSlot), 8);
     const bool isForAll = clusterAxis(pop).has_value();
     // The rest of the warp has passed the same wait. Of slots that blocks fill for each other, a lane tells each block.
     // It has read the slot, and written nothing that others read: a release for the cluster would wait for all stores.
@@ -406,7 +434,8 @@ LogicalResult nvptx::lower(Emitter &e, tile::PopOp pop) {
             "r,b,r,~{memory}", Type(), {barrier, arrives, e.laneId()}, /*hasSideEffects=*/true);
     else
       e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b,~{memory}", Type(), {barrier, arrives}, true);
-    advance(e, ring.popSlot, Value(), ring.stages, e.stepGroups());
+    if (!isAtOnce)
+      advance(e, ring.popSlot, Value(), ring.stages, e.stepGroups());
   });
   return success();
 }
@@ -530,12 +559,14 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
   programs = arith::MulIOp::create(builder, loc, programs, extents[2]);
   const int64_t band = axis == 0 ? std::max<int64_t>(1, programBand / clusterSize) : programBand;
   Value first = NVVM::BlockIdXOp::create(builder, loc, word), blocks = NVVM::GridDimXOp::create(builder, loc, word);
+  const Value gridBlocks = blocks;
   warpGroup(), blockGroup();
   if (clusterSize > 1) {
     first = arith::DivUIOp::create(builder, loc, first, i32(clusterSize));
     blocks = arith::DivUIOp::create(builder, loc, blocks, i32(clusterSize));
   }
-  specialize.walk([&](tile::ClusterSumOp sum) { prepareClusterSum(sum); });
+  bool hasSum = false;
+  specialize.walk([&](tile::ClusterSumOp sum) { hasSum = true, prepareClusterSum(sum); });
   if (sharesSteps)
     prepareStream(scalar(specialize.getSteps()), programs, first, blocks);
   // The first copies would wait for what describes them: it comes while others prepare the barriers.
@@ -545,25 +576,29 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       ptx("prefetch.tensormap [$0];", "l", Type(), {map}, /*hasSideEffects=*/true);
     }
   });
-  // Blocks may have started while the launch before this one still runs (LaunchOptions::overlapPrevious); all that it
-  // wrote is seen from here on. The next launch's may start as ours end.
-  ptx("fence.mbarrier_init.release.cluster;\n\tgriddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;", "~{memory}",
-      Type(), {}, /*hasSideEffects=*/true);
-  auto meet = [&] { // all threads of the block, or of the cluster, whose barriers others use
-    if (clusterSize > 1)
-      ptx("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;", "~{memory}", Type(), {},
-          /*hasSideEffects=*/true);
-    else
-      NVVM::Barrier0Op::create(builder, loc);
-  };
-  meet();
+  // Divisions take long: with sums, blocks have few programs, and the first one's place is known before they may begin.
+  SmallVector<Value, 3> firstIds;
+  if (hasSum && !sharesSteps)
+    for (Value id : banded(*this, first, extents, band))
+      firstIds.push_back(ptx("mov.b32 $0, $1;", "=r,r", word, {id}, /*hasSideEffects=*/true));
+  // All threads of the block, or of the cluster, whose rings others fill. To each other's sums blocks come late: only
+  // then must the others have started. The fence has told of the barriers, so that arriving needs no other.
+  auto say = [&](const char *text) { ptx(text, "~{memory}", Type(), {}, /*hasSideEffects=*/true); };
+  const bool meetsLater = clusterSize > 1 && !clusterAxis(kernel);
+  say("fence.mbarrier_init.release.cluster;");
+  if (clusterSize > 1)
+    say(meetsLater ? "barrier.cluster.arrive.relaxed;"
+                   : "barrier.cluster.arrive.relaxed;\n\tbarrier.cluster.wait.acquire;");
+  if (clusterSize == 1 || meetsLater)
+    NVVM::Barrier0Op::create(builder, loc);
 
   auto role = [&](Region &region, int registers, const char *direction) -> LogicalResult {
     if (registers)
       ptx("setmaxnreg." + std::string(direction) + ".sync.aligned.u32 " + std::to_string(registers) + ";", "", Type(),
           {},
           /*hasSideEffects=*/true);
-    bool inTurn = consumers > 1 && stepGroupCount == 1 && &region == &specialize.getConsumer();
+    const bool isConsumer = &region == &specialize.getConsumer();
+    const bool inTurn = consumers > 1 && stepGroupCount == 1 && isConsumer;
     auto body = [&]() -> LogicalResult {
       // Every n-th program; of parts of programs, one after the other.
       Value start = sharesSteps ? i32(0) : first, step = sharesSteps ? i32(1) : blocks;
@@ -579,7 +614,18 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       if (inTurn)
         isFirstProgramValue = compare(loop.getInductionVar(), "eq", start);
       Value program = sharesSteps ? beginShare(loop.getInductionVar()) : loop.getInductionVar();
-      programIds = banded(*this, program, extents, band);
+      if (firstIds.empty() || inTurn) {
+        programIds = banded(*this, program, extents, band);
+      } else {
+        auto ids = scf::IfOp::create(builder, loc, SmallVector<Type>(3, word), compare(program, "eq", start),
+                                     /*addThenBlock=*/true, /*addElseBlock=*/true);
+        OpBuilder::InsertionGuard guard(builder);
+        builder.setInsertionPointToStart(&ids.getThenRegion().front());
+        scf::YieldOp::create(builder, loc, firstIds);
+        builder.setInsertionPointToStart(&ids.getElseRegion().front());
+        scf::YieldOp::create(builder, loc, banded(*this, program, extents, band));
+        programIds.assign(ids.result_begin(), ids.result_end());
+      }
       if (axis) {
         Value first = arith::MulIOp::create(builder, loc, programIds[*axis], i32(clusterSize));
         programIds[*axis] = arith::AddIOp::create(builder, loc, first, clusterRank());
@@ -589,7 +635,10 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
       --loopDepth;
       return done;
     };
-    if (&region == &specialize.getConsumer()) {
+    if (isConsumer) {
+      if (meetsLater)
+        say("barrier.cluster.wait.acquire;");
+      awaitPreviousLaunch();
       if (region.walk([](tile::AwaitGroupOp) { return WalkResult::interrupt(); }).wasInterrupted())
         admitFirstGroup(*this);
       if (failed(body()))
@@ -598,10 +647,31 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
         ptx("cp.async.bulk.wait_group.read 0;", "~{memory}", Type(), {}, /*hasSideEffects=*/true);
       return success();
     }
+    // The assembler knows of an elected thread that it is alone, and asks for boxes without a loop over threads.
+    Value isElected =
+        ptx("{\n\t.reg .pred own;\n\telect.sync _|own, -1;\n\tselp.b32 $0, 1, 0, own;\n\t}", "=r", word, {},
+            /*hasSideEffects=*/true);
+    isElected = compare(isElected, "ne", i32(0));
+    int warps = 1;
+    region.walk([&](tile::FillOp fill) { warps = std::max(warps, int(fillingWarps(*this, fill).size())); });
+    Value warp = arith::ShRUIOp::create(builder, loc, linearThreadId(), i32(llvm::Log2_32(lanes)));
+    warp = arith::AndIOp::create(builder, loc, warp, i32(warpsPerGroup - 1));
     LogicalResult done = success();
-    Value copies = fillingWarps(*this, specialize) > 1 ? compare(laneValue, "eq", i32(0))
-                                                       : compare(threadValue, "eq", i32(lanes * warpCount * consumers));
-    when(copies, [&] { done = body(); });
+    // A loop for each warp, with what is its own.
+    for (fillingWarpNumber = 0; fillingWarpNumber < warps; ++fillingWarpNumber) {
+      Value isOwn = arith::AndIOp::create(builder, loc, isElected, compare(warp, "eq", i32(fillingWarpNumber)));
+      when(isOwn, [&] {
+        // Blocks of which a multiprocessor has one leave each room for one of the next launch, while all are there.
+        // Once some have ended, two would take their place.
+        awaitPreviousLaunch();
+        when(compare(gridBlocks, "ule", i32(target.multiprocessors)), [&] { admitNextLaunch(); });
+        if (failed(body()))
+          done = failure();
+        admitNextLaunch(); // whose reads then follow these
+      });
+    }
+    if (meetsLater)
+      say("barrier.cluster.wait.acquire;");
     return done;
   };
   auto roles = scf::IfOp::create(builder, loc, compare(blockGroup(), "eq", i32(groups)), /*withElseRegion=*/true);
@@ -618,6 +688,6 @@ LogicalResult Emitter::emitSpecialize(tile::SpecializeOp specialize) {
   }
   // No block ends while others still arrive at its ring's barriers. What they do to those of a sum, it has waited for.
   if (clusterAxis(kernel))
-    meet();
+    say("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;");
   return success();
 }

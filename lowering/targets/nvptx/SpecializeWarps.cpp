@@ -84,6 +84,7 @@ private:
   void finishSplit();
   void need(Value value);
   void cloneNeeded(Block &from, OpBuilder &builder, IRMapping &mapping);
+  void readEarly(tile::FrontOp front);
   void consume(Group &group);
   void takeTurns(scf::ForOp loop, Value ring);
 
@@ -102,9 +103,10 @@ private:
 
 //===- Rings ------------------------------------------------------------------------------------------------------===//
 
-// The dot that the tile is for: past the transposes, and what unpacks it; that of its block for what scales a product.
-static tile::DotOp readerOf(Value tile) {
-  if (auto type = cast<RankedTensorType>(tile.getType()); type.getRank() == 1)
+// The dot that the tile is for: past the transposes, and what unpacks it. What scales products, and what parts of a
+// step read, is for the first one of its block.
+static tile::DotOp readerOf(Value tile, ArrayRef<tile::DotOp> parts) {
+  if (auto type = cast<RankedTensorType>(tile.getType()); type.getRank() == 1 || !parts.empty())
     return *tile.getParentBlock()->getOps<tile::DotOp>().begin();
   Operation *user = *tile.getUsers().begin();
   while (!isa<tile::DotOp>(user) && user->getNumResults() && !user->use_empty())
@@ -141,10 +143,11 @@ static bool accumulates(tile::DotOp dot) {
 
 // Groups of the same tiles in different loops take turns with one ring: both roles come to them in the same order.
 void Specialization::collectRings() {
+  const SmallVector<tile::DotOp> parts = unpackedDots(func);
   llvm::MapVector<std::pair<Block *, Operation *>, Group> grouped;
   func.walk([&](tile::LoadOp load) {
     if (isShared(load.getType()))
-      grouped[{load->getBlock(), readerOf(load.getResult())}].loads.push_back(load);
+      grouped[{load->getBlock(), readerOf(load.getResult(), parts)}].loads.push_back(load);
   });
   for (auto &[key, group] : grouped) {
     Block *block = key.first;
@@ -238,7 +241,8 @@ bool Specialization::sharesMultiprocessor() {
 
 // As many slots as shared memory leaves room for beside what else is kept there.
 LogicalResult Specialization::chooseStages() {
-  const int most = 8 * stepGroups;
+  const auto hint = func->getAttrOfType<IntegerAttr>(tile::stagesAttr);
+  const int64_t most = hint ? hint.getInt() : 8 * stepGroups;
   int64_t left = target.maxSharedPerBlock - 1024, slots = 0; // barriers
   if (sharesMultiprocessor()) {
     constexpr int64_t ofTheDriver = 1024; // a block's, beside its own
@@ -254,8 +258,10 @@ LogicalResult Specialization::chooseStages() {
   if (!slots)
     return success();
   int64_t stages = std::min<int64_t>(most, left / slots);
-  if (auto hint = func->getAttrOfType<IntegerAttr>(tile::stagesAttr))
-    stages = std::min<int64_t>(stages, hint.getInt());
+  // Each slot is one group's: a wait by parity tells this round of a slot from the one before, which must be over. Of a
+  // slot that another group had, its copies may be late, and then the wait ends at once.
+  if (stages > stepGroups)
+    stages -= stages % stepGroups;
   if (stages < 1) {
     SmallVector<Cost> costs;
     for (Group &group : groups)
@@ -275,25 +281,26 @@ LogicalResult Specialization::chooseStages() {
       left -= ring.slotBytes();
       ring.stages = 2;
     }
-  for (Group &group : groups)
-    if (rings[group.ring].stages < 2) // a dot under way would hold the slot that the next one waits for
-      group.accumulating = nullptr;
   return success();
 }
 
 //===- Blocks that share a program --------------------------------------------------------------------------------===//
 
+// Whether the value is `sum` and what is added to it, one after the other, with nothing else looking at the sums.
+static bool addsTo(Value sum, Value value) {
+  if (!value.hasOneUse())
+    return false;
+  if (value == sum)
+    return true;
+  if (auto dot = value.getDefiningOp<tile::DotOp>())
+    return addsTo(sum, dot.getAcc());
+  auto add = value.getDefiningOp<arith::AddFOp>();
+  return add && (addsTo(sum, add.getLhs()) || addsTo(sum, add.getRhs()));
+}
+
 // Whether what the loop carries is a sum to which each iteration adds something of its own.
 static bool addsUp(scf::ForOp loop) {
-  if (!loop || loop.getNumRegionIterArgs() != 1 || !loop.getRegionIterArg(0).hasOneUse())
-    return false;
-  Value next = loop.getYieldedValues()[0], sum = loop.getRegionIterArg(0);
-  if (!next.hasOneUse())
-    return false;
-  if (auto dot = next.getDefiningOp<tile::DotOp>())
-    return dot.getAcc() == sum;
-  auto add = next.getDefiningOp<arith::AddFOp>();
-  return add && llvm::is_contained(add->getOperands(), sum);
+  return loop && loop.getNumRegionIterArgs() == 1 && addsTo(loop.getRegionIterArg(0), loop.getYieldedValues()[0]);
 }
 
 // The one loop there is, when it starts from zero, and nothing is written until it ends: every block runs what is
@@ -504,6 +511,31 @@ void Specialization::takeTurns(scf::ForOp loop, Value ring) {
   tile::PassTurnOp::create(builder, loc);
 }
 
+// Of several dots in a step, the tiles that threads read for later ones are read before the first: their loads take as
+// long as a dot's beginning does.
+void Specialization::readEarly(tile::FrontOp front) {
+  constexpr int64_t mostWords = 32; // a thread's
+  const int64_t threads = lanes * func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt();
+  SmallVector<Operation *> reads;
+  int64_t words = 0;
+  bool isAfterDot = false;
+  for (Operation &op : llvm::make_range(front->getIterator(), front->getBlock()->end())) {
+    isAfterDot |= isa<tile::DotOp>(op);
+    auto read = dyn_cast<tile::ConvertLayoutOp>(op);
+    if (!isAfterDot || !read || read.getSource().getDefiningOp() != front)
+      continue;
+    reads.push_back(read);
+    words += llvm::divideCeil(tileBytes(read.getType()), 4 * threads);
+  }
+  if (words > mostWords)
+    return;
+  Operation *last = front;
+  for (Operation *read : reads) {
+    read->moveAfter(last);
+    last = read;
+  }
+}
+
 void Specialization::consume(Group &group) {
   Value ring = rings[group.ring].value;
   // The reads: all loads of the group from one slot.
@@ -546,6 +578,8 @@ void Specialization::consume(Group &group) {
     load.getResult().replaceAllUsesWith(tile);
     load.erase();
   }
+  if (!group.accumulating)
+    readEarly(front);
 }
 
 LogicalResult Specialization::run() {
@@ -571,6 +605,9 @@ LogicalResult Specialization::run() {
     return failure();
   if (stepGroups > 1 && rings[groups.front().ring].stages < stepGroups)
     dropGroups();
+  for (Group &group : groups)
+    if (rings[group.ring].stages < 2 * stepGroups) // a dot under way would hold the slot that the next one waits for
+      group.accumulating = nullptr;
   for (Group &group : groups) {
     for (tile::LoadOp load : group.loads)
       for (Value offset : load.getOffsets())

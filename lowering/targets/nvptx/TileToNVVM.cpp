@@ -224,6 +224,46 @@ bool Emitter::emitRangeTest(Operation *op) {
   return true;
 }
 
+// The dim of a tile along which it counts up from 0; nothing where it does not.
+static std::optional<int> countsAlong(Value tile) {
+  if (tile.getDefiningOp<tile::IotaOp>())
+    return 0;
+  if (auto broadcast = tile.getDefiningOp<tile::BroadcastOp>())
+    return countsAlong(broadcast.getSource());
+  auto reshape = tile.getDefiningOp<tile::ReshapeOp>();
+  if (!reshape || !countsAlong(reshape.getSource()))
+    return std::nullopt;
+  ArrayRef<int64_t> from = tile::shapeOf(reshape.getSource().getType()), to = tile::shapeOf(reshape.getType());
+  auto extent = [](ArrayRef<int64_t> shape) { return llvm::find_if(shape, [](int64_t n) { return n > 1; }); };
+  const auto one = extent(from), other = extent(to);
+  if (one == from.end() || other == to.end() || *one != *other || ShapedType::getNumElements(from) != *one)
+    return std::nullopt;
+  return int(other - to.begin());
+}
+
+// Indices that are compared with one number: what that is past the thread's first index is compared with each
+// register's share, which is a constant.
+bool Emitter::emitIndexTest(Operation *op) {
+  auto compare = dyn_cast<arith::CmpIOp>(op);
+  const std::optional<int> dim = compare ? countsAlong(compare.getLhs()) : std::nullopt;
+  if (!dim || !tile::elementOf(compare.getLhs().getType()).isInteger(32) ||
+      (compare.getPredicate() != arith::CmpIPredicate::eq && compare.getPredicate() != arith::CmpIPredicate::ne))
+    return false;
+  const Registers &numbers = get(compare.getRhs());
+  const LinearLayout &held = layout(compare.getLhs().getType());
+  const std::vector<LinearLayout::Vector> &own = registerCoordinates(held);
+  if (!llvm::all_equal(numbers) ||
+      llvm::any_of(own, [&](const LinearLayout::Vector &at) { return at[size_t(*dim)] & threadBits(held, *dim); }))
+    return false;
+  Value past = arith::SubIOp::create(builder, loc, numbers.front(), threadCoordinate(held, *dim));
+  Registers registers;
+  for (const LinearLayout::Vector &at : own)
+    registers.push_back(
+        arith::CmpIOp::create(builder, loc, compare.getPredicate(), past, i32(at[size_t(*dim)])).getResult());
+  put(compare, registers);
+  return true;
+}
+
 // Whether registers 2i and 2i + 1 hold the halves of one word: numbers that were packed values.
 static bool liesInWords(Value tile) {
   Operation *producer = tile.getDefiningOp();
@@ -258,8 +298,8 @@ static bool lowerInWords(Emitter &e, Operation *op) {
 
 LogicalResult Emitter::emitElementwise(Operation *op) {
   auto division = dyn_cast<arith::DivFOp>(op);
-  if (emitRangeTest(op) || (division && lowerDivision(*this, division)) || lowerPackedCast(*this, op) ||
-      lowerInWords(*this, op))
+  if (emitRangeTest(op) || emitIndexTest(op) || (division && lowerDivision(*this, division)) ||
+      lowerPackedCast(*this, op) || lowerInWords(*this, op))
     return success();
   if (isa<arith::ExtFOp, arith::TruncFOp, arith::SIToFPOp, arith::UIToFPOp>(op))
     if (FailureOr<bool> done = lowerFloat8Cast(*this, op); failed(done) || *done)
@@ -399,18 +439,45 @@ LogicalResult Emitter::emit(Operation *op) {
 }
 
 // What is gathered is read by other threads than write it, and two views of one type may be the same: none writes
-// before all have read. (Elements of loads and stores are each one thread's.)
-LogicalResult Emitter::emitBlock(Block &block) {
-  llvm::SmallDenseSet<Type> gathered;
+// before all have read. (Elements of loads and stores are each one thread's.) A reduction between, in which all meet,
+// is as good as a barrier; between blocks, if the elements are there by then.
+void Emitter::orderGathers(Block &block) {
+  SmallVector<tile::GatherOp> pending;
+  tile::ReduceOp meeting; // the last one since all of these
   for (Operation &op : block.without_terminator()) {
-    bool overwrites = false;
+    if (auto reduce = dyn_cast<tile::ReduceOp>(op); reduce && meetsAll(*this, reduce))
+      meeting = reduce;
+    bool overwrites = false, gathers = false;
     op.walk([&](Operation *inner) {
+      auto isPending = [&](Type view) {
+        return llvm::any_of(pending, [&](tile::GatherOp gather) { return gather.getView().getType() == view; });
+      };
       if (auto store = dyn_cast<tile::StoreOp>(inner))
-        overwrites |= gathered.contains(store.getView().getType());
+        overwrites |= isPending(store.getView().getType());
       if (auto scatter = dyn_cast<tile::ScatterOp>(inner))
-        overwrites |= gathered.contains(scatter.getView().getType());
+        overwrites |= isPending(scatter.getView().getType());
     });
-    if (overwrites && !isSpecialized) {
+    if (overwrites) {
+      if (meeting && llvm::all_of(pending, [&](tile::GatherOp gather) { return gather->getBlock() == &block; }))
+        readBefore[meeting] = pending;
+      else
+        waitsForGathers.insert(&op);
+      pending.clear();
+    }
+    op.walk([&](tile::GatherOp gather) {
+      pending.push_back(gather);
+      gathers = true;
+    });
+    if (gathers)
+      meeting = nullptr;
+  }
+}
+
+LogicalResult Emitter::emitBlock(Block &block) {
+  if (!isSpecialized)
+    orderGathers(block);
+  for (Operation &op : block.without_terminator()) {
+    if (waitsForGathers.contains(&op)) {
       loc = op.getLoc();
       if (spansCluster()) {
         awaitClusterStart();
@@ -418,11 +485,9 @@ LogicalResult Emitter::emitBlock(Block &block) {
       } else {
         barrier();
       }
-      gathered.clear();
     }
     if (failed(emit(&op)))
       return failure();
-    op.walk([&](tile::GatherOp gather) { gathered.insert(gather.getView().getType()); });
   }
   loc = block.getTerminator()->getLoc();
   return success();

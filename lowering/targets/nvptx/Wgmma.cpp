@@ -26,6 +26,8 @@ public:
   // Of the part that starts at the row and the depth; `moved`: i32 bytes to add, or null.
   Value descriptor(int64_t row, int64_t depth);
   void moveBy(Value bytes);
+  // Sums with it stay sums: as a disjoint or, each is two instructions on its halves.
+  void hideBase() { base = e.ptx("mov.b64 $0, $1;", "=l,l", base.getType(), {base}, /*hasSideEffects=*/false); }
   int64_t offsetOf(int64_t row, int64_t depth) const; // in bytes
   bool isDepthMajor() const { return form.contiguous == depthDim; }
 
@@ -317,6 +319,9 @@ LogicalResult nvptx::lowerWgmma(Emitter &e, tile::DotOp dot) {
       }
     }
   }
+
+  if (isUnpacked(a)) // whose threads have no instructions to spare
+    rhs.hideBase();
 
   Registers sums = e.get(dot.getAcc());
   bool startsSums = matchPattern(dot.getAcc(), m_Zero()) || matchPattern(dot.getAcc(), m_AnyZeroFloat());

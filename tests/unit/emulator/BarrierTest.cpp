@@ -172,6 +172,47 @@ TEST(PtxEmulatorBarriers, ASlotThatIsGivenBackBeforeItIsReadIsARace) {
   EXPECT_NE(kernel.complaint({kernel.give(out)}, 64 + 3 * 128).find("race on shared memory"), std::string::npos);
 }
 
+// Warps 1 and 2 take the rounds in turn. With 3 slots one uses a slot after the other did: were its copy late, the wait
+// for round 3 would end with what is before round 0.
+TEST(PtxEmulatorBarriers, AWaitThatAnEarlierPhaseCouldHaveEndedIsAnError) {
+  for (int slots : {3, 4}) {
+    std::string text = ring("mbarrier.arrive.shared::cta.b64 _, [%r2];", "mbarrier.arrive.shared::cta.b64 _, [%r10];");
+    for (std::string bound : {"setp.lt.u32 %p2, %r1, ", "setp.eq.u32 %p4, %r3, "})
+      text = replaced(text, bound + "3;", bound + std::to_string(slots) + ";");
+    text = replaced(text, "[%r2+8], 64;", "[%r2+8], 32;");
+    text = replaced(text, "$consumer:", R"($consumer:
+  shr.u32 %r10, %thread, 5;
+  add.u32 %r10, %r10, 1;
+  xor.b32 %r10, %r10, %r1;
+  and.b32 %r10, %r10, 1;
+  setp.ne.u32 %p6, %r10, 0;
+  @%p6 bra $next;
+  add.u32 %r10, %r2, 8;)");
+    Kernel kernel{text, 96};
+    kernel.assembles();
+    std::vector<int32_t> out(96);
+    if (slots == 3) {
+      std::string complaint = kernel.complaint({kernel.give(out)}, 64 + 3 * 128);
+      EXPECT_NE(complaint.find("an earlier phase of the same parity"), std::string::npos) << complaint;
+      continue;
+    }
+    kernel.run({kernel.give(out)}, 64 + 4 * 128);
+    for (int t = 32; t < 96; ++t)
+      EXPECT_EQ(out[t], t < 64 ? 32 * 72 + 9 * (t % 32) : 32 * 64 + 8 * (t % 32)) << t;
+  }
+}
+
+TEST(PtxEmulatorBarriers, ExpectsNoMoreBytesThanAPhaseCounts) {
+  Kernel kernel{R"(
+  setp.ne.u32 %p1, %thread, 0;
+  @!%p1 mbarrier.init.shared.b64 [%mem], 2;
+  @!%p1 mbarrier.arrive.expect_tx.shared.b64 %rd2, [%mem], 1048575;
+  @!%p1 mbarrier.expect_tx.relaxed.cta.shared.b64 [%mem], 1;)"};
+  kernel.assembles();
+  std::string complaint = kernel.complaint({0}, 8);
+  EXPECT_NE(complaint.find("expected at most 2^20 - 1 bytes"), std::string::npos) << complaint;
+}
+
 TEST(PtxEmulatorBarriers, TokensTellPhases) {
   Kernel kernel{R"(
   setp.ne.u32 %p1, %thread, 0;

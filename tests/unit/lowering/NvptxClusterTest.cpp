@@ -2,6 +2,8 @@
 // is refused, and that mistakes in it would be found.
 #include "bitloom/tests/unit/lowering/Emulated.h"
 
+#include <regex>
+
 using namespace bitloom;
 
 namespace {
@@ -63,6 +65,7 @@ TEST(NvptxCluster, HoldsARow) {
          {std::pair(1024, 1024), std::pair(1024, 199), std::pair(1024, 1), std::pair(64, 17), std::pair(1000, 997)})
       softmaxAgrees(block, cluster, 3, cols, {1, 4});
   softmaxAgrees(8192, 4, 1, 8191, {0, 8});
+  softmaxAgrees(8192, 2, 1, 8191, {16, 32}); // partial results are lanes'
   softmaxAgrees(512, 1, 2, 300, {2});
 }
 
@@ -198,6 +201,39 @@ func.func @k(%x: !tile.view<?x?xf32>, %o: !tile.view<?x?xf32>, %t: !tile.view<?x
     }
 }
 
+// What is gathered is read by all blocks before any overwrites it: at a reduction over all of them that comes between;
+// at a meeting where that is none, over the rows' own blocks alone, say.
+TEST(NvptxCluster, ReadsBeforeItOverwrites) {
+  auto inPlace = [](int axis) {
+    const std::string kept = axis == 1 ? "tensor<2xf32>" : "tensor<512xf32>";
+    return std::string(R"(
+func.func @k(%x: !tile.view<?x?xf32>, %at: !tile.view<?xi64>, %o: !tile.view<?xf32>) attributes {tile.kernel)") +
+           hint(4) + R"(} {
+  %z = arith.constant 0 : i64
+  %a = tile.load %x[%z, %z] dims [0, 1] : !tile.view<?x?xf32> -> tensor<2x512xf32>
+  %rows = tile.iota : tensor<2xi64>
+  %cols = tile.load %at[%z] dims [0] : !tile.view<?xi64> -> tensor<2xi64>
+  %g = tile.gather %x[%rows, %cols] : !tile.view<?x?xf32>, tensor<2xi64>, tensor<2xi64> -> tensor<2xf32>
+  %m = tile.reduce %a axis )" +
+           std::to_string(axis) + " : tensor<2x512xf32> -> " + kept + combiner("arith.addf") + R"(
+  %s = tile.reshape %m : )" +
+           kept + " -> " + (axis == 1 ? "tensor<2x1xf32>" : "tensor<1x512xf32>") + R"(
+  %b = tile.broadcast %s : )" +
+           (axis == 1 ? "tensor<2x1xf32>" : "tensor<1x512xf32>") + R"( -> tensor<2x512xf32>
+  %c = arith.addf %a, %b : tensor<2x512xf32>
+  tile.store %c, %x[%z, %z] dims [0, 1] : tensor<2x512xf32>, !tile.view<?x?xf32>
+  tile.store %g, %o[%z] dims [0] : tensor<2xf32>, !tile.view<?xf32>
+  return
+})";
+  };
+  for (int axis : {0, 1}) {
+    Data<f32> x({2, 511}), out({2}, 2);
+    std::vector<int64_t> at{510, 3};
+    auto kernel = agrees(inPlace(axis), {x, at, out}, {.tolerance = 1e-4, .warps = {4}});
+    EXPECT_EQ(kernel->ptx.find("barrier.cluster.arrive.release") == std::string::npos, axis == 1);
+  }
+}
+
 // What would need another block's elements; blocks that no cluster has; targets and kernels that have one block.
 TEST(NvptxCluster, RefusesOtherExchanges) {
   auto lowers = [](const std::string &text) {
@@ -265,10 +301,17 @@ TEST(NvptxCluster, MistakesAreFound) {
     std::string found = complaint(wrong);
     EXPECT_NE(found.find(mistake), std::string::npos) << found;
   };
-  const std::string meeting = "barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;";
-  auto without = [&](size_t at) { return std::string(right).replace(at, meeting.size(), ""); };
-  ASSERT_NE(right.find(meeting), right.rfind(meeting));
-  finds("race on shared memory", without(right.find(meeting)));
-  finds("race on shared memory", without(right.rfind(meeting)));
-  finds("race on shared memory", replaced(right, "arrive.release.aligned", "arrive.relaxed.aligned"));
+  // Nobody waits until the others have started, or is told of their barriers.
+  const std::string start = "race between an mbarrier's initialisation and its use";
+  finds(start, replaced(replaced(right, "barrier.cluster.arrive.relaxed.aligned;", ""),
+                        "barrier.cluster.wait.acquire.aligned;", ""));
+  finds(start, replaced(right, "fence.mbarrier_init.release.cluster;", ""));
+  // What comes is not waited for; less of it, or more; the block's warps do not meet before.
+  auto expecting = [&](const char *bytes) {
+    return std::regex_replace(right, std::regex("(arrive.expect_tx.*), 16;"), std::string("$1, ") + bytes + ";");
+  };
+  finds("race on shared memory", replaced(right, "@done bra DONE;\n\tbra WAIT;", ""));
+  finds("race on shared memory", expecting("4"));
+  finds("lacks 0 arrivals and 4 bytes", expecting("20"));
+  finds("race on shared memory", replaced(right, "bar.sync", "// bar.sync"));
 }

@@ -15,8 +15,8 @@ const std::string sum = R"( {
 }
 )";
 
-// Of each row: what is less than its mean. Beside them the sums of the columns, and each row's largest number times a
-// factor of its own. Every second program takes every second row.
+// Of each row: itself, the first row of y, and its product with y times a factor of its own; and the sums of the
+// columns. Every second program takes every second row.
 std::string rowByRow(int64_t block, const std::string &element, int cluster = 1) {
   std::string text = R"(
 func.func @k(%x: !tile.view<?x?xTYPE> {tile.align = 16 : i32}, %y: !tile.view<?x?xTYPE> {tile.align = 16 : i32},
@@ -31,7 +31,9 @@ func.func @k(%x: !tile.view<?x?xTYPE> {tile.align = 16 : i32}, %y: !tile.view<?x
     %a = tile.load %x[%row, %z] dims [1] : !tile.view<?x?xTYPE> -> tensor<BLOCKxTYPE>
     %b = tile.load %y[%row, %z] dims [1] : !tile.view<?x?xTYPE> -> tensor<BLOCKxTYPE>
     %f = tile.load %factors[%row] dims [0] : !tile.view<?xf32> -> tensor<1xf32>
+    %k = tile.load %y[%z, %z] dims [1] : !tile.view<?x?xTYPE> -> tensor<BLOCKxTYPE>
     %u = WIDEN %a
+    %t = WIDEN %k
     %v = WIDEN %b
     %p = arith.mulf %u, %v : tensor<BLOCKxf32>
     %m = tile.reduce %p axis 0 : tensor<BLOCKxf32> -> f32)" +
@@ -39,7 +41,8 @@ func.func @k(%x: !tile.view<?x?xTYPE> {tile.align = 16 : i32}, %y: !tile.view<?x
     %ms = tensor.splat %m : tensor<BLOCKxf32>
     %fs = tile.broadcast %f : tensor<1xf32> -> tensor<BLOCKxf32>
     %q = arith.mulf %ms, %fs : tensor<BLOCKxf32>
-    %w = arith.addf %q, %u : tensor<BLOCKxf32>
+    %wt = arith.addf %q, %u : tensor<BLOCKxf32>
+    %w = arith.addf %wt, %t : tensor<BLOCKxf32>
     %n = NARROW %w
     tile.store %n, %o[%row, %z] dims [1] : tensor<BLOCKxTYPE>, !tile.view<?x?xTYPE>
     %next = arith.addf %acc, %w : tensor<BLOCKxf32>
@@ -50,10 +53,10 @@ func.func @k(%x: !tile.view<?x?xTYPE> {tile.align = 16 : i32}, %y: !tile.view<?x
 })";
   if (element == "f32") {
     text =
-        std::regex_replace(text, std::regex("(%[uv]) = WIDEN (%[ab])"), "$1 = arith.addf $2, $2 : tensor<BLOCKxf32>");
+        std::regex_replace(text, std::regex("(%[uvt]) = WIDEN (%[abk])"), "$1 = arith.addf $2, $2 : tensor<BLOCKxf32>");
     text = replaced(text, "%n = NARROW %w", "%n = arith.negf %w : tensor<BLOCKxf32>");
   } else {
-    text = std::regex_replace(text, std::regex("WIDEN (%[ab])"),
+    text = std::regex_replace(text, std::regex("WIDEN (%[abk])"),
                               "arith.extf $1 : tensor<BLOCKxTYPE> to tensor<BLOCKxf32>");
     text = replaced(text, "NARROW %w", "arith.truncf %w : tensor<BLOCKxf32> to tensor<BLOCKxTYPE>");
   }
@@ -85,6 +88,7 @@ template <Element T> void agreesRowByRow(int64_t block, int64_t rows, int64_t co
   auto kernel = agrees(rowByRow(block, irType<T>(), cluster), {x, y, factors, out, sums},
                        {.grid = {2, 1, 1}, .tolerance = tolerance, .warps = {1, 4}});
   EXPECT_NE(kernel->ptx.find("cp.async.cg"), std::string::npos);
+  EXPECT_NE(kernel->ptx.find("cp.async.ca"), std::string::npos); // the row's factor
 }
 
 } // namespace
@@ -99,6 +103,37 @@ TEST(NvptxLoadAhead, LoadsRowsAhead) {
   for (int cluster : {2, 4})
     for (int64_t cols : {2048, 1999})
       agreesRowByRow<bf16>(2048, 9, cols, cluster, 2e-2);
+}
+
+// Too many elements a thread to keep a row while it is reduced: they are read from the slot again.
+TEST(NvptxLoadAhead, ReadsRowsAgain) {
+  for (int64_t cols : {16384, 16001}) {
+    Rows<bf16> x(5, cols, 1), y(5, cols, 2), out(5, cols, 3);
+    Data<f32> factors({5}, 4), sums({2, cols}, 5);
+    auto kernel = agrees(rowByRow(16384, "bf16"), {x, y, factors, out, sums},
+                         {.grid = {2, 1, 1}, .tolerance = 5e-2, .warps = {16}});
+    const size_t reduced = kernel->ptx.find("shfl.sync.bfly");
+    ASSERT_NE(reduced, std::string::npos);
+    // 32 elements in chunks of 8, x and y before, x and the first row of y after.
+    EXPECT_EQ(count(kernel->ptx.substr(0, reduced), "ld.shared.v4.b32"), 8u);
+    EXPECT_EQ(count(kernel->ptx.substr(reduced), "ld.shared.v4.b32"), 8u);
+  }
+}
+
+// Two sums of a row, neither of which needs the other, between the same two barriers.
+TEST(NvptxLoadAhead, MergesReductions) {
+  std::string twice = rowByRow(1024, "bf16");
+  twice = replaced(twice, "    %ms =",
+                   "    %m2 = tile.reduce %u axis 0 : tensor<1024xf32> -> f32" + sum +
+                       "    %m3 = arith.addf %m, %m2 : f32\n    %ms =");
+  twice = replaced(twice, "tensor.splat %m :", "tensor.splat %m3 :");
+  Rows<bf16> x(5, 997, 1), y(5, 997, 2), out(5, 997, 3);
+  Data<f32> factors({5}, 4), sums({2, 997}, 5);
+  auto both = agrees(twice, {x, y, factors, out, sums}, {.grid = {2, 1, 1}, .tolerance = 2e-2, .warps = {4}});
+  auto one =
+      agrees(rowByRow(1024, "bf16"), {x, y, factors, out, sums}, {.grid = {2, 1, 1}, .tolerance = 2e-2, .warps = {4}});
+  EXPECT_EQ(count(both->ptx, "bar.sync"), count(one->ptx, "bar.sync"));
+  EXPECT_EQ(count(both->ptx, "shfl.sync.bfly"), 2 * count(one->ptx, "shfl.sync.bfly"));
 }
 
 namespace {

@@ -65,6 +65,7 @@ struct How {
   bool isTabled = false;            // the values are places in a table, of 4 bits
   int groups = 1;                   // of a block, whose values are multiplied by their scales before the dot
   bool isScaledAfter = groups == 1; // its sums instead
+  int atOnce = 1;                   // blocks of the depth in a step
 };
 
 template <Element T>
@@ -92,14 +93,27 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
   %z = arith.constant 0 : i64
   %one = arith.constant 1 : i64
   %c128 = arith.constant 128 : i64
-  %c127 = arith.constant 127 : i64
+  %c127 = arith.constant ROUNDING : i64
+  %cDepth = arith.constant DEPTH : i64
+  %atOnce = arith.constant ATONCE : i64
   %bytes = arith.constant BYTES : i64
   %k = tile.extent %x, 1 : !tile.view<?x?xELEMENT>
   %more = arith.addi %k, %c127 : i64
-  %blocks = arith.divui %more, %c128 : i64
+  %steps = arith.divui %more, %cDepth : i64
   %none = arith.constant dense<0.0> : tensor<BLOCKNxBLOCKMxf32>
   %entries = tile.load %t16[%z] dims [0] : !tile.view<?xELEMENT> -> tensor<16xELEMENT>
-  %sum = scf.for %b = %z to %blocks step %one iter_args(%acc = %none) -> tensor<BLOCKNxBLOCKMxf32> : i64 {
+  %sum = scf.for %step = %z to %steps step %one iter_args(%acc = %none) -> tensor<BLOCKNxBLOCKMxf32> : i64 {
+    %first = arith.muli %step, %atOnce : i64
+    PARTS
+    scf.yield %nextLAST : tensor<BLOCKNxBLOCKMxf32>
+  }
+  %out = arith.truncf %sum : tensor<BLOCKNxBLOCKMxf32> to tensor<BLOCKNxBLOCKMxELEMENT>
+  %turned = tile.transpose %out [1, 0] : tensor<BLOCKNxBLOCKMxELEMENT> -> tensor<BLOCKMxBLOCKNxELEMENT>
+  tile.store %turned, %o[%rows, %cols] dims [0, 1] : tensor<BLOCKMxBLOCKNxELEMENT>, !tile.view<?x?xELEMENT>
+  return
+})";
+  const std::string part = R"(%iPART = arith.constant PART : i64
+    %b = arith.addi %first, %iPART : i64
     %at = arith.muli %b, %bytes : i64
     %p = tile.load %w[%panels, %at] dims [0, 1] : !tile.view<?x?xi8> -> tensor<PANELSxBYTESxi8>
     %u = tile.unpack %p SIGNED<"PACKING"> : tensor<PANELSxBYTESxi8> -> tensor<BLOCKNx128xi8>
@@ -107,14 +121,7 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
     %from = arith.muli %b, %c128 : i64
     %v = tile.load %x[%rows, %from] dims [0, 1] : !tile.view<?x?xELEMENT> -> tensor<BLOCKMx128xELEMENT>
     %t = tile.transpose %v [1, 0] : tensor<BLOCKMx128xELEMENT> -> tensor<128xBLOCKMxELEMENT>
-    SCALED
-    scf.yield %next : tensor<BLOCKNxBLOCKMxf32>
-  }
-  %out = arith.truncf %sum : tensor<BLOCKNxBLOCKMxf32> to tensor<BLOCKNxBLOCKMxELEMENT>
-  %turned = tile.transpose %out [1, 0] : tensor<BLOCKNxBLOCKMxELEMENT> -> tensor<BLOCKMxBLOCKNxELEMENT>
-  tile.store %turned, %o[%rows, %cols] dims [0, 1] : tensor<BLOCKMxBLOCKNxELEMENT>, !tile.view<?x?xELEMENT>
-  return
-})";
+    SCALED)";
   // The sums of a block by its scale, or the values by those of their groups.
   const std::string one =
       R"(%q = tile.load %s[%b, %numbers] dims [1] : !tile.view<?x?xELEMENT> -> tensor<BLOCKNxELEMENT>
@@ -142,14 +149,28 @@ func.func @k(%x: !tile.view<?x?xELEMENT>EVEN, %w: !tile.view<?x?xi8>ALIGNED, %s:
     %sy = tile.broadcast %sr : tensor<BLOCKNx1xELEMENT> -> tensor<BLOCKNx128xELEMENT>
     %f = arith.subf %g, %sy : tensor<BLOCKNx128xELEMENT>)"
                                 : "%f = arith.subf %g, %h : tensor<BLOCKNx128xELEMENT>";
+  const std::regex ofPart("%(at|b|p|u|g|from|v|t|q|d|e|c|wide|scaled|next|l|r|y|h|n|f|sr|sy)\\b");
+  std::string parts;
+  for (int i = 0; i < how.atOnce; ++i) {
+    std::string own = part;
+    for (auto &[name, value] : {std::pair("SCALED", how.isScaledAfter ? one : each),
+                                std::pair("SHIFTED", how.isShifted ? shift : std::string()),
+                                std::pair("VALUES", std::string(how.isShifted ? "%f" : "%g")),
+                                std::pair("NUMBERED", how.isTabled ? lookUp : number)})
+      own = replaced(own, name, value);
+    own = std::regex_replace(own, ofPart, "%$1_PART");
+    own = replaced(own, "%acc", i ? "%next_" + std::to_string(i - 1) : "%acc");
+    parts += replaced(own, "PART", std::to_string(i)) + "\n    ";
+  }
   for (auto &[name, value] :
        std::vector<std::pair<std::string, std::string>>{{"ALIGNED", aligned},
                                                         {"EVEN", how.isAligned ? aligned : ""},
-                                                        {"NUMBERED", how.isTabled ? lookUp : number},
+                                                        {"PARTS", parts},
+                                                        {"LAST", "_" + std::to_string(how.atOnce - 1)},
+                                                        {"ROUNDING", std::to_string(128 * how.atOnce - 1)},
+                                                        {"DEPTH", std::to_string(128 * how.atOnce)},
+                                                        {"ATONCE", std::to_string(how.atOnce)},
                                                         {"SIGNED", how.isTabled ? "" : "signed "},
-                                                        {"SCALED", how.isScaledAfter ? one : each},
-                                                        {"SHIFTED", how.isShifted ? shift : ""},
-                                                        {"VALUES", how.isShifted ? "%f" : "%g"},
                                                         {"NUMBERS", std::to_string(blockN * how.groups)},
                                                         {"GROUPS", std::to_string(how.groups)},
                                                         {"WIDTH", std::to_string(128 / how.groups)},
@@ -186,8 +207,9 @@ TEST(NvptxPacked, MultipliesFromRegisters) {
   for (int bits = 1; bits <= 8; ++bits) {
     auto kernel = multiplies<f16>(bits, 64, 8, {3, 70, 200});
     const size_t lines = bits > 1 && bits % 2 ? 2 : 1; // of 128 bytes, and of 64 for one bit beside others
-    EXPECT_EQ(kernel->requests.size(), lines + 3) << "tensor maps: of the planes, of x, the scales and the result";
+    EXPECT_EQ(kernel->requests.size(), lines + 2) << "tensor maps: of the planes, of x and the scales";
     EXPECT_EQ(kernel->ptx.find("ld.global"), std::string::npos);
+    EXPECT_EQ(kernel->ptx.find("prmt"), std::string::npos) << "the two values of a word lie as they are wanted";
     multiplies<bf16>(bits, 64, 8, {1, 70, 200});
   }
 }
@@ -261,6 +283,35 @@ TEST(NvptxPacked, SharesTheStepsAmongGroups) {
       multiplies<f16>(3, blockN, 32, {33, 136, 900}, {.attributes = attributes, .warps = 16, .isScaledAfter = false});
     }
   multiplies<f16>(4, 64, 8, {3, 71, 397}, {.attributes = ", tile.num_warps = 16 : i32", .isAligned = false});
+  // The rings go round several times; of these slots an odd number would fit, which the groups cannot share.
+  for (auto [bits, atOnce] : {std::pair(8, 2), std::pair(4, 2), std::pair(4, 4)})
+    multiplies<f16>(bits, 128, 8, {3, 136, 5000},
+                    {.attributes = ", tile.split = 2 : i32", .warps = 16, .atOnce = atOnce});
+}
+
+// With one slot each, groups cannot keep a product under way: it would hold the slot that the next one waits for.
+TEST(NvptxPacked, SharesFewSlotsAmongGroups) {
+  for (int stages : {1, 2, 3, 4, 5})
+    for (bool isScaledAfter : {false, true})
+      multiplies<f16>(4, 128, 8, {3, 136, 1700},
+                      {.attributes = ", tile.stages = " + std::to_string(stages) + " : i32",
+                       .warps = 16,
+                       .isScaledAfter = isScaledAfter});
+}
+
+// A step of several blocks is a slot of the ring, and what lies past the last block adds nothing.
+TEST(NvptxPacked, MultipliesSeveralBlocksAStep) {
+  for (int atOnce : {2, 4}) {
+    auto kernel = multiplies<f16>(4, 128, 8, {3, 264, 1156}, {.warps = 16, .atOnce = atOnce});
+    EXPECT_EQ(kernel->warps, 16 + 4) << "groups take the steps in turn";
+    EXPECT_EQ(kernel->requests.size(), 3u);
+    auto split = multiplies<bf16>(3, 64, 16, {17, 136, 1700},
+                                  {.attributes = ", tile.split = 2 : i32", .isShifted = true, .atOnce = atOnce});
+    EXPECT_EQ(split->cluster, 2);
+    multiplies<f16>(2, 64, 8, {1, 71, 70}, {.groups = 4, .atOnce = atOnce});
+  }
+  multiplies<f16>(8, 128, 64, {65, 130, 900}, {.isScaledAfter = false, .atOnce = 2});
+  multiplies<f16>(4, 64, 8, {3, 71, 397}, {.isAligned = false, .atOnce = 2});
 }
 
 // Blocks of a cluster add up what each has multiplied by its scales.

@@ -389,6 +389,35 @@ TEST(NvptxRing, GroupsTakeProgramsInTurn) {
   }
 }
 
+// Results in rows that start anywhere: aligned words of whole lines, and halves of words at the ends of a row.
+TEST(NvptxRing, StoresRowsThatStartAnywhereByLines) {
+  auto stores = [](std::array<int64_t, 3> block, int64_t m, int64_t n, int64_t start, int64_t stride) {
+    SCOPED_TRACE("blocks of " + std::to_string(block[0]) + " x " + std::to_string(block[1]) + ", " + std::to_string(m) +
+                 " x " + std::to_string(n) + ", " + std::to_string(stride) + " apart from " + std::to_string(start));
+    const std::string tile = tileType({block[0], block[1]}, "f32"), half = tileType({block[0], block[1]}, "bf16");
+    Product product{.block = block,
+                    .result = "bf16",
+                    .bByColumns = true,
+                    .epilogue = "  %out = arith.truncf %sum : " + tile + " to " + half + "\n"};
+    Operands<bf16, bf16> data(product, m, n, 40);
+    Aligned<bf16> memory({(std::abs(stride) * m + start + n + 15) / 8 * 8}, 3);
+    TensorRef out(memory.values.data() + start + (stride < 0 ? -stride * (m - 1) : 0), DType::bf16, {m, n},
+                  {stride, 1});
+    auto kernel =
+        agrees(replaced(product.text(), "%c: " + viewType(2, "bf16") + aligned, "%c: " + viewType(2, "bf16")),
+               {data.a, data.b, out}, {.grid = product.grid(m, n), .tolerance = 0, .warps = {0}, .blocks = {2}});
+    EXPECT_NE(kernel->ptx.find("prmt.b32"), std::string::npos);
+  };
+  for (int64_t start : {0, 1, 2, 31, 62, 63})
+    stores({64, 64, 32}, 70, 129, start, 129);
+  for (int64_t stride : {257, 258, 259, 320, 333, -301})
+    stores({128, 128, 32}, 131, 257, 1, stride);
+  stores({128, 256, 32}, 200, 511, 3, 511);
+  stores({128, 256, 32}, 100, 513, 0, 513);
+  stores({256, 128, 32}, 257, 128, 5, 131);
+  stores({64, 128, 32}, 3, 17, 1, 17);
+}
+
 // Blocks have even shares of all steps; a program that is cut is finished where it begins. One block or many, more than
 // there are steps too, tiles held by one group of warps, by both and by groups in turn, and without a workspace.
 TEST(NvptxRing, BlocksShareStepsEvenly) {

@@ -78,6 +78,47 @@ TEST(Nvptx, CopiesRaggedVectors) {
     }
 }
 
+// Rows that start anywhere, to rows that start at 16 bytes: by aligned pieces of 16 bytes, none of which reaches beyond
+// the tensor, and shifts.
+TEST(Nvptx, CopiesRowsThatStartAnywhereInPieces) {
+  auto copies = []<Element T>(T, int64_t rows, int64_t n, int64_t start, int64_t stride, int64_t at) {
+    SCOPED_TRACE(irType<T>() + ": " + std::to_string(rows) + " rows of " + std::to_string(n) + ", " +
+                 std::to_string(stride) + " apart, from " + std::to_string(at));
+    const int64_t each = 16 / int64_t(sizeof(T)), pitch = (n + each - 1) / each * each;
+    std::vector<T> memory = some<T>(size_t(64 + rows * std::abs(stride) + n), 1);
+    struct alignas(16) Piece {
+      char bytes[16] = {};
+    };
+    std::vector<Piece> copy(size_t(rows * pitch / each));
+    TensorRef x(memory.data() + start + (stride < 0 ? -stride * (rows - 1) : 0), dtypeOf<T>, {rows, n}, {stride, 1});
+    TensorRef out(copy.data(), dtypeOf<T>, {rows, n}, {pitch, 1});
+    const std::string type = irType<T>(), tile = "tensor<4x256x" + type + ">", view = "!tile.view<?x?x" + type + ">";
+    auto kernel = agrees("func.func @k(%x: " + view + ", %o: " + view +
+                             " {tile.align = 16 : i32}, %at: i64, %other: " + type + R"() attributes {tile.kernel} {
+  %p = tile.program_id 0
+  %q = tile.program_id 1
+  %four = arith.constant 4 : i64
+  %across = arith.constant 256 : i64
+  %row = arith.muli %p, %four : i64
+  %column = arith.muli %q, %across : i64
+  %from = arith.addi %column, %at : i64
+  %a = tile.load %x[%row, %from] dims [0, 1] else %other : )" +
+                             view + " -> " + tile + "\ntile.store %a, %o[%row, %column] dims [0, 1] : " + tile + ", " +
+                             view + "\nreturn\n}",
+                         {x, out, at, T(3)}, {.grid = {(rows + 3) / 4, (n + 255) / 256, 1}});
+    EXPECT_NE(kernel->ptx.find("ld.global.v4.b32"), std::string::npos);
+  };
+  for (int64_t n : {1, 3, 17, 199, 513})
+    for (int64_t start : {0, 1, 3})
+      copies(bf16(), 5, n, start, n, 0);
+  for (int64_t at : {-9, -1, 1, 8, 40})
+    copies(bf16(), 3, 300, 1, 307, at);
+  copies(bf16(), 5, 300, 1, -301, 0);
+  for (int64_t start : {0, 1, 2, 7, 15})
+    copies(u8(), 3, 523, start, 523, 0);
+  copies(f32(), 3, 261, 1, 261, 1);
+}
+
 // Tiles that stick out on every side; what is out of bounds is the else value, and is not written.
 TEST(Nvptx, ClipsOnEverySide) {
   for (int64_t at : {-16, -3, 0, 5, 8, 40}) {
@@ -371,6 +412,41 @@ func.func @k(%b: !tile.view<?xi32>, %f: !tile.view<?xi32>, %start: i64, %limit: 
   return
 })",
              {below, from, start, limit});
+}
+
+// Indices along either dim that are compared with a number of the device's, or with a tile's own.
+TEST(Nvptx, ComparesIndices) {
+  Data<int32_t> rows({9, 100}), cols({9, 100}, 2), own({9, 100}, 3);
+  std::vector<int32_t> numbers{3, 98, 0, 7, -2, 99, 100, 5, 64};
+  for (int32_t number : {0, 8, 77, -1, 12345})
+    agrees(R"(
+func.func @k(%r: !tile.view<?x?xi32>, %c: !tile.view<?x?xi32>, %w: !tile.view<?x?xi32>, %n: !tile.view<?xi32>,
+             %number: i32) attributes {tile.kernel} {
+  %z = arith.constant 0 : i64
+  %none = arith.constant dense<0> : tensor<9x100xi32>
+  %some = arith.constant dense<5> : tensor<9x100xi32>
+  %i = tile.iota : tensor<9xi32>
+  %is = tile.reshape %i : tensor<9xi32> -> tensor<9x1xi32>
+  %ib = tile.broadcast %is : tensor<9x1xi32> -> tensor<9x100xi32>
+  %j = tile.iota : tensor<100xi32>
+  %js = tile.reshape %j : tensor<100xi32> -> tensor<1x100xi32>
+  %jb = tile.broadcast %js : tensor<1x100xi32> -> tensor<9x100xi32>
+  %all = tensor.splat %number : tensor<9x100xi32>
+  %p = arith.cmpi eq, %ib, %all : tensor<9x100xi32>
+  %q = arith.cmpi ne, %jb, %all : tensor<9x100xi32>
+  %m = tile.load %n[%z] dims [0] : !tile.view<?xi32> -> tensor<9xi32>
+  %ms = tile.reshape %m : tensor<9xi32> -> tensor<9x1xi32>
+  %mb = tile.broadcast %ms : tensor<9x1xi32> -> tensor<9x100xi32>
+  %o = arith.cmpi eq, %jb, %mb : tensor<9x100xi32>
+  %a = arith.select %p, %some, %none : tensor<9x100xi1>, tensor<9x100xi32>
+  %b = arith.select %q, %some, %none : tensor<9x100xi1>, tensor<9x100xi32>
+  %d = arith.select %o, %some, %none : tensor<9x100xi1>, tensor<9x100xi32>
+  tile.store %a, %r[%z, %z] dims [0, 1] : tensor<9x100xi32>, !tile.view<?x?xi32>
+  tile.store %b, %c[%z, %z] dims [0, 1] : tensor<9x100xi32>, !tile.view<?x?xi32>
+  tile.store %d, %w[%z, %z] dims [0, 1] : tensor<9x100xi32>, !tile.view<?x?xi32>
+  return
+})",
+           {rows, cols, own, numbers, number}, {.warps = {1, 4}});
 }
 
 //===- Control flow -----------------------------------------------------------------------------------------------===//

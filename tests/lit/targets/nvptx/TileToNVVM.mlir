@@ -77,13 +77,17 @@ func.func @ragged(%x: !tile.view<?xf32>, %o: !tile.view<?xf32>, %i: i64) attribu
 
 // -----
 
-// In a loop the shared memory of a reduction is waited for before it is written again.
+// In a loop a reduction has two places in shared memory by turns, 16 bytes each, and one barrier.
 // CHECK-LABEL: llvm.func @loop
 // CHECK: scf.for
-// CHECK: nvvm.barrier0
+// CHECK: %[[TURN:.*]] = llvm.load %[[WORD:.*]] : !llvm.ptr -> i32
+// CHECK: %[[NEXT:.*]] = arith.xori %[[TURN]], %c16_i32
+// CHECK: llvm.store %[[NEXT]], %[[WORD]]
+// CHECK-NOT: nvvm.barrier0
 // CHECK: llvm.store {{.*}} !llvm.ptr<3>
 // CHECK: nvvm.barrier0
 // CHECK: llvm.load {{.*}} !llvm.ptr<3>
+// CHECK-NOT: nvvm.barrier0
 func.func @loop(%x: !tile.view<?xf32>, %o: !tile.view<?xf32>, %n: i64) attributes {tile.kernel, tile.num_warps = 2 : i32} {
   %c0 = arith.constant 0 : i64
   %c1 = arith.constant 64 : i64

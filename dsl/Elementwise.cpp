@@ -56,6 +56,8 @@ Node unary(Unary op, DType dtype, Node node, SourceLocation where) {
     return nodeOf(math::Log2Op::create(builder, at, a, arith::FastMathFlags::afn));
   case Unary::Log1p:
     return make<math::Log1pOp>(at, a);
+  case Unary::ApproxReciprocal:
+    return nodeOf(arith::DivFOp::create(builder, at, constantLike(a, 1, at), a, arith::FastMathFlags::afn));
   case Unary::Sqrt:
     return make<math::SqrtOp>(at, a);
   case Unary::Rsqrt:

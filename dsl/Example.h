@@ -41,7 +41,9 @@ private:
 
 // How far results may lie from the interpreter's: |got − expected| ≤ tolerance · (|expected| + the mean of |expected|
 // over the tensor), the mean since the terms of a sum may cancel. 0 for integers.
-double toleranceOf(DType dtype); // f64 1e-12, f32 1e-5, f16 2^-9, bf16 2^-6, f8e4m3 2^-2, f8e5m2 2^-1
+double toleranceOf(DType dtype); // f64 1e-12, f32 2^-14, f16 2^-9, bf16 2^-6, f8e4m3 2^-2, f8e5m2 2^-1
+// … of the kernel's `output` on `target`: at least 2^-8 where a GPU may multiply 8-bit floats.
+double toleranceOf(const Variant &variant, size_t output, const Target &target);
 
 struct Comparison {
   int64_t elements = 0, wrong = 0;

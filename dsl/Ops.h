@@ -65,6 +65,8 @@ BITLOOM_MATHS(log2, Log2)
 // Of f32 above 0, where a GPU's own will do: within 2^-22 of the truth from 1/2 to 2, and to 2^-22 of it elsewhere.
 BITLOOM_MATHS(approx_log2, ApproxLog2)
 BITLOOM_MATHS(log1p, Log1p)
+// 1 / a, where a GPU's own will do: within 2^-22 of it, 0 where it is below 2^-126.
+BITLOOM_MATHS(approx_reciprocal, ApproxReciprocal)
 BITLOOM_MATHS(sqrt, Sqrt)
 BITLOOM_MATHS(rsqrt, Rsqrt)
 BITLOOM_MATHS(sin, Sin)

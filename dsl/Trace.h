@@ -62,6 +62,7 @@ enum class Unary {
   Log2,
   ApproxLog2,
   Log1p,
+  ApproxReciprocal,
   Sqrt,
   Rsqrt,
   Sin,

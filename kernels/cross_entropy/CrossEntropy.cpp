@@ -1,6 +1,7 @@
 #include "bitloom/dsl/Kernel.h"
 
 #include <numbers>
+#include <optional>
 
 namespace bitloom::kernels {
 
@@ -70,10 +71,11 @@ template <class T> struct CrossEntropy {
       "min(block, 2048)"; // of the running maximum; a divisor of block where the row is more than one tile
   Meta<bool> resident = "cols <= block";
   Meta<bool> whole = "cols % block == 0"; // no tile reaches past the row
+  Meta<int> warps = "8 * (cluster > 1) * (block > 8192 * cluster)";
   BITLOOM_PARAMS(logits, target, weight, scale, dlogits, loss, lse, z_loss, predicted, correct, error, ignore_index,
                  label_smoothing, lse_square_scale, softcap, known_lse, weighted, scaled, known, with_gradient,
                  with_lse, with_z_loss, with_predicted, with_correct, checked, smoothed, capped, cluster, block,
-                 block_rows, lanes, resident, whole)
+                 block_rows, lanes, resident, whole, warps)
 
   Grid grid() const { return {ceil_div(logits.extent(0), block_rows)}; }
 
@@ -82,7 +84,7 @@ template <class T> struct CrossEntropy {
 
   void operator()() const {
     // A larger share of a row in 8 warps, not 16: twice the elements a thread, and still two blocks a multiprocessor.
-    hints({.warps = cluster > 1 && block > 8192 * cluster ? 8 : 0, .cluster = cluster});
+    hints({.warps = warps, .cluster = cluster});
     auto rows = block_at(program_id(0), block_rows);
     auto cols = logits.extent(1);
     auto classes = target(rows);
@@ -94,7 +96,12 @@ template <class T> struct CrossEntropy {
       auto x = cap(cast<f32>(logits(rows, here).or_else(-infinity)));
       return capped ? inRow(here, x, -infinity) : x;
     };
+    // Before threads wait for each other: a row that is one tile, and what is read beside it.
+    std::optional<Elements> all, powers;
+    if (resident)
+      all = load(span(0, block));
     auto own = cap(cast<f32>(logits.gather(rows.indices(), classes))); // before the gradient takes its place
+    Rows scales = with_gradient && scaled ? Rows(scale(rows)) : full<f32>({block_rows}, 1.0f);
     auto classWeight = [&](const Span &here) { return expand(weight(here), 0); };
 
     // What a row's sums are, and, where it is one tile, its exponentials.
@@ -107,9 +114,10 @@ template <class T> struct CrossEntropy {
       top = known_lse(rows); // the sum of the exponentials less that is 1
       total = full<f32>({block_rows}, 1.0f);
     } else if (resident) {
-      auto x = load(here);
+      const Elements &x = *all;
       top = max(x, 1);
-      total = sum(power(x, top), 1);
+      powers = power(x, top);
+      total = sum(*powers, 1);
       if (smoothed)
         spread = sum(inRow(here, weighted ? x * classWeight(here) : x), 1);
       if (smoothed && weighted)
@@ -177,11 +185,13 @@ template <class T> struct CrossEntropy {
       return;
 
     // scale · (exp(x − lse) · (share + 2 · z · lse) − (1 − s) · w[y] · [j = y] − s / V · w[j]) · (1 − (x / softcap)²)
-    auto multiplier = where(counts, scaled ? scale(rows) : full<f32>({block_rows}, 1.0f), 0.0f);
-    auto slope = expand(multiplier * (share + 2.0f * lse_square_scale * sumLog) / total, 1);
+    auto multiplier = where(counts, scales, 0.0f);
+    // 1 / total in registers, where a division is a call; a step of Newton's method makes up for its last bits.
+    auto near = approx_reciprocal(total), inverse = fma(fma(-near, total, 1.0f), near, near);
+    auto slope = expand(multiplier * (share + 2.0f * lse_square_scale * sumLog) * inverse, 1);
     auto least = expand(multiplier * (smoothed ? (1.0f - label_smoothing) * factor : factor), 1);
     auto write = [&](const Span &part, const Elements &x) {
-      auto gradient = power(x, top) * slope;
+      auto gradient = (powers ? *powers : power(x, top)) * slope;
       // Of 32 bits: a class that these make a column of is none, and has nothing taken away.
       auto place = broadcast(expand(cast<i32>(classes - part.start), 1), {block_rows, block});
       auto isClass = broadcast(expand(arange<i32>(block), 0), {block_rows, block}) == place;
@@ -197,7 +207,7 @@ template <class T> struct CrossEntropy {
       dlogits(rows, part) = cast<T>(gradient);
     };
     if (resident) {
-      write(here, load(here));
+      write(here, *all);
       return;
     }
     for (auto c : range(0, cols, block)) {

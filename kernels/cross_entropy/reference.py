@@ -183,6 +183,14 @@ def linear_lse_torch(a, b, first, softcap, target=None, bias=0, with_logits=0, *
     return _linear_parts(a @ b + bias, target, first, softcap, with_logits, torch)
 
 
+def linear_cross_entropy_backward(a, b, bias=0, **rows):
+    return cross_entropy_part_backward(a @ b + bias, softcap=0, **rows)
+
+
+def linear_cross_entropy_backward_torch(a, b, bias=0, **rows):
+    return cross_entropy_part_backward_torch(a @ b + bias, softcap=0, **rows)
+
+
 def combine_lse(lses, owns=None, **_):
     top = lses.max(axis=0)
     lse = top + np.log(np.exp(lses - top).sum(axis=0))

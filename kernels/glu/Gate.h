@@ -7,12 +7,17 @@
 
 namespace bitloom::kernels {
 
+// 1 / (1 + 2^-u). 2^u and the reciprocal are a GPU's own, an instruction each: errors of 2^-21 relative and, of 2^u, as
+// much more as the rounding of u is, 2^-24 |u|, where the results are small.
+template <int R> Tile<f32, R> sigmoidOfLog2(const Tile<f32, R> &u) { return approx_reciprocal(1.0f + exp2(-u)); }
+inline constexpr float log2e = 1.4426950408889634f;
+
 // x · σ(x) (Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units", 2017) and its derivative
 // σ(x) · (1 + x · (1 − σ(x))).
 struct Silu {
-  template <int R> static Tile<f32, R> value(const Tile<f32, R> &x) { return x / (1.0f + exp(-x)); }
+  template <int R> static Tile<f32, R> value(const Tile<f32, R> &x) { return x * sigmoidOfLog2(x * log2e); }
   template <int R> static std::pair<Tile<f32, R>, Tile<f32, R>> withDerivative(const Tile<f32, R> &x) {
-    auto sigmoid = 1.0f / (1.0f + exp(-x));
+    auto sigmoid = sigmoidOfLog2(x * log2e);
     auto value = x * sigmoid;
     return {value, sigmoid + value * (1.0f - sigmoid)};
   }
@@ -25,11 +30,9 @@ struct GeluTanh {
   static constexpr float linear = 1.5957691216057308f, cubic = 0.071354816272600248f; // of 2u: 2·√(2/π), times 0.044715
 
   template <int R> static Tile<f32, R> sigmoid(const Tile<f32, R> &x) {
-    return 1.0f / (1.0f + exp(-x * (linear + cubic * x * x)));
+    return sigmoidOfLog2(x * (log2e * linear + (log2e * cubic) * x * x));
   }
-  template <int R> static Tile<f32, R> value(const Tile<f32, R> &x) {
-    return x / (1.0f + exp(-x * (linear + cubic * x * x)));
-  }
+  template <int R> static Tile<f32, R> value(const Tile<f32, R> &x) { return x * sigmoid(x); }
   template <int R> static std::pair<Tile<f32, R>, Tile<f32, R>> withDerivative(const Tile<f32, R> &x) {
     auto s = sigmoid(x);
     auto value = x * s;

@@ -47,13 +47,11 @@ template <class T> struct GroupNorm {
         result = result + expand(cast<f32>(bias(group, channels)), 1);
       out(batch, group, channels, here) = cast<T>(result);
     };
-    auto scaleOf = [&](const Scalar<f32> &average, const Scalar<f32> &variance) {
-      auto scale = rsqrt(variance + eps);
+    auto keep = [&](const Scalar<f32> &average, const Scalar<f32> &scale) { // at the end: loads do not move past it
       if (with_mean)
         mean(batch, group) = average;
       if (with_rstd)
         rstd(batch, group) = scale;
-      return scale;
     };
     auto isInside = [&](const Span &channels, const Span &here) {
       return (expand(channels.indices(), 1) < depth) & (expand(here.indices(), 0) < space);
@@ -61,12 +59,20 @@ template <class T> struct GroupNorm {
     if (resident) {
       auto channels = span(0, block_depth), here = span(0, block);
       auto v = cast<f32>(x(batch, group, channels, here));
-      auto count = cast<f32>(depth * space);
-      Scalar<f32> average = sum(sum(v, 1), 0) / count;
+      Scalar<f32> count = cast<f32>(depth * space), rough = approx_reciprocal(count);
+      Scalar<f32> inverse = fma(fma(-rough, count, 1.0f), rough, rough); // a division is a call
+      auto meanOf = [&](const Tile<f32, 2> &tile) -> Scalar<f32> {
+        // Where blocks meet for each, by one reduction.
+        Scalar<f32> total = cluster > 1 ? sum(reshape<1>(tile, {-1}), 0) : sum(sum(tile, 1), 0), near = total * inverse;
+        return fma(fma(-near, count, total), inverse, near); // to half an ulp, which is much where the mean is large
+      };
+      Scalar<f32> average = meanOf(v);
       Tile<f32, 2> difference = v - average;
       if (!whole)
         difference = where(isInside(channels, here), difference, 0.0f);
-      write(channels, here, v, average, scaleOf(average, sum(sum(difference * difference, 1), 0) / count));
+      Scalar<f32> scale = rsqrt(meanOf(difference * difference) + eps);
+      write(channels, here, v, average, scale);
+      keep(average, scale);
       return;
     }
     auto means = zeros<f32>({block_depth, block}), squares = means, counts = means;
@@ -104,7 +110,8 @@ template <class T> struct GroupNorm {
     };
     auto flat = [](const auto &tile) { return reshape<1>(tile, {-1}); };
     auto [average, total, count] = reduce(std::tuple(flat(means), flat(squares), flat(counts)), 0, together);
-    auto scale = scaleOf(average, total / count);
+    Scalar<f32> scale = rsqrt(total / count + eps);
+    keep(average, scale);
     for (auto c : range(0, depth, block_depth)) {
       auto channels = span(c, block_depth);
       for (auto s : range(0, space, block)) {

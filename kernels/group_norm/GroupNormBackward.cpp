@@ -28,38 +28,41 @@ template <class T> struct GroupNormBackward {
   Meta<bool> weighted = "weight.given";
   Meta<int> cluster = groupCluster, block = groupBlock, block_depth = groupDepth;
   Meta<bool> resident = "(space <= block) * (depth <= block_depth)";
-  BITLOOM_PARAMS(dy, x, mean, rstd, weight, dx, dweight, dbias, weighted, cluster, block, block_depth, resident)
+  // A channel's row within one block where its space is 4096: its sums are the block's own.
+  Meta<int> warps = "16 * (cluster > 1)";
+  BITLOOM_PARAMS(dy, x, mean, rstd, weight, dx, dweight, dbias, weighted, cluster, block, block_depth, resident, warps)
 
   Grid grid() const { return {x.extent(1), x.extent(0)}; }
 
   void operator()() const {
-    hints({.cluster = cluster});
+    hints({.warps = warps, .cluster = cluster});
     auto group = program_id(0), batch = program_id(1);
     auto depth = x.extent(2), space = x.extent(3);
     Scalar<f32> average = mean(batch, group), scale = rstd(batch, group);
-    auto factor = [&](const Span &channels) {
+    auto weightOf = [&](const Span &channels) {
       return weighted ? cast<f32>(weight(group, channels)) : full<f32>({block_depth}, 1.0f);
     };
     auto normalised = [&](const Span &channels, const Span &here) {
       return (cast<f32>(x(batch, group, channels, here)) - average) * scale;
     };
-    auto count = cast<f32>(depth * space);
+    Scalar<f32> inverse = 1.0f / cast<f32>(depth * space);
     auto write = [&](const Span &channels, const Span &here, const Tile<f32, 2> &d, const Tile<f32, 2> &n,
-                     const Scalar<f32> &shift, const Scalar<f32> &slope) {
-      dx(batch, group, channels, here) = cast<T>((d * expand(factor(channels), 1) - shift - n * slope) * scale);
+                     const Tile<f32, 1> &factor, const Scalar<f32> &shift, const Scalar<f32> &slope) {
+      dx(batch, group, channels, here) = cast<T>((d * expand(factor, 1) - shift - n * slope) * scale);
     };
-    // The channels' sums of gradients, and of these times the normalised values; the group's of both.
-    auto combine = [&](const Span &channels, const Tile<f32, 1> &ownSums, const Tile<f32, 1> &ownProducts) {
+    // The channels' sums of gradients, and of these times the normalised values.
+    auto keep = [&](const Span &channels, const Tile<f32, 1> &ownSums, const Tile<f32, 1> &ownProducts) {
       dbias(batch, group, channels) = ownSums;
       dweight(batch, group, channels) = ownProducts;
-      Scalar<f32> sums = sum(ownSums * factor(channels), 0), products = sum(ownProducts * factor(channels), 0);
-      return std::pair(sums, products);
     };
     if (resident) {
       auto channels = span(0, block_depth), here = span(0, block);
       auto d = cast<f32>(dy(batch, group, channels, here)), n = normalised(channels, here);
-      auto [sums, products] = combine(channels, sum(d, 1), sum(d * n, 1));
-      write(channels, here, d, n, sums / count, products / count);
+      auto factor = weightOf(channels);
+      Tile<f32, 1> ownSums = sum(d, 1), ownProducts = sum(d * n, 1);
+      Scalar<f32> sums = sum(ownSums * factor, 0), products = sum(ownProducts * factor, 0);
+      write(channels, here, d, n, factor, sums * inverse, products * inverse);
+      keep(channels, ownSums, ownProducts); // at the end: loads do not move past it
       return;
     }
     Scalar<f32> sums = 0.0f, products = 0.0f;
@@ -72,16 +75,20 @@ template <class T> struct GroupNormBackward {
         ofDy = ofDy + d;
         ofProducts = ofProducts + d * normalised(channels, here);
       }
-      auto [moreSums, moreProducts] = combine(channels, sum(ofDy, 1), sum(ofProducts, 1));
-      sums = sums + moreSums;
-      products = products + moreProducts;
+      auto factor = weightOf(channels);
+      Tile<f32, 1> ownSums = sum(ofDy, 1), ownProducts = sum(ofProducts, 1);
+      keep(channels, ownSums, ownProducts);
+      sums = sums + sum(ownSums * factor, 0);
+      products = products + sum(ownProducts * factor, 0);
     }
-    auto shift = sums / count, slope = products / count;
+    auto shift = sums * inverse, slope = products * inverse;
     for (auto c : range(0, depth, block_depth)) {
       auto channels = span(c, block_depth);
+      auto factor = weightOf(channels);
       for (auto s : range(0, space, block)) {
         auto here = span(s, block);
-        write(channels, here, cast<f32>(dy(batch, group, channels, here)), normalised(channels, here), shift, slope);
+        write(channels, here, cast<f32>(dy(batch, group, channels, here)), normalised(channels, here), factor, shift,
+              slope);
       }
     }
   }

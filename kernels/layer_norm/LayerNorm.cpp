@@ -36,18 +36,17 @@ template <class T> struct LayerNorm {
     hints({.cluster = cluster});
     auto rows = block_at(program_id(0), block_rows);
     auto cols = x.extent(1);
-    auto count = cast<f32>(cols);
-    auto meanOf = [&](const Tile<f32, 1> &sums) {
-      auto average = sums / count;
+    auto count = cast<f32>(cols), rough = approx_reciprocal(count);
+    auto inverse = fma(fma(-rough, count, 1.0f), rough, rough); // a division is a call, for which registers are kept
+    auto meanOf = [&](const Tile<f32, 1> &sums) {               // to half an ulp, which is much where the mean is large
+      auto near = sums * inverse;
+      return fma(fma(-near, count, sums), inverse, near);
+    };
+    auto keep = [&](const Tile<f32, 1> &average, const Tile<f32, 1> &scale) { // at the end: loads do not move past it
       if (with_mean)
         mean(rows) = average;
-      return expand(average, 1);
-    };
-    auto scaleOf = [&](const Tile<f32, 1> &squares) {
-      auto scale = rsqrt(squares / count + eps);
       if (with_rstd)
         rstd(rows) = scale;
-      return expand(scale, 1);
     };
     auto squaresOf = [&](const Span &here, const Tile<f32, 2> &v, const Tile<f32, 2> &average) {
       auto difference = v - average;
@@ -67,7 +66,9 @@ template <class T> struct LayerNorm {
       auto here = span(0, block);
       auto v = cast<f32>(x(rows, here));
       auto average = meanOf(sum(v, 1));
-      write(here, v, average, scaleOf(sum(squaresOf(here, v, average), 1)));
+      auto scale = rsqrt(sum(squaresOf(here, v, expand(average, 1)), 1) * inverse + eps);
+      write(here, v, expand(average, 1), expand(scale, 1));
+      keep(average, scale);
       return;
     }
     auto sums = zeros<f32>({block_rows, block});
@@ -77,12 +78,13 @@ template <class T> struct LayerNorm {
     auto squares = zeros<f32>({block_rows, block});
     for (auto c : range(0, cols, block)) {
       auto here = span(c, block);
-      squares = squares + squaresOf(here, cast<f32>(x(rows, here)), average);
+      squares = squares + squaresOf(here, cast<f32>(x(rows, here)), expand(average, 1));
     }
-    auto scale = scaleOf(sum(squares, 1));
+    auto scale = rsqrt(sum(squares, 1) * inverse + eps);
+    keep(average, scale);
     for (auto c : range(0, cols, block)) {
       auto here = span(c, block);
-      write(here, cast<f32>(x(rows, here)), average, scale);
+      write(here, cast<f32>(x(rows, here)), expand(average, 1), expand(scale, 1));
     }
   }
 };

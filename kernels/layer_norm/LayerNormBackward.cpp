@@ -32,16 +32,17 @@ template <class T> struct LayerNormBackward {
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<int> programs = gradientPrograms;
   Meta<bool> resident = "cols <= block";
+  Meta<int> stages = 0; // rows' slots, of which one is read and the others are on their way; 0: as many as fit, to 4
   BITLOOM_PARAMS(dy, x, mean, rstd, weight, dx, dweight, dbias, weighted, with_dweight, with_dbias, cluster, block,
-                 block_rows, programs, resident)
+                 block_rows, programs, resident, stages)
 
   Grid grid() const { return {programs}; }
 
   void operator()() const {
-    hints({.cluster = cluster});
+    hints({.stages = stages, .cluster = cluster});
     auto program = program_id(0);
     auto cols = x.extent(1);
-    auto count = cast<f32>(cols);
+    auto share = 1.0f / cast<f32>(cols);
     auto blocks = ceil_div(x.extent(0), block_rows);
     auto gradientOf = [&](const Tile<f32, 2> &d, const Span &here) {
       return weighted ? d * expand(cast<f32>(weight(here)), 0) : d;
@@ -55,8 +56,8 @@ template <class T> struct LayerNormBackward {
         auto r = expand(rstd(rows), 1);
         auto n = (v - expand(mean(rows), 1)) * r;
         auto g = gradientOf(d, here); // 0 past the row, where n is not
-        auto shift = expand(sum(g, 1) / count, 1), slope = expand(sum(g * n, 1) / count, 1);
-        dx(rows, here) = cast<T>((g - shift - n * slope) * r);
+        auto shift = expand(sum(g, 1) * share, 1) * r, slope = expand(sum(g * n, 1) * share, 1) * r;
+        dx(rows, here) = cast<T>(g * r - shift - n * slope);
         if (with_dweight)
           weightSum = weightSum + d * n;
         if (with_dbias)
@@ -84,11 +85,11 @@ template <class T> struct LayerNormBackward {
         sums = sums + g;
         products = products + g * ((cast<f32>(x(rows, here)) - average) * r);
       }
-      auto shift = expand(sum(sums, 1) / count, 1), slope = expand(sum(products, 1) / count, 1);
+      auto shift = expand(sum(sums, 1) * share, 1) * r, slope = expand(sum(products, 1) * share, 1) * r;
       for (auto c : range(0, cols, block)) {
         auto here = span(c, block);
         auto d = cast<f32>(dy(rows, here)), n = (cast<f32>(x(rows, here)) - average) * r;
-        dx(rows, here) = cast<T>((gradientOf(d, here) - shift - n * slope) * r);
+        dx(rows, here) = cast<T>(gradientOf(d, here) * r - shift - n * slope);
         if (with_dweight)
           dweight(program, here) = dweight(program, here) + sum(d * n, 0);
         if (with_dbias)

@@ -19,10 +19,11 @@ template <class T, class Out> struct LowBitLinear {
       "bits=3; "
       "m=9 n=33 k=640 bits=8 asymmetric=1; m=3 n=17 k=199 group=32 in_units=1; m=1 n=9 k=300 bits=8 group=16 "
       "asymmetric=1 biased=1; m=17 n=66 k=270 bits=3 group=64; m=2 n=8 k=130 bits=2 group=8; m=3 n=17 k=199 tabled=1; "
-      "m=2 n=70 k=300 group=64 tabled=1";
+      "m=2 n=70 k=300 group=64 tabled=1; m=3 n=17 k=640 at_once=4; m=2 n=70 k=900 at_once=2 asymmetric=1; "
+      "m=2 n=130 k=4200 bits=8";
   static constexpr auto benchmarks = "m=1 n=4096 k=4096; m=16 n=4096 k=4096; m=1 n=4096 k=4096 bits=2; "
                                      "m=1 n=4096 k=4096 group=32; m=1024 n=4096 k=4096";
-  static constexpr auto tuning = "block_m=8,16,32,64,128; block_n=64,128,256; split=1,2,4,8";
+  static constexpr auto tuning = "block_m=8,16,32,64,128; block_n=64,128,256; split=1,2,4,8; at_once=1,2,4";
 
   View<const T, 2> x{"m, k"};
   View<const u8, 2> weight{"ceil_div(n, together), ceil_div(k, 128) * together * 16 * bits"};
@@ -38,16 +39,21 @@ template <class T, class Out> struct LowBitLinear {
   Meta<bool> asymmetric = "zeros.given", tabled = "table.given", in_units = "unit.given", biased = "bias.given";
   Meta<bool> premultiplied = "max(group < 128, m > 32)";
   Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
-  // Many rows of the weight where x has few and tiles are more than multiprocessors.
-  Meta<int> block_n = "max(64, min(next_pow2(n), 128 + 128 * (m <= 16) * (ceil_div(n, 128) > multiprocessors)))";
+  // Many rows of the weight where x has few and tiles are more than multiprocessors; few where two blocks then share
+  // each tile and are as many as these.
+  Meta<int> block_n = "max(64, min(next_pow2(n), 128 - 64 * (m <= 16) * (2 * ceil_div(n, 64) <= multiprocessors) + "
+                      "128 * (m <= 16) * (ceil_div(n, 128) > multiprocessors)))";
   Meta<int> tiles = "ceil_div(m, block_m) * ceil_div(n, block_n)";
   // Thread blocks that share the sum over k of a tile, where tiles are too few for all multiprocessors. Clusters of two
   // reach all of these, larger ones not the last few: of an H200's 132, threes 117, fours and eights 120.
   Meta<int> split = "max(1, min(next_pow2(ceil_div(k, 512)), "
                     "max(max(2 * (2 * tiles <= multiprocessors), 3 * (100 * tiles <= 29 * multiprocessors)), "
                     "max(4 * (100 * tiles <= 22 * multiprocessors), 8 * (100 * tiles <= 11 * multiprocessors)))))";
+  // Blocks of columns in a step, which share what a step takes beside its products; where these are few, smaller steps.
+  Meta<int> at_once = "1 + (bits < 8) * (max(premultiplied == 0, block_m == 64) + "
+                      "2 * (premultiplied == 0) * (m <= 8 + 8 * (bits <= 2)) * (bits <= 3) * (k >= 2048 * split))";
   BITLOOM_PARAMS(x, weight, scales, zeros, table, unit, bias, out, bits, group, together, asymmetric, tabled, in_units,
-                 biased, premultiplied, block_m, block_n, tiles, split)
+                 biased, premultiplied, block_m, block_n, tiles, split, at_once)
 
   Grid grid() const { return {ceil_div(out.extent(1), block_n), ceil_div(out.extent(0), block_m)}; }
 
@@ -60,7 +66,7 @@ template <class T, class Out> struct LowBitLinear {
     auto cols = block_at(program_id(0), block_n), rows = block_at(program_id(1), block_m);
     auto entries = blocks.entries<T>(table, tabled, asymmetric);
     auto total = bitloom::zeros<f32>({block_n, block_m});
-    for (auto b : range(0, ceil_div(x.extent(1), blocks.columns))) {
+    auto add = [&](const Scalar<i64> &b) {
       auto depth = trans(x(rows, block_at(b, blocks.columns)));
       auto numbers = [&](const View<const T, 2> &view) { return view(blocks.group(b), blocks.numbers(program_id(0))); };
       auto bytes = weight(blocks.panels(program_id(0)), block_at(b, blocks.packing.bytesPerBlock()));
@@ -71,7 +77,10 @@ template <class T, class Out> struct LowBitLinear {
         auto scale = cast<f32>(numbers(scales));
         total = total + dot(values, depth, bitloom::zeros<f32>({block_n, block_m})) * expand(scale, 1);
       }
-    }
+    };
+    for (auto step : range(0, ceil_div(x.extent(1), at_once * blocks.columns)))
+      for (int i = 0; i < at_once; ++i) // past the last block all is zero
+        add(step * at_once + i);
     if (in_units)
       total = total * Scalar<f32>(unit(0));
     if (biased)

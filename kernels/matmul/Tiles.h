@@ -38,7 +38,12 @@ inline std::string rows() { return "max(8, min(next_pow2(m), 128 + 128 * (" + on
 inline std::string areWide() {
   const std::string halvesWaves =
       both(count(256) + " <= 2 * multiprocessors", "2 * " + waves(256) + " <= " + waves(128));
-  const std::string copiedAcross = both("m * a_transposed % 8 == 0", "n * (1 - b_transposed) % 8 == 0");
+  // As they lie, or a by a copy (Matmul::realigned). Should there be none, registers suffice for the bare product
+  // alone.
+  const std::string copiedFirst = "(m * n * k >= 536870912) * (n % 8 == 0) * (k * b_transposed % 8 == 0) * "
+                                  "(activation + biased + added + scaled_a + scaled_b == 0)";
+  const std::string copiedAcross =
+      both(either("m * a_transposed % 8 == 0", copiedFirst), "n * (1 - b_transposed) % 8 == 0");
   const std::string savesReads = both("compute_capability == 90", either("a_transposed", "1 - b_transposed")) + " * " +
                                  both(copiedAcross, "32 * " + waves(256) + " <= 17 * " + waves(128));
   return both(count(128) + " > multiprocessors", either(halvesWaves, savesReads));

@@ -24,12 +24,12 @@ template <class T> struct RmsNormGradient {
   void operator()() const {
     auto program = program_id(0);
     auto cols = x.extent(1);
-    auto count = cast<f32>(cols);
+    auto share = 1.0f / cast<f32>(cols);
     auto blocks = ceil_div(x.extent(0), block_rows);
     auto factor = [&](const Span &here) { return expand(cast<f32>(weight(here)) + offset, 0); };
     auto gradientOf = [&](const Tile<f32, 2> &d, const Span &here) { return weighted ? d * factor(here) : d; };
     auto scaleOf = [&](const Span &rows, const Tile<f32, 1> &squares) {
-      return has_rstd ? expand(rstd(rows), 1) : expand(rsqrt(squares / count + eps), 1);
+      return has_rstd ? expand(rstd(rows), 1) : expand(rsqrt(squares * share + eps), 1);
     };
     auto write = [&](const Span &rows, const Span &here, const Tile<f32, 2> &gradient) {
       dx(rows, here) = cast<T>(added ? gradient + cast<f32>(dsum(rows, here)) : gradient);
@@ -42,7 +42,7 @@ template <class T> struct RmsNormGradient {
         auto v = cast<f32>(x(rows, here)), d = cast<f32>(dy(rows, here));
         auto g = gradientOf(d, here);
         auto r = scaleOf(rows, sum(v * v, 1));
-        auto slope = expand(sum(g * v, 1) / count, 1) * r * r;
+        auto slope = expand(sum(g * v, 1) * share, 1) * r * r;
         write(rows, here, (g - v * slope) * r);
         if (weighted)
           partial = partial + d * v * r;
@@ -65,7 +65,7 @@ template <class T> struct RmsNormGradient {
         products = products + gradientOf(cast<f32>(dy(rows, here)), here) * v;
       }
       auto r = scaleOf(rows, sum(squares, 1));
-      auto slope = expand(sum(products, 1) / count, 1) * r * r;
+      auto slope = expand(sum(products, 1) * share, 1) * r * r;
       for (auto c : range(0, cols, block)) {
         auto here = span(c, block);
         auto v = cast<f32>(x(rows, here)), d = cast<f32>(dy(rows, here));

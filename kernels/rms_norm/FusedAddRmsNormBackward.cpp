@@ -26,13 +26,14 @@ template <class T> struct FusedAddRmsNormBackward {
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<int> programs = gradientPrograms;
   Meta<bool> resident = "cols <= block";
+  Meta<int> stages = 2; // rows' slots: one is read, the next on its way; 0: as many as fit, to 4, which were slower
   BITLOOM_PARAMS(dy, sum, weight, dsum, rstd, dx, dweight, eps, offset, weighted, added, has_rstd, cluster, block,
-                 block_rows, programs, resident)
+                 block_rows, programs, resident, stages)
 
   Grid grid() const { return {programs}; }
 
   void operator()() const {
-    hints({.cluster = cluster});
+    hints({.stages = stages, .cluster = cluster});
     RmsNormGradient<T>{dy,     sum,   dsum,     weight,   rstd,     dx,    dweight,   eps,
                        offset, added, weighted, has_rstd, resident, block, block_rows}();
   }

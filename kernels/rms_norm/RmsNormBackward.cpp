@@ -26,13 +26,14 @@ template <class T> struct RmsNormBackward {
   Meta<int> block_rows = "max(1, 1024 / next_pow2(block))";
   Meta<int> programs = gradientPrograms;
   Meta<bool> resident = "cols <= block";
+  Meta<int> stages = 2; // rows' slots: one is read, the next on its way; 0: as many as fit, to 4, which were slower
   BITLOOM_PARAMS(dy, x, weight, rstd, dx, dweight, eps, offset, weighted, has_rstd, cluster, block, block_rows,
-                 programs, resident)
+                 programs, resident, stages)
 
   Grid grid() const { return {programs}; }
 
   void operator()() const {
-    hints({.cluster = cluster});
+    hints({.stages = stages, .cluster = cluster});
     RmsNormGradient<T>{dy,     x,     {},       weight,   rstd,     dx,    dweight,   eps,
                        offset, false, weighted, has_rstd, resident, block, block_rows}();
   }

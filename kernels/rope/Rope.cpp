@@ -76,16 +76,25 @@ template <class T, class Table> struct Rope {
     if (inverse)
       s = -s;
 
-    auto rotate = [&](const View<const T, 4> &from, const View<T, 4> &to, int extent) {
+    const Span first = span(0, half), second = span(half, half), all = span(0, rotated);
+    // The halves of each pair.
+    auto pairsOf = [&](const View<const T, 4> &from, int extent) {
       auto heads = span(0, extent);
       if (interleaved) {
-        auto here = span(0, rotated);
-        auto [a, b] = split(reshape<4>(cast<f32>(from(batch, tokens, heads, here)), {block_t, extent, half, 2}));
-        to(batch, tokens, heads, here) =
+        auto [a, b] = split(reshape<4>(from(batch, tokens, heads, all), {block_t, extent, half, 2}));
+        return std::pair(a, b);
+      }
+      Tile<T, 3> a = from(batch, tokens, heads, first), b = from(batch, tokens, heads, second);
+      return std::pair(a, b);
+    };
+    auto rotate = [&](const std::pair<Tile<T, 3>, Tile<T, 3>> &pairs, const View<const T, 4> &from,
+                      const View<T, 4> &to, int extent) {
+      auto heads = span(0, extent);
+      auto a = cast<f32>(pairs.first), b = cast<f32>(pairs.second);
+      if (interleaved) {
+        to(batch, tokens, heads, all) =
             cast<T>(reshape<3>(join(a * c - b * s, b * c + a * s), {block_t, extent, rotated}));
       } else {
-        auto first = span(0, half), second = span(half, half);
-        auto a = cast<f32>(from(batch, tokens, heads, first)), b = cast<f32>(from(batch, tokens, heads, second));
         to(batch, tokens, heads, first) = cast<T>(a * c - b * s);
         to(batch, tokens, heads, second) = cast<T>(b * c + a * s);
       }
@@ -95,8 +104,9 @@ template <class T, class Table> struct Rope {
         to(batch, tokens, heads, rest) = unchanged;
       }
     };
-    rotate(q, out_q, block_heads);
-    rotate(k, out_k, block_kv_heads);
+    auto ofQueries = pairsOf(q, block_heads), ofKeys = pairsOf(k, block_kv_heads); // both on their way, then stores
+    rotate(ofQueries, q, out_q, block_heads);
+    rotate(ofKeys, k, out_k, block_kv_heads);
   }
 };
 

@@ -17,7 +17,7 @@ inline constexpr auto rowBlock = "min(round_up(cols, 128), 16384 * cluster)";
 inline constexpr auto gradientCluster = "1 + (compute_capability >= 90) * (cols > 8192) * (cols <= 16384)";
 inline constexpr auto gradientBlock =
     "min(round_up(cols, 128), 16384 - 8192 * (compute_capability > 0) * (cluster == 1))";
-inline constexpr auto gradientPrograms = "max(1, min(ceil_div(rows, block_rows), max(multiprocessors, 64) / cluster * "
-                                         "max(1, 8192 / next_pow2(block * block_rows))))";
+inline constexpr auto gradientPrograms = "max(1, min(ceil_div(rows, block_rows), max(multiprocessors, 64) * "
+                                         "max(1, 8192 * cluster / next_pow2(block * block_rows)) / cluster))";
 
 } // namespace bitloom::kernels

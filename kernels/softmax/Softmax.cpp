@@ -1,6 +1,8 @@
 #include "bitloom/dsl/Kernel.h"
 #include "bitloom/kernels/rows/Rows.h"
 
+#include <numbers>
+
 namespace bitloom::kernels {
 
 // A row of up to 16384 columns is one tile, read once; where a cluster of blocks holds it, of up to 131072. A longer
@@ -9,7 +11,8 @@ namespace bitloom::kernels {
 template <class T> struct Softmax {
   static constexpr auto name = "softmax";
   static constexpr auto summary = "out = exp(x - max(x)) / sum(exp(x - max(x))), row by row";
-  static constexpr auto tests = "rows=1 cols=1; rows=3 cols=17; rows=17 cols=199; rows=3 cols=4097; rows=2 cols=20000";
+  static constexpr auto tests = "rows=1 cols=1; rows=3 cols=17; rows=17 cols=199; rows=3 cols=4097; rows=2 cols=20000; "
+                                "rows=7 cols=9000";
   static constexpr auto benchmarks = "rows=4096 cols=4096; rows=4096 cols=65536";
 
   View<const T, 2> x{"rows, cols"};
@@ -27,7 +30,7 @@ template <class T> struct Softmax {
     if (resident) {
       auto here = span(0, block);
       auto v = cast<f32>(x(row, here).or_else(-infinity));
-      auto e = exp(v - max(v, 0));
+      auto e = power(v - max(v, 0));
       out(row, here) = cast<T>(e * (1.0f / sum(e, 0))); // one division a row
       return;
     }
@@ -45,6 +48,12 @@ template <class T> struct Softmax {
       auto here = span(c, block);
       out(row, here) = cast<T>(exp(cast<f32>(x(row, here)) - top) / sums);
     }
+  }
+
+private:
+  // e^x, for a result of 16 bits by few instructions.
+  Tile<f32, 1> power(const Tile<f32, 1> &x) const {
+    return sizeof(T) == 2 ? exp2(x * std::numbers::log2e_v<float>) : exp(x);
   }
 };
 

@@ -7,8 +7,8 @@ namespace bitloom::kernels {
 template <class T> struct SoftmaxBackward {
   static constexpr auto name = "softmax_backward";
   static constexpr auto summary = "the gradient of softmax: dx = y * (dy - sum(dy * y)), row by row";
-  static constexpr auto tests =
-      "rows=1 cols=1; rows=3 cols=17; rows=199 cols=33; rows=17 cols=199; rows=3 cols=4097; rows=2 cols=20000";
+  static constexpr auto tests = "rows=1 cols=1; rows=3 cols=17; rows=199 cols=33; rows=17 cols=199; rows=3 cols=4097; "
+                                "rows=2 cols=20000; rows=7 cols=9000";
   static constexpr auto benchmarks = "rows=16384 cols=8192; rows=4096 cols=65536";
 
   View<const T, 2> dy{"rows, cols"}, y{"rows, cols"};

@@ -174,8 +174,22 @@ void KernelFunction::giveRank(Arguments &arguments, size_t parameter) const {
   one.tensor.borrow(one.object, arguments.stream, where[parameter]);
 }
 
+void KernelFunction::swapMiddle(Arguments &arguments, size_t parameter) const {
+  dlpack::Tensor &tensor = arguments.given[parameter].tensor.given;
+  if (tensor.rank != 4 || !tensor.strides || row.variants.front().parameters[parameter].rank != 4)
+    return;
+  arguments.shapes.reserve(arguments.given.size());
+  std::array<int64_t, 2 * maxRank> &shape = arguments.shapes.emplace_back();
+  std::copy_n(tensor.extents, 4, shape.data());
+  std::copy_n(tensor.strides, 4, shape.data() + 4);
+  std::swap(shape[1], shape[2]);
+  std::swap(shape[5], shape[6]);
+  tensor.extents = shape.data();
+  tensor.strides = shape.data() + 4;
+}
+
 void KernelFunction::bind(Arguments &arguments, PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords,
-                          bool anyRank) const {
+                          Form form) const {
   const std::vector<Signature::Entry> &entries = shape.entries;
   uint64_t given = 0; // a bit an entry
   auto take = [&](size_t e, PyObject *value) {
@@ -226,8 +240,8 @@ void KernelFunction::bind(Arguments &arguments, PyObject *const *values, Py_ssiz
       arguments.like = one.tensor.type;
       arguments.device = one.tensor.device();
     }
-    if (anyRank && one.tensor.type->isTorch)
-      giveRank(arguments, i);
+    if (form != Form::AsDeclared && one.tensor.type->isTorch)
+      form == Form::AnyRank ? giveRank(arguments, i) : swapMiddle(arguments, i);
   }
 }
 
@@ -419,9 +433,9 @@ py::object KernelFunction::results(Arguments &arguments) const {
   return all;
 }
 
-py::object KernelFunction::call(PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords, bool anyRank) {
+py::object KernelFunction::call(PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords, Form form) {
   Arguments arguments(where.size());
-  bind(arguments, values, byPosition, keywords, anyRank);
+  bind(arguments, values, byPosition, keywords, form);
   if (destination.interpreter) {
     Call call = resolved(arguments);
     makeOutputs(arguments, missingOutputs(call));
@@ -482,19 +496,21 @@ std::pair<Call, Target> KernelFunction::described(PyObject *const *values, Py_ss
   return {call, targetFor(arguments.device, row.name)};
 }
 
-template <bool anyRank>
+template <Form form>
 static PyObject *callKernel(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords) {
   return orRaise([&] {
     auto *function = static_cast<KernelFunction *>(PyCapsule_GetPointer(self, nullptr));
-    return function->call(arguments, PyVectorcall_NARGS(size_t(count)), keywords, anyRank).release().ptr();
+    return function->call(arguments, PyVectorcall_NARGS(size_t(count)), keywords, form).release().ptr();
   });
 }
 
-py::object functionOf(const KernelRow &row, const std::string &module, bool anyRank) {
+py::object functionOf(const KernelRow &row, const std::string &module, Form form) {
   KernelFunction &function = KernelFunction::of(row);
-  PyMethodDef *method = function.method(anyRank);
+  PyMethodDef *method = function.method(form);
   method->ml_name = row.name.c_str();
-  auto *entry = anyRank ? callKernel<true> : callKernel<false>;
+  auto *entry = form == Form::AnyRank         ? callKernel<Form::AnyRank>
+                : form == Form::MiddleSwapped ? callKernel<Form::MiddleSwapped>
+                                              : callKernel<Form::AsDeclared>;
   method->ml_meth = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry));
   method->ml_flags = METH_FASTCALL | METH_KEYWORDS;
   method->ml_doc = function.help().c_str();

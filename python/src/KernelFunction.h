@@ -25,6 +25,12 @@ struct Destination {
 // target that this machine cannot run.
 std::string setDestination(const std::string &name);
 
+// How views take torch's tensors. AnyRank: those of the kernel's highest rank take tensors of any, of more dimensions
+// with the first ones as one, of fewer with first ones of extent 1; of an output these must lie so in memory, an input
+// is copied where they do not. MiddleSwapped: those of rank 4 take tensors with dimensions 1 and 2 in each other's
+// place.
+enum class Form { AsDeclared, AnyRank, MiddleSwapped };
+
 // One for each row, made once and never destroyed: Python's function object points into it.
 class KernelFunction {
 public:
@@ -32,12 +38,10 @@ public:
 
   const Signature &signature() const { return shape; }
   const std::string &help() const { return doc; }
-  PyMethodDef *method(bool anyRank) { return &definitions[anyRank]; }
+  PyMethodDef *method(Form form) { return &definitions[size_t(form)]; }
 
-  // By Python's vectorcall convention. Throws; gives the outputs, as a tuple when there are several. anyRank: views of
-  // the kernel's highest rank take torch's tensors of any, of more dimensions with the first ones as one, of fewer with
-  // first ones of extent 1. Of an output these must lie so in memory; an input is copied where they do not.
-  py::object call(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names, bool anyRank = false);
+  // By Python's vectorcall convention. Throws; gives the outputs, as a tuple when there are several.
+  py::object call(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names, Form form = Form::AsDeclared);
   // What such a call would run and why, as bitloom::explain says it; nothing runs.
   std::string explain(PyObject *const *arguments, Py_ssize_t byPosition, PyObject *names);
   // Such a call, resolved, and what it would run on; nothing runs.
@@ -73,8 +77,9 @@ private:
   struct KeyBuffer;
 
   void bind(Arguments &arguments, PyObject *const *values, Py_ssize_t byPosition, PyObject *keywords,
-            bool anyRank = false) const;
+            Form form = Form::AsDeclared) const;
   void giveRank(Arguments &arguments, size_t parameter) const;
+  void swapMiddle(Arguments &arguments, size_t parameter) const;
   void read(Arguments &arguments, size_t parameter, PyObject *value) const;
   void makeOutputs(Arguments &arguments, const std::vector<Output> &missing) const;
   Call resolved(const Arguments &arguments) const;
@@ -93,11 +98,11 @@ private:
   std::vector<std::string> where; // "rms_norm: argument x", by parameter
   int rank = 0;                   // the highest of a view
   std::string doc;
-  PyMethodDef definitions[2] = {};                                               // the second takes any rank
+  PyMethodDef definitions[3] = {};                                               // one for each form
   std::unordered_map<Key, std::shared_ptr<const Plan>, KeyHash, KeyEqual> plans; // guarded by the GIL
 };
 
 // The function object, whose __module__ is `module`.
-py::object functionOf(const KernelRow &row, const std::string &module, bool anyRank);
+py::object functionOf(const KernelRow &row, const std::string &module, Form form);
 
 } // namespace bitloom::python

@@ -227,8 +227,14 @@ void bindRegistry(py::module_ &module) {
       },
       "The registered kernels, by name.");
   module.def(
-      "_function", [](const KernelRow &row, bool anyRank) { return functionOf(row, "bitloom", anyRank); },
-      py::arg("kernel"), py::arg("any_rank") = false);
+      "_function",
+      [](const KernelRow &row, bool anyRank, bool middleSwapped) {
+        return functionOf(row, "bitloom",
+                          anyRank         ? Form::AnyRank
+                          : middleSwapped ? Form::MiddleSwapped
+                                          : Form::AsDeclared);
+      },
+      py::arg("kernel"), py::arg("any_rank") = false, py::arg("middle_swapped") = false);
   module.def("_all_of", [](const py::tuple &types) {
     static PyMethodDef definition{"all_of", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(allOf)),
                                   METH_FASTCALL, "Whether the type of every argument is one of some."};

@@ -63,13 +63,17 @@ def test_the_first_error_says_what_is_expected(snippet, compiler, headers):
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_a_kernel_needs_no_header_of_the_compiler_and_seconds(compiler, headers, tmp_path):
-    """Processor time, which other work on the machine changes little."""
+    """Processor time, the least of three: a neighbour on the same core costs half as much again."""
     source = ROOT / "kernels" / "rms_norm" / "RmsNorm.cpp"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [COMPILERS[compiler], "-std=c++20", "-O2", "-c", f"-I{headers}", "-MD", "-MF", tmp_path / "deps", source]
-    subprocess.run([*command, "-o", tmp_path / "kernel.o"], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([*command, "-o", tmp_path / "kernel.o"], check=True)
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before.ru_utime
+
+    least = min(seconds() for _ in range(3))
     included = (tmp_path / "deps").read_text().split()
     assert "dsl/Kernel.h" in " ".join(included)
     assert [path for path in included if re.search(r"/(mlir|llvm|llvm-c|mlir-c)/", path)] == []
-    assert after.ru_utime - before.ru_utime < 3
+    assert least < 3

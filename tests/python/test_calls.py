@@ -289,7 +289,7 @@ def test_signatures_come_from_the_registry():
     signature = inspect.signature(bitloom.rms_norm_backward)
     assert str(signature) == (
         "(dy, x, weight=None, rstd=None, eps=1e-06, offset=0, *, dx=None, dweight=None, weighted=None, has_rstd=None, "
-        "cluster=None, block=None, block_rows=None, programs=None, resident=None)"
+        "cluster=None, block=None, block_rows=None, programs=None, resident=None, stages=2)"
     )
     assert bitloom.rms_norm.__module__ == "bitloom" and bitloom.rms_norm.__name__ == "rms_norm"
     assert str(inspect.signature(bitloom.vector_add)) == "(x, y, *, out=None, block=1024)"
@@ -302,7 +302,7 @@ def test_docstrings_say_types_shapes_and_defaults():
     assert "x : f32, f16 or bf16 of shape (rows, cols)\n" in text
     assert "eps : f32, default 1e-06\n" in text
     assert "out : f32, f16 or bf16 of shape (rows, cols), written; made when not given\n" in text
-    assert "block : int, default min(round_up(cols, 128), 16384 * cluster)" in text
+    assert "block_rows : int, default max(1, 1024 / next_pow2(block))" in text
     assert "zeros : f32 of shape (n * asymmetric, ceil_div(k, group)), optional\n" in bitloom.low_bit_gemv.__doc__
 
 

@@ -31,6 +31,11 @@ def quantised(x, kind):
     return (q.round() if kind == "int8" else q.to(KINDS[kind])).double() * scale.double()
 
 
+def rounding(kind, device, else_=2e-6):
+    """Relative error of sums in f32; of 8-bit floats Hopper's tensor cores keep some 14 bits of those in a block."""
+    return 5e-4 if (kind, device) == ("e4m3_float8", "cuda") else else_
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers_are_exact(name, device):
@@ -73,7 +78,7 @@ def test_scaled(kind, name, group, out, device):
     scale = scale * 2**-6 if kind == "int8" else scale * 2**-10
     given = [each.to(device) for each in (matmul.transform_weight(codes), scale, bias)]
     matrix = dequantised(config, codes, scale)
-    error = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}[out]
+    error = {"float32": rounding(kind, device), "float16": 1e-3, "bfloat16": 8e-3}[out]
     for m in (1, 3, 70):
         x = torch.randint(-8, 9, (m, 199)).to(KINDS[kind])
         y = matmul(x.to(device), given[0], given[1], bias=given[2])
@@ -105,10 +110,10 @@ def test_zeros(kind, name, group, mode, device):
     for m in (1, 40):
         x = torch.randint(-16, 17, (m, 199)).to(KINDS[kind])
         y = matmul(x.to(device), weight, scale.to(device), given.to(device))
-        assert relative(y.cpu(), x.double() @ matrix.t()) < 2e-5
+        assert relative(y.cpu(), x.double() @ matrix.t()) < rounding(kind, device, 2e-5)
         floats = torch.randn(m, 199)
         y = matmul(floats.to(device), weight, scale.to(device), given.to(device))
-        assert relative(y.cpu(), quantised(floats, kind) @ matrix.t()) < 2e-5
+        assert relative(y.cpu(), quantised(floats, kind) @ matrix.t()) < rounding(kind, device, 2e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)

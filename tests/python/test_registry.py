@@ -12,11 +12,11 @@ def test_kernels_describe_themselves():
     assert row.name == "rms_norm" and row.source.endswith("kernels/rms_norm/RmsNorm.cpp")
     assert [variant[0].dtype for variant in row.variants] == ["f32", "f16", "bf16"]
     parameters = {parameter.name: parameter for parameter in row.variants[0]}
-    x, weight, out, eps, block = (parameters[name] for name in ("x", "weight", "out", "eps", "block"))
+    x, weight, out, eps, rows = (parameters[name] for name in ("x", "weight", "out", "eps", "block_rows"))
     assert (x.name, x.kind, x.rank, x.output, x.shape) == ("x", "view", 2, False, ["rows", "cols"])
     assert out.output and weight.shape == ["cols * weighted"]
     assert eps.kind == "scalar" and eps.default == pytest.approx(1e-6)
-    assert block.kind == "meta" and block.default == "min(round_up(cols, 128), 16384 * cluster)"
+    assert rows.kind == "meta" and rows.default == "max(1, 1024 / next_pow2(block))"
     assert parameters["resident"].dtype == "b1"
     assert "rows=3 cols=17 weighted=1" in row.tests and row.benchmarks
 
@@ -78,5 +78,6 @@ def test_stub_declares_every_function():
         "block_rows": "int | None",
         "programs": "int | None",
         "resident": "bool | None",
+        "stages": "int",
     }
     assert ast.unparse(functions["rms_norm_backward"].returns) == "A | tuple[A, A]"

@@ -404,7 +404,7 @@ def derivatives(function, inputs, orders=1):
     outputs = flat(function(*inputs))
     generator = torch.Generator().manual_seed(1)
     outer = [torch.randn(y.shape, generator=generator).bfloat16() for y in outputs]  # the same in every type
-    outer = [grad.to(y.dtype).requires_grad_(orders > 1) for grad, y in zip(outer, outputs)]
+    outer = [grad.to(y).requires_grad_(orders > 1) for grad, y in zip(outer, outputs)]
     by = [x for x in inputs if x.requires_grad]
     first = torch.autograd.grad(outputs, by, outer, create_graph=orders > 1)
     results = [y.detach() for y in outputs] + list(first)

@@ -18,6 +18,13 @@ def linear_lse(x: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | 
     return bitloom.combine_lse(parts)
 
 
+def identity_of(x: Tensor) -> Tensor | None:
+    """What matmul_sum takes beside x where tensor cores had better add the addends; None where not."""
+    if x.device.type != "cuda" or torch.cuda.get_device_capability(x.device)[0] != 9:
+        return None
+    return torch.eye(128, dtype=x.dtype, device=x.device)
+
+
 class Chunks:
     """Gradients of a linear layer from those of its results, a chunk of rows at a time.
 
@@ -63,11 +70,13 @@ class Chunks:
             bitloom.matmul(dlogits, self.weight, out=self.dx[span])
         if self.wanted and not earlier:
             self.dweight = like(self.weight, dtype=self.kind)
-            self.rest = like(self.weight) if self.paired else None
+            self.rest, self.identity = (like(self.weight), identity_of(self.x)) if self.paired else (None, None)
         if self.rest is not None:
-            addends = (self.dweight, self.rest) if earlier else (None, None)
             more = {"rest": self.rest} if span.stop < len(self.x) else {}
-            bitloom.matmul_sum(dlogits.t(), self.x[span], *addends, out=self.dweight, **more)
+            if earlier:
+                identity = None if self.identity is None else self.identity.t()  # as dlogits lie
+                more |= {"addend": self.dweight, "addend_rest": self.rest, "identity": identity}
+            bitloom.matmul_sum(dlogits.t(), self.x[span], out=self.dweight, **more)
         elif self.dweight is not None:
             addend = self.dweight if earlier else None
             bitloom.matmul(dlogits.t(), self.x[span], addend=addend, out=self.dweight)

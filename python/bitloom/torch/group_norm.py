@@ -7,7 +7,7 @@ import bitloom
 
 from .checks import check_shapes
 from .operator import constant, formula_operator, gradients_of, operator
-from .shapes import as_type_of, like, total
+from .shapes import as_type_of, like, total, totals
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
@@ -31,10 +31,13 @@ def _formula(x, mean, rstd, weight, bias, groups, eps):
 def _run_backward(dy, x, mean, rstd, weight, bias, groups, eps):
     by_group = _by_group(weight, groups)
     dx, dweight, dbias = bitloom.group_norm_backward(_grouped(dy, groups), _grouped(x, groups), mean, rstd, by_group)
+    partials = dweight.view(x.shape[:2]), dbias.view(x.shape[:2])
+    if weight is not None and bias is not None:
+        return dx.view_as(x), *totals(*partials, weight, bias)
     return (
         dx.view_as(x),
-        None if weight is None else total(dweight.view(x.shape[:2]), weight),
-        None if bias is None else total(dbias.view(x.shape[:2]), bias),
+        None if weight is None else total(partials[0], weight),
+        None if bias is None else total(partials[1], bias),
     )
 
 

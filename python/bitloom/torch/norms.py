@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .checks import check_shapes
 from .operator import constant, formula_operator, gradients_of, is_eager, of_any_rank, operator
-from .shapes import as_type_of, like, total
+from .shapes import as_type_of, like, total, totals
 
 # ---- rms_norm ----------------------------------------------------------------------------------------------------
 
@@ -185,8 +185,9 @@ def _layer_backward(dy, x, mean, rstd, weight, bias, eps):
     weighted, biased = weight is not None, bias is not None
     results = _run_layer_backward(dy, x, mean, rstd, weight, dx=like(x), with_dweight=weighted, with_dbias=biased)
     dx, *partials = results if weighted or biased else (results,)
-    dweight = total(partials[0], weight) if weighted else None
-    return dx, dweight, total(partials[-1], bias) if biased else None
+    if weighted and biased:
+        return dx, *totals(*partials, weight, bias)
+    return dx, total(partials[0], weight) if weighted else None, total(partials[0], bias) if biased else None
 
 
 layer_norm_backward = formula_operator(

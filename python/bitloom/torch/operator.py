@@ -33,6 +33,12 @@ def of_any_rank(name: str) -> Callable:
     return _function(kernels()[name], any_rank=True)
 
 
+def of_heads_first(name: str) -> Callable:
+    """The kernel of that name, whose views of rank 4 take tensors with dimensions 1 and 2 in each other's place. A view
+    that torch makes takes as long as the kernel's launch."""
+    return _function(kernels()[name], middle_swapped=True)
+
+
 def _is_plain(*arguments) -> bool:
     return not (
         _is_compiling() or not _are_plain(*arguments) or _modes() or is_transformed() or forward_ad._current_level >= 0

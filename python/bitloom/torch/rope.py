@@ -9,7 +9,9 @@ from torch import Tensor
 import bitloom
 
 from .checks import check_constant, check_shapes
-from .operator import operator
+from .operator import of_heads_first, operator
+
+_run = of_heads_first("rope")
 
 
 def _tables(cos: Tensor, sections: int) -> Tensor:
@@ -36,22 +38,20 @@ def _rope(q, k, cos, sin, positions, rotated, interleaved, mrope, inverse):
         _check_positions(positions, cos.shape[-2])
         positions = positions.expand(q.shape[0], -1)[None] if not mrope else positions
     # In memory as q and k are, and no views: of views autograd keeps more.
-    out_q, out_k = torch.empty_like(q), torch.empty_like(k)
-    bitloom.rope(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
+    return _run(
+        q,
+        k,
         _tables(cos, sections),
         _tables(sin, sections),
         positions,
-        out_q=out_q.transpose(1, 2),
-        out_k=out_k.transpose(1, 2),
+        out_q=torch.empty_like(q),
+        out_k=torch.empty_like(k),
         rotated=rotated,
         interleaved=interleaved,
         inverse=inverse,
         first_section=first,
         second_section=second,
     )
-    return out_q, out_k
 
 
 def _setup(ctx, inputs, output):

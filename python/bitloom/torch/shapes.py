@@ -45,3 +45,12 @@ def as_autocast_has(x: Tensor) -> Tensor:
 def total(partials: Tensor, parameter: Tensor) -> Tensor:
     """The sum over the programs that each wrote a row, in the parameter's shape and type."""
     return bitloom.sum_partials(partials, out=like(parameter))
+
+
+def totals(partials: Tensor, second: Tensor, parameter: Tensor, second_parameter: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of two parameters with as many elements, by one launch; a second one of no programs counts as absent."""
+    if parameter.dtype != second_parameter.dtype or not len(second):
+        return total(partials, parameter), total(second, second_parameter)
+    out, second_out = like(parameter), like(second_parameter)
+    bitloom.sum_partials(partials, second, out=out, second_out=second_out)
+    return out, second_out

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -140,6 +141,25 @@ TEST(Compare, FloatsAreMeasuredByTheirTensor) {
   EXPECT_EQ(compared<f32>({1.00001f, 1}, {1, 1}).wrong, 0);
   EXPECT_EQ(compared<f32>({1.001f, 1}, {1, 1}).wrong, 1);
   EXPECT_DOUBLE_EQ(compared<f64>({3, 1}, {2, 1}).worst, 1 / 3.5);
+}
+
+TEST(Compare, ProductsOfBytesOnTensorCoresKeepFewBits) {
+  auto toleranceOn = [](const char *target, std::string_view variant) {
+    const KernelRow &matmul = kernelNamed("matmul");
+    size_t v = 0;
+    while (nameOf(matmul, v) != variant)
+      ++v;
+    const std::vector<Parameter> &parameters = matmul.variants[v].parameters;
+    const auto out = std::ranges::find(parameters, "out", &Parameter::name);
+    return toleranceOf(matmul.variants[v], size_t(out - parameters.begin()), parseTarget(target));
+  };
+  EXPECT_EQ(toleranceOn("sm_90a", "f8e4m3/f32"), 0x1p-8);
+  EXPECT_EQ(toleranceOn("sm_90a", "f8e4m3/f16"), 0x1p-8);
+  EXPECT_EQ(toleranceOn("sm_90a", "f8e4m3/bf16"), toleranceOf(DType::bf16)) << "which is more";
+  EXPECT_EQ(toleranceOn("x86-64-v3", "f8e4m3/f32"), toleranceOf(DType::f32));
+  EXPECT_EQ(toleranceOn("sm_90a", "f16/f32"), toleranceOf(DType::f32));
+  EXPECT_EQ(toleranceOn("sm_90a", "i8/f32"), toleranceOf(DType::f32));
+  EXPECT_EQ(toleranceOn("sm_90a", "i8/i32"), 0);
 }
 
 TEST(Compare, WhatIsNotFinite) {

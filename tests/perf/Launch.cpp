@@ -118,7 +118,7 @@ public:
     overlap.id = 6; // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
     overlap.value = 1;
     config.attributes = &overlap;
-    config.attributeCount = code.isPersistent;
+    config.attributeCount = 1;
   }
   Raw(const Raw &) = delete;
 

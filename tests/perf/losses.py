@@ -29,17 +29,17 @@ except ImportError:
 ROUNDS = 5
 
 
-def wait():
-    if torch.get_default_device().type == "cuda":
+def wait(device):
+    if device == "cuda":
         torch.cuda.synchronize()
 
 
-def measure(run):
+def measure(run, device):
     """(median milliseconds, peak MiB above what was there) of run()."""
-    cuda = torch.get_default_device().type == "cuda"
+    cuda = device == "cuda"
     for _ in range(2):
         run()
-    wait()
+    wait(device)
     before = 0
     if cuda:
         torch.cuda.empty_cache()
@@ -49,7 +49,7 @@ def measure(run):
     for _ in range(ROUNDS):
         start = time.perf_counter()
         run()
-        wait()
+        wait(device)
         samples.append(time.perf_counter() - start)
     peak = (torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else 0.0
     return statistics.median(samples) * 1e3, peak
@@ -74,11 +74,15 @@ def products(x, weight):
     return run
 
 
-def cross_entropy_cases(rows, hidden, classes):
-    dtype = torch.bfloat16 if torch.get_default_device().type == "cuda" else torch.float32
-    x = torch.randn(rows, hidden, dtype=dtype) * hidden**-0.5
-    weight = torch.randn(classes, hidden, dtype=dtype)
-    target = torch.randint(classes, (rows,))
+def options_of(device):
+    return {"device": device, "dtype": torch.bfloat16 if device == "cuda" else torch.float32}
+
+
+def cross_entropy_cases(device, rows, hidden, classes):
+    options = options_of(device)
+    x = torch.randn(rows, hidden, **options) * hidden**-0.5
+    weight = torch.randn(classes, hidden, **options)
+    target = torch.randint(classes, (rows,), device=device)
 
     def eager(x, weight):
         return F.cross_entropy(F.linear(x, weight).float(), target)
@@ -95,10 +99,10 @@ def cross_entropy_cases(rows, hidden, classes):
         )
 
 
-def jsd_cases(rows, hidden, classes):
-    dtype = torch.bfloat16 if torch.get_default_device().type == "cuda" else torch.float32
-    x, teacher = (torch.randn(rows, hidden, dtype=dtype) * hidden**-0.5 for _ in range(2))
-    weight, teacher_weight = (torch.randn(classes, hidden, dtype=dtype) for _ in range(2))
+def jsd_cases(device, rows, hidden, classes):
+    options = options_of(device)
+    x, teacher = (torch.randn(rows, hidden, **options) * hidden**-0.5 for _ in range(2))
+    weight, teacher_weight = (torch.randn(classes, hidden, **options) for _ in range(2))
     yield "three products", products(x, weight)
     yield "bitloom", gradients(lambda x, w: ours.fused_linear_jsd(x, w, teacher, teacher_weight), (x, weight))
     if LigerFusedLinearJSDFunction:
@@ -108,12 +112,30 @@ def jsd_cases(rows, hidden, classes):
         )
 
 
-def host_cases():
+class Bare(torch.autograd.Function):
+    """What any operator with a gradient in Python takes: it makes its tensors and computes nothing."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return tuple(map(torch.empty_like, ctx.saved_tensors))
+
+
+def host_cases(device):
     """Operators with their gradients, on tensors so small that only the host counts: ours, torch's, Liger's."""
-    x, y, weight = (torch.randn(*shape, requires_grad=True) for shape in ((8, 128), (8, 128), (128,)))
-    target = torch.zeros(8, dtype=torch.int64)
-    q, k = (torch.randn(1, 8, heads, 32).transpose(1, 2).requires_grad_() for heads in (4, 2))
-    cos, sin = torch.rand(1, 8, 32), torch.rand(1, 8, 32)
+
+    def leaf(*shape):
+        return torch.randn(*shape, device=device).requires_grad_()
+
+    x, y, weight = leaf(8, 128), leaf(8, 128), leaf(128)
+    target = torch.zeros(8, dtype=torch.int64, device=device)
+    q, k = (leaf(1, 8, heads, 32).detach().transpose(1, 2).requires_grad_() for heads in (4, 2))
+    cos, sin = (torch.rand(1, 8, 32, device=device) for _ in range(2))
+    yield "a bare autograd.Function", lambda: Bare.apply(x, weight), None, None
     yield (
         "rms_norm",
         lambda: ours.rms_norm(x, weight),
@@ -147,7 +169,8 @@ def host_cases():
     )
 
 
-def host_microseconds(function, calls=200, samples=20):
+def host_microseconds(function, device, calls=200, samples=20):
+    """Of a call and its backward, less what those of a sum of one element take."""
     if not function:
         return None
     least = float("inf")
@@ -156,15 +179,15 @@ def host_microseconds(function, calls=200, samples=20):
         for _ in range(calls):
             function().sum().backward()
         least = min(least, (time.perf_counter() - start) / calls)
-        wait()
-    empty = torch.ones(1, requires_grad=True)
+        wait(device)
+    empty = torch.ones(1, device=device).requires_grad_()
     least_empty = float("inf")
     for _ in range(samples):
         start = time.perf_counter()
         for _ in range(calls):
             empty.sum().backward()
         least_empty = min(least_empty, (time.perf_counter() - start) / calls)
-        wait()
+        wait(device)
     return (least - least_empty) * 1e6
 
 
@@ -173,17 +196,22 @@ def main():
     parser.add_argument("--json", help="also write the rows to this file")
     parser.add_argument("--small", action="store_true", help="sizes to try the script with, on the CPU")
     options = parser.parse_args()
-    torch.set_default_device("cpu" if options.small else "cuda")
+    device = "cpu" if options.small else "cuda"  # not torch's default, by which each of its calls in Python is slower
     torch.manual_seed(0)
     sizes = [(64, 32, 1000), (64, 32, 1000)] if options.small else [(4096, 4096, 128256), (16384, 4096, 128256)]
     results = []
     for size in sizes:
-        results += [("cross entropy", size, name, *measure(run)) for name, run in cross_entropy_cases(*size)]
+        results += [
+            ("cross entropy", size, name, *measure(run, device)) for name, run in cross_entropy_cases(device, *size)
+        ]
     size = (32, 32, 1000) if options.small else (2048, 4096, 128256)
-    results += [("jsd", size, name, *measure(run)) for name, run in jsd_cases(*size)]
+    results += [("jsd", size, name, *measure(run, device)) for name, run in jsd_cases(device, *size)]
     bitloom.set_num_threads(1)
     torch.set_num_threads(1)
-    host = [(name, *map(host_microseconds, functions)) for name, *functions in host_cases()]
+    host = [
+        (name, *(host_microseconds(function, device) for function in functions))
+        for name, *functions in host_cases(device)
+    ]
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"losses": results, "host": host}, file, indent=1)

@@ -1,6 +1,6 @@
 """What kernels reach of the memory's bandwidth, drawn under its roof."""
 
-COLOURS = {"bitloom": "#1f6f8b", "torch": "#c9c9c9", "liger": "#e0a458"}
+COLOURS = {"bitloom": "#1f6f8b", "torch": "#c9c9c9", "compile": "#8a9a5b", "liger": "#e0a458"}
 
 
 def draw(rows, path):

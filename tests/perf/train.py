@@ -1,9 +1,13 @@
-"""The training kernels beside torch eager, and Liger where it is installed, in one process, on the CPU or on a GPU.
+"""The training kernels beside torch eager, torch.compile and Liger, where it is installed, in one process, on the CPU
+or on a GPU.
 
 % copy is the time of a plain copy over the kernel's: the copy moves the bytes that the kernel must, each input read
 once and each output written once. A backward kernel's time includes the sum of its partial gradients. Losses run
 forward and backward, as one. Buffers rotate through more memory than a cache holds. Our outputs are made before,
 torch's by torch; for that to cost it no page faults on the CPU, the heap keeps what is given back to it.
+
+peak MiB is what ours and torch's take on a GPU above the inputs and incoming gradients: outputs, gradients and all that
+is kept for them.
 
 error is the largest difference from float64 in any output or gradient, as a share of the bound: twice torch's + 1e-4.
 """
@@ -13,6 +17,7 @@ import ctypes
 import json
 import os
 import time
+from functools import partial
 
 # As torch comes, its idle threads keep a processor busy for milliseconds, at the expense of whatever runs next.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -25,6 +30,7 @@ from host import ROTATION, THREADS, copies_of, rotating
 from timing import interleaved, table
 from training_ops import OPS, liger
 
+PEERS = ("torch", "compile", "liger")
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 ERROR_ROWS = 64  # float64 is slow
 ROUNDS = 15
@@ -86,16 +92,30 @@ def gradients_of(op, inputs):
         return tuple(torch.randn_like(x) for x in as_tuple(op.theirs(**inputs)))
 
 
-def contenders(op, which, inputs):
-    """Of forward, backward or both: what each of them runs."""
-    peers = {"torch": Peer(op, op.theirs)}
-    if liger and op.liger:
-        peers["liger"] = Peer(op, op.liger)
+def peers_of(op, chosen):
+    functions = {"torch": op.theirs, "liger": liger and op.liger}
+    if "compile" in chosen:
+        functions["compile"] = torch.compile(op.theirs, dynamic=False)
+    return {who: Peer(op, functions[who]) for who in PEERS if who in chosen and functions[who]}
+
+
+def contenders(op, peers, which, inputs):
+    """Of forward, backward or both: what makes each of them, to be run."""
     if which == "backward":
         gradients = gradients_of(op, inputs)
-        runs = {"bitloom": op.backward(*gradients, **inputs)}
-        return runs | {name: peer.backward(gradients, inputs) for name, peer in peers.items()}
-    return {"bitloom": op.ours(**inputs)} | {name: getattr(peer, which)(inputs) for name, peer in peers.items()}
+        builds = {"bitloom": partial(op.backward, *gradients, **inputs)}
+        return builds | {who: partial(peer.backward, gradients, inputs) for who, peer in peers.items()}
+    builds = {"bitloom": partial(op.ours, **inputs)}
+    return builds | {who: partial(getattr(peer, which), inputs) for who, peer in peers.items()}
+
+
+def peak_of(build):
+    """MiB of device memory that making and running one takes at most."""
+    build()()  # compiled, and what is kept from call to call is there
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    build()()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def error_of(op, which, size, dtype):
@@ -115,15 +135,18 @@ def error_of(op, which, size, dtype):
     return max(float(a / (2 * b + 1e-4)) for a, b in zip(ours, theirs, strict=True))
 
 
-def measure(name, which, size, dtype, rounds, clock):
-    op = OPS[name]
+def measure(name, which, size, dtype, peers, rounds, clock):
+    op, cuda = OPS[name], torch.get_default_device().type == "cuda"
     first = op.inputs(normal(dtype), *size)
     moved = op.bytes(**first)[which == "backward"]
     count = max(2, min(16, ROTATION // moved))
     all_inputs = [first, *({k: x.clone() for k, x in first.items()} for _ in range(count - 1))]
-    sets = [contenders(op, which, inputs) for inputs in all_inputs]
+    peers = peers_of(op, peers)
+    builds = [contenders(op, peers, which, inputs) for inputs in all_inputs]
+    peaks = {who: peak_of(build) for who, build in builds[0].items()} if cuda else {}
+    sets = [{who: build() for who, build in one.items()} for one in builds]
     runs = {who: [one[who] for one in sets] for who in sets[0]} | {"copy": copies_of(moved, count)}
-    if torch.get_default_device().type == "cuda":
+    if cuda:
         seconds = {who: milliseconds(lambda i, calls=calls: calls[i](), count) / 1e3 for who, calls in runs.items()}
     else:
         turns = {who: rotating(calls) for who, calls in runs.items()}
@@ -134,22 +157,23 @@ def measure(name, which, size, dtype, rounds, clock):
         "size": "x".join(map(str, size)),
         "bytes": moved,
         "seconds": seconds,
+        "peaks": peaks,
         "error": error_of(op, which, size, dtype),
     }
 
 
-def cells(row):
-    s = row["seconds"]
-    peers = [f"{s[who] * 1e3:.3f}" if who in s else "" for who in ("torch", "liger")[: 2 if liger else 1]]
+def cells(row, peers):
+    s, peaks = row["seconds"], row["peaks"]
     return [
         f"{row['op']} {row['pass']}" if row["pass"] != "both" else row["op"],
         row["dtype"],
         row["size"],
         f"{s['bitloom'] * 1e3:.3f}",
-        *peers,
+        *(f"{s[who] * 1e3:.3f}" if who in s else "" for who in peers),
         f"{s['copy'] * 1e3:.3f}",
         f"{100 * s['copy'] / s['bitloom']:.0f}",
-        f"{s['torch'] / s['bitloom']:.2f}",
+        f"{s['torch'] / s['bitloom']:.2f}" if "torch" in s else "",
+        "/".join(f"{peaks[who]:.0f}" for who in ("bitloom", "torch") if who in peaks),
         f"{row['error']:.2f}",
     ]
 
@@ -161,6 +185,7 @@ def main():
     parser.add_argument(
         "--dtype", default="", help="f32, f16 or bf16, separated by commas; f32,bf16 on the CPU, else bf16"
     )
+    parser.add_argument("--peers", default=",".join(PEERS), help="torch, compile and liger, separated by commas")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="on the CPU")
     parser.add_argument(
         "--busy",
@@ -182,20 +207,23 @@ def main():
     torch.manual_seed(0)
     where = torch.cuda.get_device_name() if cuda else f"{THREADS} threads"
     print(f"{where}, torch {torch.__version__}{'' if liger else ', no liger_kernel here'}; medians", flush=True)
+    peers = [who for who in PEERS if who in options.peers.split(",")]
     rows = []
     for name in options.only.split(",") if options.only else OPS:
         for dtype in (options.dtype or ("bf16" if cuda else "f32,bf16")).split(","):
             for size in getattr(OPS[name], options.device):
                 for which in ["forward", "backward"] if OPS[name].backward else ["both"]:
-                    rows.append(measure(name, which, size, DTYPES[dtype], options.rounds, clock) | {"dtype": dtype})
+                    row = measure(name, which, size, DTYPES[dtype], peers, options.rounds, clock)
+                    rows.append(row | {"dtype": dtype})
     if options.json:
         with open(options.json, "w") as file:
             json.dump(rows, file, indent=1)
     if options.plot:
         roofline.draw(rows, options.plot)
-    peers = ["torch ms", "liger ms"] if liger else ["torch ms"]
-    header = ["kernel", "dtype", "size", "ms", *peers, "copy ms", "% copy", "x torch", "error"]
-    table(header, [cells(row) for row in rows])
+    peers = [who for who in peers if any(who in row["seconds"] for row in rows)]
+    columns = [f"{who} ms" for who in peers]
+    header = ["kernel", "dtype", "size", "ms", *columns, "copy ms", "% copy", "x torch", "peak MiB", "error"]
+    table(header, [cells(row, peers) for row in rows])
 
 
 if __name__ == "__main__":

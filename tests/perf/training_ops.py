@@ -39,6 +39,12 @@ def summed(partials, like):
     return lambda: bitloom.sum_partials(partials, out=out)
 
 
+def summed_both(partials, second, like):
+    """Those of two parameters of one shape, by one launch."""
+    out, second_out = torch.empty_like(like), torch.empty_like(like)
+    return lambda: bitloom.sum_partials(partials, second, out=out, second_out=second_out)
+
+
 def programs(rows):
     """On the CPU, a few programs a thread leave few partial sums to add up."""
     return {} if torch.get_default_device().type == "cuda" else {"programs": min(rows, 8 * bitloom.num_threads())}
@@ -94,11 +100,11 @@ def layer_norm_backward(dy, x, weight, bias):
     mean, rstd = bitloom.layer_norm(x, weight, bias, with_mean=True, with_rstd=True)[1:]
     few = programs(len(x))
     dx, *partials = bitloom.layer_norm_backward(dy, x, mean, rstd, weight, with_dweight=True, with_dbias=True, **few)
-    totals = [summed(partial, weight) for partial in partials]
+    totals = summed_both(*partials, weight)
 
     def run():
         bitloom.layer_norm_backward(dy, x, mean, rstd, weight, dx=dx, dweight=partials[0], dbias=partials[1], **few)
-        return dx, *(total() for total in totals)
+        return dx, *totals()
 
     return run
 
@@ -111,11 +117,11 @@ def group_norm(x, weight, bias):
 def group_norm_backward(dy, x, weight, bias):
     mean, rstd = bitloom.group_norm(x, weight, bias, with_mean=True, with_rstd=True)[1:]
     dx, *partials = bitloom.group_norm_backward(dy, x, mean, rstd, weight)
-    totals = [summed(partial.flatten(1), weight.flatten()) for partial in partials]
+    totals = summed_both(*(partial.flatten(1) for partial in partials), weight.flatten())
 
     def run():
         bitloom.group_norm_backward(dy, x, mean, rstd, weight, dx=dx, dweight=partials[0], dbias=partials[1])
-        return dx, *(total().view_as(weight) for total in totals)
+        return dx, *(total.view_as(weight) for total in totals())
 
     return run
 

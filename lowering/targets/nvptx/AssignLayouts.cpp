@@ -57,6 +57,7 @@ LogicalResult Assignment::run() {
     if (isLookupByWords(lut)) // every thread has the whole table
       set(lut.getTable(), canonicalLayout(shapeOf(lut.getTable()), shapeOf(lut.getTable())[0], warps));
   });
+  func.walk([&](tile::DotOp) { hasDots = true; });
   func.walk([&](tile::DotOp dot) { stacked |= comesFromDot(dot.getA()) || comesFromDot(dot.getB()); });
   func.walk([&](tile::DotOp dot) { anchor(dot); });
   propagate();

@@ -45,6 +45,7 @@ private:
   void visitShape(mlir::Operation *op);
   void unifyControlFlow(mlir::Operation *op);
   void settle(mlir::Operation *op);
+  std::optional<LinearLayout> coalesced(tile::StoreOp store);
   std::optional<LinearLayout> needed(mlir::Operation *op, mlir::OpOperand &operand);
   mlir::Operation *outermostLoopWithout(tile::DotOp dot, mlir::Value value);
   void require(mlir::OpOperand &operand, const LinearLayout &layout);
@@ -53,6 +54,7 @@ private:
   mlir::func::FuncOp func;
   const Target &target;
   int warps;
+  bool hasDots = false;
   bool stacked = false;                                     // mma.sync's accumulators, for a row's sake
   llvm::DenseMap<mlir::OpOperand *, LinearLayout> anchored; // operands of dots
   // Of the widest access of a tile with so many elements.

@@ -12,6 +12,39 @@ using namespace mlir;
 using namespace bitloom;
 using namespace bitloom::nvptx;
 
+// Elements of a row that the registers of a thread, and then lanes side by side, have one after the other.
+static int64_t elementsTogether(const LinearLayout &layout) {
+  int32_t run = 1;
+  for (const char *name : {reg, lane})
+    for (const auto &in : layout.ins())
+      for (bool grows = in.name == name; grows;) {
+        LinearLayout::Vector next(layout.outs().size(), 0);
+        next.back() = run;
+        grows = llvm::is_contained(in.bases, next);
+        run *= grows ? 2 : 1;
+      }
+  return run;
+}
+
+// A tile whose rows would be written in parts of the L2 cache's sectors, as values that lie as tensor cores take them
+// or that were turned round, is coalesced first. Accumulators of dots go their own way, and blocks of a cluster, which
+// have parts of a tile each, exchange none.
+std::optional<LinearLayout> Assignment::coalesced(tile::StoreOp store) {
+  constexpr int64_t sector = 32;
+  auto view = cast<tile::ViewType>(store.getView().getType());
+  Value value = store.getValue();
+  const bool isShared = func->getAttrOfType<IntegerAttr>(tile::numWarpsAttr).getInt() != warps;
+  if (!isTensor(value) || hasDots || isShared || view.getStrided() || store.getDims().empty() ||
+      store.getDims().back() != view.getRank() - 1)
+    return std::nullopt;
+  const LinearLayout &layout = chosen.at(value);
+  const int64_t bytes = bytesOf(view.getElementType()), alignment = alignmentOf(store.getView());
+  if (layout.inSize(reg) == 1 || elementsTogether(layout) * bytes >= std::min(sector, shapeOf(value).back() * bytes))
+    return std::nullopt;
+  return canonicalLayout(shapeOf(value), std::max<int64_t>(1, std::min<int64_t>(16, alignment & -alignment) / bytes),
+                         warps);
+}
+
 // What the operation needs its operand's layout to be, its results having theirs; none: any layout will do.
 std::optional<LinearLayout> Assignment::needed(Operation *op, OpOperand &operand) {
   Value value = operand.get();
@@ -49,6 +82,7 @@ std::optional<LinearLayout> Assignment::needed(Operation *op, OpOperand &operand
         return untransposedLayout(chosen.at(transpose), transpose.getPermutation());
       })
       .Case([&](tile::JoinOp join) { return halvedLayout(chosen.at(join)); })
+      .Case([&](tile::StoreOp store) { return coalesced(store); })
       .Case([&](tile::SplitOp split) {
         // As it is, if a register tells the halves apart.
         const LinearLayout &source = chosen.at(value), &half = chosen.at(split.getLhs());

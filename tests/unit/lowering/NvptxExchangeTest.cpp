@@ -78,3 +78,24 @@ TEST(NvptxExchange, ShufflesWithinAWarp) {
   });
   EXPECT_FALSE(has(*transposes<f32>({32, 32}, 1), "shfl.sync"));
 }
+
+// A tile that was turned round is coalesced before it is stored: lanes side by side write whole sectors.
+TEST(NvptxExchange, CoalescesWhatIsStored) {
+  ofEveryWidth([]<class T>(T) {
+    for (const Shape &shape : {Shape{64, 128}, Shape{128, 64}, Shape{49, 70}}) {
+      Data<T> x(shape), out({shape[1], shape[0]}, 2);
+      const std::string type = irType<T>(), view = viewType(2, type), tile = tileType(shape, type),
+                        turned = tileType(out.shape, type);
+      auto kernel = agrees("func.func @k(%x: " + view + " {tile.align = 16 : i32}, %o: " + view +
+                               " {tile.align = 16 : i32}) attributes {tile.kernel} {\n%z = arith.constant 0 : i64\n" +
+                               "%a = tile.load %x[%z, %z] dims [0, 1] : " + view + " -> " + tile +
+                               "\n%t = tile.transpose %a [1, 0] : " + tile + " -> " + turned +
+                               "\ntile.store %t, %o[%z, %z] dims [0, 1] : " + turned + ", " + view + "\nreturn\n}",
+                           {x, out}, {.countsBanks = true});
+      if (shape[0] % 64 == 0) {
+        EXPECT_TRUE(has(*kernel, "st.global.v")) << kernel->ptx;
+        EXPECT_EQ(kernel->wavefronts(), kernel->leastWavefronts()) << tile;
+      }
+    }
+  });
+}

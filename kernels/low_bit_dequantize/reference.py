@@ -27,20 +27,3 @@ def low_bit_dequantize(weight, scales, bits, group, zeros=None, table=None, asym
 def low_bit_dequantize_torch(dtype, **given):
     given = {name: value.cpu().numpy() if torch.is_tensor(value) else value for name, value in given.items()}
     return torch.from_numpy(low_bit_dequantize(**given)).to(TYPES[dtype])
-
-
-def low_bit_unpack_inputs(generator, inputs):
-    """Numbers that bytes hold."""
-    if "table" in inputs:
-        inputs["table"] = torch.from_numpy(generator.integers(-16, 17, 256)).float()
-
-
-def low_bit_unpack(weight, bits, block, is_signed, table=None, tabled=False, **_):
-    packing = bitloom.Packing(bits, "planar", block)
-    values = bitloom.unpack(weight.astype(np.uint8), packing, signed=bool(is_signed) and not tabled).astype(np.int64)
-    return table[values] if tabled else values
-
-
-def low_bit_unpack_torch(dtype, **given):
-    given = {name: value.cpu().numpy() if torch.is_tensor(value) else value for name, value in given.items()}
-    return torch.from_numpy(np.asarray(low_bit_unpack(**given), np.float32)).to(TYPES[dtype])

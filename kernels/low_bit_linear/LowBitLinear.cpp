@@ -9,6 +9,7 @@ namespace bitloom::kernels {
 // registers, where it is unpacked; few rows of x are the narrow one. Fields are exact in 16 bits. Either the sum over a
 // block is multiplied by its scale in f32, or, `premultiplied`, each value by its own, rounded to 16 bits, before: so
 // where a block has several scales, and where x has so many rows that the sums of a block are more than its values.
+// Activations of 8 bits are numbers of f16, too: sums of whole numbers are exact in f32 up to 2^24.
 template <class T, class Out> struct LowBitLinear {
   static constexpr auto name = "low_bit_linear";
   static constexpr auto summary = "out = x · dequantised(weight)^T + bias on tensor cores, weights of 1 to 8 bits";
@@ -20,7 +21,8 @@ template <class T, class Out> struct LowBitLinear {
       "m=9 n=33 k=640 bits=8 asymmetric=1; m=3 n=17 k=199 group=32 in_units=1; m=1 n=9 k=300 bits=8 group=16 "
       "asymmetric=1 biased=1; m=17 n=66 k=270 bits=3 group=64; m=2 n=8 k=130 bits=2 group=8; m=3 n=17 k=199 tabled=1; "
       "m=2 n=70 k=300 group=64 tabled=1; m=3 n=17 k=640 at_once=4; m=2 n=70 k=900 at_once=2 asymmetric=1; "
-      "m=2 n=130 k=4200 bits=8";
+      "m=2 n=130 k=4200 bits=8; m=3 n=17 k=640 scaled_x=1 in_units=1 row_units=1; m=40 n=70 k=300 group=32 scaled_x=1 "
+      "biased=1";
   static constexpr auto benchmarks = "m=1 n=4096 k=4096; m=16 n=4096 k=4096; m=1 n=4096 k=4096 bits=2; "
                                      "m=1 n=4096 k=4096 group=32; m=1024 n=4096 k=4096";
   static constexpr auto tuning = "block_m=8,16,32,64,128; block_n=64,128,256; split=1,2,4,8; at_once=1,2,4";
@@ -30,13 +32,16 @@ template <class T, class Out> struct LowBitLinear {
   View<const T, 2> scales{"ceil_div(k, max(group, 128)), n * max(128 / group, 1)"};
   View<const T, 2> zeros{"ceil_div(k, max(group, 128)) * asymmetric, n * max(128 / group, 1)"};
   View<const T, 1> table{"16 * tabled"};
-  View<const f32, 1> unit{"1 * in_units"}; // of the scales
+  View<const f32, 1> unit{"(1 + (n - 1) * row_units) * in_units"}; // of the scales, of all or of a row's
+  View<const f32, 1> x_scales{"m * scaled_x"};
   View<const Out, 1> bias{"n * biased"};
   View<Out, 2> out{"m, n"};
   Meta<int> bits = 4;
   Meta<int> group = 128;             // 8, 16, 32, 64 or a multiple of 128
   Meta<int> together = rowsTogether; // rows of the weight in a block
-  Meta<bool> asymmetric = "zeros.given", tabled = "table.given", in_units = "unit.given", biased = "bias.given";
+  Meta<bool> asymmetric = "zeros.given", tabled = "table.given", in_units = "unit.given", biased = "bias.given",
+             scaled_x = "x_scales.given";
+  Meta<bool> row_units = false; // whether each row of the weight has its own unit
   Meta<bool> premultiplied = "max(group < 128, m > 32)";
   Meta<int> block_m = "max(8, min(next_pow2(m), 128))";
   // Many rows of the weight where x has few and tiles are more than multiprocessors; few where two blocks then share
@@ -52,8 +57,8 @@ template <class T, class Out> struct LowBitLinear {
   // Blocks of columns in a step, which share what a step takes beside its products; where these are few, smaller steps.
   Meta<int> at_once = "1 + (bits < 8) * (max(premultiplied == 0, block_m == 64) + "
                       "2 * (premultiplied == 0) * (m <= 8 + 8 * (bits <= 2)) * (bits <= 3) * (k >= 2048 * split))";
-  BITLOOM_PARAMS(x, weight, scales, zeros, table, unit, bias, out, bits, group, together, asymmetric, tabled, in_units,
-                 biased, premultiplied, block_m, block_n, tiles, split, at_once)
+  BITLOOM_PARAMS(x, weight, scales, zeros, table, unit, bias, x_scales, out, bits, group, together, asymmetric, tabled,
+                 in_units, biased, scaled_x, row_units, premultiplied, block_m, block_n, tiles, split, at_once)
 
   Grid grid() const { return {ceil_div(out.extent(1), block_n), ceil_div(out.extent(0), block_m)}; }
 
@@ -82,13 +87,16 @@ template <class T, class Out> struct LowBitLinear {
       for (int i = 0; i < at_once; ++i) // past the last block all is zero
         add(step * at_once + i);
     if (in_units)
-      total = total * Scalar<f32>(unit(0));
+      total = row_units ? total * expand(unit(cols), 1) : total * Scalar<f32>(unit(0));
+    if (scaled_x)
+      total = total * expand(x_scales(rows), 0);
     if (biased)
       total = total + cast<f32>(expand(bias(cols), 1));
     out(rows, cols) = trans(cast<Out>(total));
   }
 };
 
-BITLOOM_REGISTER(LowBitLinear<f16, f16>, LowBitLinear<bf16, bf16>, LowBitLinear<f16, f32>, LowBitLinear<bf16, f32>)
+BITLOOM_REGISTER(LowBitLinear<f16, f16>, LowBitLinear<bf16, bf16>, LowBitLinear<f16, f32>, LowBitLinear<bf16, f32>,
+                 LowBitLinear<f16, bf16>)
 
 } // namespace bitloom::kernels

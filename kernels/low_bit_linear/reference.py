@@ -6,7 +6,13 @@ import numpy as np
 import torch
 
 BLOCK = 128
-TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
+TYPES = {
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f32": torch.float32,
+    "i8": torch.int8,
+    "f8e4m3": torch.float8_e4m3fn,
+}
 
 
 def packing_of(bits):
@@ -34,17 +40,41 @@ def values_of(weight, scales, zeros, table, columns, bits, group, asymmetric):
 
 
 def low_bit_linear(
-    x, weight, scales, bits=4, group=128, asymmetric=False, zeros=None, table=None, unit=None, bias=None, **_
+    x,
+    weight,
+    scales,
+    bits=4,
+    group=128,
+    asymmetric=False,
+    zeros=None,
+    table=None,
+    unit=None,
+    bias=None,
+    x_scales=None,
+    **_,
 ):
     columns = x.shape[1]
     matrix = values_of(weight, scales, zeros, table, columns, bits, group, asymmetric) * each_column(
         scales, group, columns
     )
-    return x @ matrix.T * (1 if unit is None else unit) + (0 if bias is None else bias)
+    of_rows = 1 if x_scales is None else x_scales[:, None]
+    return x @ matrix.T * (1 if unit is None else unit) * of_rows + (0 if bias is None else bias)
 
 
 def low_bit_linear_torch(
-    x, weight, scales, dtype, bits=4, group=128, asymmetric=False, zeros=None, table=None, unit=None, bias=None, **_
+    x,
+    weight,
+    scales,
+    dtype,
+    bits=4,
+    group=128,
+    asymmetric=False,
+    zeros=None,
+    table=None,
+    unit=None,
+    bias=None,
+    x_scales=None,
+    **_,
 ):
     columns = x.shape[1]
     given = (weight, scales, zeros, table)
@@ -53,7 +83,8 @@ def low_bit_linear_torch(
     matrix = values.float() * torch.from_numpy(each_column(scales, group, columns)).float()
     if group < BLOCK or len(x) > 32:
         matrix = matrix.to(x.dtype).float()
-    y = x.float() @ matrix.T * (1 if unit is None else unit) + (0 if bias is None else bias)
+    of_rows = 1 if x_scales is None else x_scales[:, None]
+    y = x.float() @ matrix.T * (1 if unit is None else unit) * of_rows + (0 if bias is None else bias)
     return y.to(TYPES[dtype.split("/")[-1]])
 
 
@@ -74,6 +105,24 @@ def low_bit_linear_weight_torch(
         TYPES[dtype]
     )
     return (values.float() * torch.from_numpy(each_column(scales, group, columns)).float()).to(TYPES[dtype])
+
+
+def low_bit_unpack_inputs(generator, inputs):
+    """Numbers that bytes hold."""
+    if "table" in inputs:
+        inputs["table"] = torch.from_numpy(generator.integers(-16, 17, 16)).float()
+
+
+def low_bit_unpack(weight, bits=4, is_signed=True, table=None, **_):
+    """Of rows that fill their blocks."""
+    signed = bool(is_signed) and table is None
+    values = bitloom.unpack(weight.astype(np.uint8), packing_of(bits), signed=signed).astype(np.int64)
+    return values if table is None else table[values]
+
+
+def low_bit_unpack_torch(dtype, **given):
+    given = {name: value.cpu().numpy() if torch.is_tensor(value) else value for name, value in given.items()}
+    return torch.from_numpy(np.asarray(low_bit_unpack(**given), np.float32)).to(TYPES[dtype])
 
 
 def grouped_low_bit_linear_inputs(generator, inputs):

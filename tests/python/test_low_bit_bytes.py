@@ -3,6 +3,7 @@
 import bitloom
 import pytest
 import torch
+from bitloom.low_bit import byte_products
 from bitloom.low_bit.formats import FORMATS
 from bitloom.low_bit.numbers import pack_zeros
 from test_low_bit import codes_of, dequantised, relative, values_of
@@ -13,6 +14,12 @@ INTEGERS = [f"{kind}{bits}" for kind in ("int", "uint") for bits in range(1, 9)]
 EXACT_IN_E4M3 = [*(f"int{bits}" for bits in range(1, 6)), *(f"uint{bits}" for bits in range(1, 5)), "ternary"]
 KINDS = {"int8": torch.int8, "e4m3_float8": torch.float8_e4m3fn}
 LARGEST = {"int8": 127, "e4m3_float8": 448}
+
+
+@pytest.fixture(autouse=True)
+def few_rows_are_16(monkeypatch):
+    """Up to which a packed weight is multiplied as it is: so small products take both ways."""
+    monkeypatch.setattr(byte_products, "FEW_ROWS", 16)
 
 
 def make(kind, name, n=17, k=199, **fields):
@@ -196,11 +203,21 @@ def test_which_kernels_run():
     assert runs(whole, "int8", "int8", ones) == "matmul"
     assert runs(floats, "int8", "int8", ones) == "quantize_tokens, then matmul"
     assert runs(floats, "e4m3_float8", "e4m3_float8", ones) == "quantize_tokens, then matmul"
-    assert runs(floats, "int8", "int4", ones) == "quantize_tokens, then low_bit_unpack, then matmul"
+    assert runs(floats, "int8", "int4", ones) == "quantize_tokens, then low_bit_linear"
+    assert runs(whole.to(torch.float8_e4m3fn), "e4m3_float8", "int4", groups, group_size=64, out_dtype="float16") == "low_bit_linear"
+    many = floats.expand(17, 3, 199).reshape(51, 199)
+    assert runs(many, "int8", "int4", ones) == "quantize_tokens, then low_bit_unpack, then matmul"
+    unpacked = "low_bit_unpack, then group_scaled_matmul"  # results of f32 are too exact for scales of f16
+    assert runs(whole, "int8", "int4", groups, group_size=64) == unpacked
     assert runs(whole, "int8", "int8", groups, group_size=64) == "group_scaled_matmul"
     assert runs(whole, "int8", "uint8", ones) == "matmul, then matmul"
     _, exact = make("int8", "int4", out_dtype="int32")
-    assert kernels_of(exact, whole, exact.transform_weight(codes_of("int4", 17, 199))) == "low_bit_unpack, then matmul"
+    weight = exact.transform_weight(codes_of("int4", 17, 199))
+    assert kernels_of(exact, whole, weight) == "low_bit_linear"
+    assert kernels_of(exact, whole.expand(17, 3, 199).reshape(51, 199), weight) == "low_bit_unpack, then matmul"
+    _, long = make("int8", "uint7", 17, 2300, out_dtype="int32")  # sums of 1024 columns are below 2^24
+    weight = long.transform_weight(codes_of("uint7", 17, 2300))
+    assert kernels_of(long, whole[:, :1].expand(3, 2300), weight) == ", then ".join(["low_bit_linear"] * 3)
 
 
 @pytest.mark.parametrize(

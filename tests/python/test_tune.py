@@ -86,7 +86,7 @@ def test_of_a_product(tmp_path):
     )
     matmul = bitloom.Matmul(config, target="cuda")
     weight, scale = matmul.transform_weight(torch.randint(-8, 8, (33, 128))), torch.rand(33, 1)
-    x = torch.randn(3, 128)
+    x = torch.randn(300, 128)
     before = matmul(x, weight, scale)
     found = bitloom.tune(matmul, x, weight, scale, runs=1, file=str(tmp_path / "table.json"))
     assert [each["kernel"] for each in found] == ["low_bit_unpack", "matmul"]

@@ -21,6 +21,25 @@ TARGET = "sm_90a"  # whose packing is that of all GPUs
 MOST = 2.0**15  # of a zero point's magnitude, in f16 too
 
 
+class FragmentsOrder:
+    """The order in which tensor cores' weights of n rows by k columns are packed: both are filled up with zeros to
+    whole blocks. `shape` has three dimensions, so that no other packing is taken for it."""
+
+    def __init__(self, bits: int, n: int, k: int):
+        self.packing = bitloom.Packing.for_target(TARGET, bits)
+        self.blocks = -(-k // BLOCK)
+        self.shape = (-(-n // self.packing.rows), self.blocks, self.packing.bytes_per_row(BLOCK))
+
+    def pack(self, codes: Tensor) -> Tensor:
+        filled = pad(codes.cpu(), (0, self.blocks * BLOCK - codes.shape[1], 0, -len(codes) % self.packing.rows))
+        return bitloom.pack(filled.contiguous(), self.packing).view(torch.int8).view(self.shape).to(codes.device)
+
+
+def bytes_of(weight: Tensor) -> Tensor:
+    """What FragmentsOrder.pack gave, as kernels take it."""
+    return weight.view(torch.uint8).view(len(weight), -1)
+
+
 def _rows(scales, group):
     return scales.shape[1] // max(1, BLOCK // group)
 
@@ -101,14 +120,12 @@ class FragmentsProduct:
 
     def __init__(self, config: MatmulConfig, device: str):
         self.config, self.format = config, FORMATS[config.W_dtype]
-        self.blocks = -(-config.K // BLOCK)
+        self.order = FragmentsOrder(self.format.bits, config.N, config.K)
         if config.group == config.K:
-            self.group = self.blocks * BLOCK
+            self.group = self.order.blocks * BLOCK
         else:
             self.group = config.group if config.group % BLOCK == 0 else config.group & -config.group
-        self.packing = bitloom.Packing.for_target(TARGET, self.format.bits)
-        # Of three dimensions, so that no other packing is taken for it.
-        self.weight_shape = (-(-config.N // self.packing.rows), self.blocks, self.packing.bytes_per_row(BLOCK))
+        self.packing, self.weight_shape = self.order.packing, self.order.shape
         self.weight_dtype = torch.int8
         self.numbers = NumbersOf(config, self.group)
         self.bits = self.format.bits
@@ -116,11 +133,10 @@ class FragmentsProduct:
         self.sums = torch.float32 if self.wide else DTYPES[config.A_dtype]
 
     def pack(self, weight: Tensor) -> Tensor:
-        codes = self.format.codes(weight).cpu()
+        codes = self.format.codes(weight)
         if self.numbers.bias:
             codes = (codes.int() + self.numbers.bias).to(torch.uint8)
-        codes = pad(codes, (0, self.blocks * BLOCK - codes.shape[1], 0, -len(codes) % self.packing.rows)).contiguous()
-        return bitloom.pack(codes, self.packing).view(torch.int8).view(self.weight_shape).to(weight.device)
+        return self.order.pack(codes)
 
     def _as_blocks(self, numbers: Tensor | None) -> Tensor | None:
         """Of (N, groups), as low_bit_linear reads them: (blocks, N * groups of a block), or (groups, N)."""
@@ -143,9 +159,8 @@ class FragmentsProduct:
             _, exponent = scales.abs().amax().view(1).frexp()
             unit = torch.ldexp(torch.ones(1, device=device), exponent.clamp(-100, 100))
             scales = scales / unit
-        packed = weight.view(torch.uint8).view(len(weight), -1)
         table = None if numbers.table is None else numbers.table[:16].to(DTYPES[self.config.A_dtype])
-        return packed, self._as_blocks(scales), self._as_blocks(points), table, unit
+        return bytes_of(weight), self._as_blocks(scales), self._as_blocks(points), table, unit
 
     def __call__(self, x: Tensor, weight: Tensor, *numbers) -> Tensor:
         # The operator's road looks at every argument; the rest of operands() is plain if these are.
@@ -158,6 +173,6 @@ class FragmentsProduct:
         if len(x) < MATRIX_ROWS:
             yield "low_bit_linear", (x, weight, scales, zeros, table, unit, bias), options | {"out": out}
             return
-        matrix = like(x, (self.config.N, self.blocks * BLOCK))
+        matrix = like(x, (self.config.N, self.order.blocks * BLOCK))
         yield "low_bit_linear_weight", (weight, scales, zeros, table), options | {"out": matrix}
         yield "matmul", (x, matrix[:, : x.shape[1]].t(), bias), {"scale_b": unit, "out": out}

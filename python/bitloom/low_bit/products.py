@@ -169,4 +169,4 @@ def product_of(config: MatmulConfig, device: str):
         return FragmentsProduct(config, device)
     if config.A_dtype in FLOATS:
         return FloatProduct(config, device)
-    return (ByteProduct if config.A_dtype == "int8" and device == "cpu" else EightBitProduct)(config)
+    return ByteProduct(config) if config.A_dtype == "int8" and device == "cpu" else EightBitProduct(config, device)

@@ -204,7 +204,10 @@ def test_which_kernels_run():
     assert runs(floats, "int8", "int8", ones) == "quantize_tokens, then matmul"
     assert runs(floats, "e4m3_float8", "e4m3_float8", ones) == "quantize_tokens, then matmul"
     assert runs(floats, "int8", "int4", ones) == "quantize_tokens, then low_bit_linear"
-    assert runs(whole.to(torch.float8_e4m3fn), "e4m3_float8", "int4", groups, group_size=64, out_dtype="float16") == "low_bit_linear"
+    assert (
+        runs(whole.to(torch.float8_e4m3fn), "e4m3_float8", "int4", groups, group_size=64, out_dtype="float16")
+        == "low_bit_linear"
+    )
     many = floats.expand(17, 3, 199).reshape(51, 199)
     assert runs(many, "int8", "int4", ones) == "quantize_tokens, then low_bit_unpack, then matmul"
     unpacked = "low_bit_unpack, then group_scaled_matmul"  # results of f32 are too exact for scales of f16
